@@ -1,0 +1,1 @@
+"""The deployable: everything that runs in the challenge. Imports nothing from `sctlab`."""

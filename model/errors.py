@@ -1,0 +1,53 @@
+"""What can be wrong with an input or with the weights, as types; and the exit codes that follow."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ends. The same codes in `process.py` and `sctlab`."""
+
+    OK = 0
+    SOME_CASES_FAILED = 1
+    BAD_INPUT = 2
+    BAD_WEIGHTS = 3
+    INTERNAL = 4
+
+
+class ProductError(Exception):
+    """A failure that a person can act on: one line that says where, what was found and what was expected.
+
+    Args:
+        where: File, case or option that the message is about.
+        found: What was found there.
+        expected: What would have been right.
+        advice: What to do about it.
+    """
+
+    exit_code = ExitCode.INTERNAL
+
+    def __init__(self, where: object, found: str, expected: str = "", advice: str = "") -> None:
+        self.where, self.found, self.expected, self.advice = str(where), found, expected, advice
+        parts = [f"{self.where}: {found}"]
+        if expected:
+            parts.append(f"expected {expected}")
+        if advice:
+            parts.append(advice)
+        super().__init__(" ".join("; ".join(parts).split()))
+
+    def __reduce__(self) -> tuple:
+        # Worker processes send errors back: rebuild from the four parts, not from the joined message.
+        return type(self), (self.where, self.found, self.expected, self.advice)
+
+
+class InputError(ProductError):
+    """An image, mask, folder, option or recipe that can't be used."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class WeightsError(ProductError):
+    """A bundle that is missing, altered, or doesn't serve the task."""
+
+    exit_code = ExitCode.BAD_WEIGHTS

@@ -1,0 +1,82 @@
+"""Guarded reading: one door for image files, whatever their format."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import InputError
+from model.metaimage import DEFAULT_MAX_VOXELS, check_direction, read_metaimage
+from model.volume import Volume
+from model.writing import SUFFIXES, split_suffix
+
+
+def read_volume(path: str | Path, *, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:
+    """Read a scalar 3D image (`.mha`, `.mhd`, `.nii`, `.nii.gz`, `.nrrd`) and refuse what can't be right.
+
+    Args:
+        path: The file.
+        max_voxels: Larger images are refused before they are loaded.
+
+    Returns:
+        The image with its element type kept, axes z, y, x.
+
+    Raises:
+        InputError: Missing, malformed, truncated or oversized file, not 3D, colour, NaN or infinite voxels.
+    """
+    path = Path(path)
+    suffix = split_suffix(path)[1]
+    if not path.is_file():
+        raise InputError(path, "no such file", "an image file")
+    if suffix not in SUFFIXES:
+        raise InputError(path, f"unknown suffix '{suffix}'", "one of " + ", ".join(SUFFIXES))
+    try:
+        if suffix in (".mha", ".mhd"):
+            volume = read_metaimage(path, max_voxels=max_voxels)
+        else:
+            volume = _read_with_itk(path, max_voxels)
+    except OSError as error:
+        raise InputError(path, f"can't be read ({error.strerror or error})", "a readable file") from error
+    if volume.array.dtype.kind == "f":
+        bad = volume.array.size - int(np.count_nonzero(np.isfinite(volume.array)))
+        if bad:
+            raise InputError(path, f"{bad} voxels are NaN or infinite", "finite values",
+                             "repair the export that made this image")  # fmt: skip
+    return volume
+
+
+def read_mask(path: str | Path, *, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:
+    """Read a mask; every voxel above zero belongs to it. Returns a boolean volume."""
+    volume = read_volume(path, max_voxels=max_voxels)
+    return volume.with_array(volume.array > 0)
+
+
+def _read_with_itk(path: Path, max_voxels: int) -> Volume:
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # C++ warnings would break the one-line messages
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        if reader.GetDimension() != 3:
+            raise InputError(path, f"{reader.GetDimension()} dimensions", "a volume with 3 dimensions")
+        if reader.GetNumberOfComponents() != 1:
+            raise InputError(path, f"{reader.GetNumberOfComponents()} channels a voxel (a colour image)", "1 channel")
+        size = reader.GetSize()
+        if min(size) < 1 or math.prod(size) > max_voxels:
+            raise InputError(path, f"{'x'.join(map(str, size))} voxels", f"1 to {max_voxels} voxels")
+        spacing, origin = reader.GetSpacing(), reader.GetOrigin()
+        if not all(map(math.isfinite, (*spacing, *origin))) or min(spacing) <= 0:
+            raise InputError(path, f"spacing {spacing} mm, origin {origin} mm", "finite values, positive spacing")
+        check_direction(np.array(reader.GetDirection()).reshape(3, 3), str(path))
+        image = reader.Execute()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")
+        raise InputError(path, f"can't be read ({reason[:160]})", "a complete image file",
+                         "the file is damaged or of another type") from error  # fmt: skip
+    if image.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
+        raise InputError(path, "complex voxels", "a magnitude image")
+    return Volume.from_sitk(image, str(path))

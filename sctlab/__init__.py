@@ -1,0 +1,1 @@
+"""The laboratory: simulates, registers, trains and judges what `model` runs."""

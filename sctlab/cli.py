@@ -1,0 +1,93 @@
+"""`sctlab`: one command, one subcommand a part; each is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+import typer
+from rich.console import Console
+
+from model.errors import ExitCode, InputError, ProductError
+
+# name → (module, attribute, one line for the listing). The attribute is a function or a typer.Typer.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "simulate": ("sctlab.simulation.command", "simulate", "Make a cohort whose truth is known."),
+    "register": ("sctlab.registration.command", "app", "Register pairs, or apply a registration."),
+    "train": ("sctlab.training.command", "train", "Train the folds of a recipe."),
+    "pack": ("sctlab.training.pack_command", "pack", "Turn runs into a weights bundle."),
+    "export-onnx": ("sctlab.training.pack_command", "export_onnx", "Add ONNX files to a bundle."),
+    "predict": ("sctlab.training.predict_command", "predict", "Synthesise a cohort with folds that did not see it."),
+    "evaluate": ("sctlab.evaluation.command", "evaluate", "Score predictions as the challenge does, and beyond."),
+    "compare": ("sctlab.evaluation.command", "compare", "Compare two evaluations case by case."),
+    "features": ("sctlab.features.command", "app", "List or download feature extractors."),
+    "info": ("sctlab.info", "info", "Versions, devices and the bundles that are here."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Lists every command, imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[name]
+        found = getattr(importlib.import_module(module), attribute)
+        if not isinstance(found, typer.Typer):
+            single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            single.command(name)(found)
+            found = single
+        command = typer.main.get_command(found)
+        command.name = name
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the trace of an internal error.")
+def app(debug: bool) -> None:
+    """Synthetic CT laboratory: simulate, register, train, pack, predict, evaluate."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run a command and end with the product's exit codes."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False), debug="--debug" in arguments))
+
+
+def run(command, *, debug: bool = False) -> int:
+    """Call `command` and turn its ending into an exit code, with one line on stderr for an error."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        result = command()
+        return int(result) if isinstance(result, int) else ExitCode.OK
+    except ProductError as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        return error.exit_code
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.BAD_INPUT
+    except (KeyboardInterrupt, click.Abort):
+        console.print("interrupted", style="red")
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        console.print(f"internal error: {type(error).__name__}: {error} (--debug shows the trace)", markup=False)
+        return ExitCode.INTERNAL
+
+
+__all__ = ["COMMANDS", "InputError", "app", "main", "run"]
+
+if __name__ == "__main__":
+    main()

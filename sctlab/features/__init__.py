@@ -1,0 +1,1 @@
+"""Frozen feature extractors behind one protocol, for the registration metric and the training loss."""

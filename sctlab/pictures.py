@@ -1,0 +1,101 @@
+"""Pictures of volumes: the three planes through a point, in physical proportion, in one place for all parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model.volume import Volume
+from model.writing import atomic_path
+
+CT_WINDOW = (-200.0, 300.0)  # soft tissue, HU
+WIDE_WINDOW = (-1000.0, 1000.0)  # lung to bone, HU
+DIFFERENCE_WINDOW = (-300.0, 300.0)  # HU
+PLANES = ("axial", "coronal", "sagittal")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One column of a figure.
+
+    Args:
+        title: Column title.
+        volume: Scalar image (array z, y, x).
+        window: Display limits; None takes the 1st to 99th percentile.
+        colormap: A matplotlib colour map.
+        contour: Mask or label volume on the same grid, drawn as a line.
+    """
+
+    title: str
+    volume: Volume
+    window: tuple[float, float] | None = None
+    colormap: str = "gray"
+    contour: Volume | None = None
+
+
+def plane(volume: Volume, name: str, index_xyz: Sequence[int]) -> tuple[np.ndarray, float]:
+    """A 2D cut for display (rows top to bottom; head up) and its pixel aspect (height / width).
+
+    Works on index axes: orient the volume to LPS first if its axes are flipped or permuted.
+    """
+    x, y, z = index_xyz
+    sx, sy, sz = volume.geometry.spacing_xyz
+    if name == "axial":
+        return volume.array[z], sy / sx
+    if name == "coronal":
+        return volume.array[::-1, y], sz / sx
+    return volume.array[::-1, :, x], sz / sy
+
+
+def centre_index(mask: Volume | None, volume: Volume) -> tuple[int, int, int]:
+    """Index (x, y, z) of the mask's centre of mass, or the middle of the volume."""
+    if mask is not None and mask.array.any():
+        z, y, x = (round(float(axis.mean())) for axis in np.nonzero(mask.array))
+        return x, y, z
+    return tuple(n // 2 for n in volume.geometry.size_xyz)
+
+
+def save_planes(
+    layers: Sequence[Layer], path: str | Path, *, index_xyz: Sequence[int] | None = None,
+    planes: Sequence[str] = PLANES, title: str = "", height_inch: float = 2.4,
+) -> Path:  # fmt: skip
+    """Write a PNG with a column a layer and a row a plane, all at one point.
+
+    All volumes lie on one grid. Colour bars are left out: the window stands in the title.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    index_xyz = index_xyz or centre_index(None, layers[0].volume)
+    ratios = []
+    for name in planes:
+        cut, aspect = plane(layers[0].volume, name, index_xyz)
+        ratios.append(cut.shape[0] * aspect / cut.shape[1])
+    width = 2.8
+    heights = [max(0.6, width * r) for r in ratios]
+    figure = Figure(figsize=(width * len(layers), sum(heights) + 0.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(planes), len(layers), squeeze=False, height_ratios=heights)
+    for column, layer in enumerate(layers):
+        window = layer.window or tuple(np.percentile(layer.volume.array, (1, 99)))
+        for row, name in enumerate(planes):
+            axis = axes[row, column]
+            cut, aspect = plane(layer.volume, name, index_xyz)
+            axis.imshow(cut, cmap=layer.colormap, vmin=window[0], vmax=window[1], aspect=aspect,
+                        interpolation="nearest")  # fmt: skip
+            if layer.contour is not None:
+                line = plane(layer.contour, name, index_xyz)[0]
+                if line.any() and not line.all():
+                    axis.contour(line > 0, levels=[0.5], colors="tab:orange", linewidths=0.6)
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(f"{layer.title}\n[{window[0]:.0f}, {window[1]:.0f}]", fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=9)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path

@@ -1,0 +1,1 @@
+"""Training plans as YAML, found by name."""

@@ -1,0 +1,1 @@
+"""Registration: elastix baseline, B-spline engine with the IMPACT metric, transforms, quality."""

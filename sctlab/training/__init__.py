@@ -1,0 +1,1 @@
+"""Training: pairs to dataset to folds to bundles."""
