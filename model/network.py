@@ -1,0 +1,83 @@
+"""The 2.5D U-Net++: adjacent slices in, the middle slice out in [-1, 1]."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from model.errors import InputError
+from model.recipe import NetworkSettings
+
+
+class SynthesisNetwork(nn.Module):
+    """U-Net++ (Zhou 2018) of segmentation_models_pytorch with a tanh head.
+
+    Input [N, slices, Y, X], output [N, 1, Y, X] in [-1, 1]; Y and X are multiples of 32.
+    """
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        import segmentation_models_pytorch as smp
+
+        try:
+            self.unet = smp.UnetPlusPlus(
+                settings.encoder,
+                encoder_weights=None,
+                in_channels=settings.slices,
+                classes=1,
+                decoder_channels=settings.decoder_channels,
+            )
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError("network.encoder", f"'{settings.encoder}' ({error})",
+                             "an encoder of segmentation_models_pytorch, e.g. resnet34") from error  # fmt: skip
+
+    def forward(self, stacks: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.unet(stacks))
+
+
+def build_network(settings: NetworkSettings) -> SynthesisNetwork:
+    """The network of a recipe, with random weights."""
+    return SynthesisNetwork(settings)
+
+
+def fold_batch_norm(network: nn.Module, slices: int) -> nn.Module:
+    """Fold every batch norm that directly follows a convolution into it, in place; for inference only.
+
+    y = gamma (Wx + b - mean) / sqrt(var + eps) + beta is a convolution with scaled weights (Jacob 2018, eq. 14).
+    Which norm follows which convolution is observed in one forward pass, so any encoder works; an
+    activation that the norm carries (timm's BatchNormAct2d) stays in its place.
+
+    Args:
+        network: In float32; it is put into eval mode.
+        slices: Channels of its input.
+    """
+    producer: dict[int, nn.Conv2d] = {}
+    alive: list[torch.Tensor] = []  # keeps outputs alive, or a freed tensor's id could be reused
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+
+    def after_conv(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        producer[id(output)] = module
+        alive.append(output)
+
+    def before_norm(module: nn.Module, inputs: tuple) -> None:
+        if id(inputs[0]) in producer:
+            pairs.append((producer[id(inputs[0])], module))
+
+    hooks = [m.register_forward_hook(after_conv) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    hooks += [m.register_forward_pre_hook(before_norm) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    network.eval()
+    parameter = next(network.parameters())
+    with torch.no_grad():
+        network(torch.zeros(1, slices, 64, 64, device=parameter.device, dtype=parameter.dtype))
+    for hook in hooks:
+        hook.remove()
+    names = {id(module): (parent, name) for parent in network.modules() for name, module in parent.named_children()}
+    for conv, norm in pairs:
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        parent, name = names[id(norm)]
+        activation = getattr(norm, "act", None)
+        setattr(parent, name, activation if isinstance(activation, nn.Module) else nn.Identity())
+    return network

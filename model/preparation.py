@@ -1,0 +1,295 @@
+"""From a source volume to the network's canvas, and the exact way back. Training and inference share it.
+
+The steps, in order: axes to LPS (an exact permutation and flips), resampling to the recipe's grid where
+spacing or tilt ask for it, normalisation over the mask of the whole volume, crop to the body, padding.
+The way back undoes each step and ends on the source's own grid with the source's own geometry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.errors import InputError
+from model.recipe import Canvas, PercentileNormalisation, RangeNormalisation, Recipe, ZScoreNormalisation
+from model.volume import AIR_HU, Geometry, Volume, resample
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case on the network's canvas.
+
+    Args:
+        source: Normalised source, float32, axes z, y, x of the canvas.
+        mask: Body mask on the canvas, bool.
+        grid: The canvas in physical space.
+        upright: The oriented (and resampled) grid that the canvas was cut from.
+        original_mask: Body mask on the source's own grid.
+        statistics: What normalisation measured, for the report.
+    """
+
+    source: np.ndarray
+    mask: np.ndarray
+    grid: Geometry
+    upright: Geometry
+    original_mask: Volume
+    statistics: dict[str, float]
+
+    @property
+    def original(self) -> Geometry:
+        """The source's own grid."""
+        return self.original_mask.geometry
+
+    @property
+    def resampled(self) -> bool:
+        """Whether voxels were interpolated, or only permuted and cropped."""
+        return not self.upright.same_grid(orient(self.original_mask).geometry)
+
+
+def orient(volume: Volume) -> Volume:
+    """Permute and flip the axes so that index x, y, z run closest to patient L, P, S. No interpolation."""
+    order, flips = _nearest_axes(volume.geometry)
+    array = volume.array.transpose([2 - order[2 - k] for k in range(3)])
+    array = array[tuple(slice(None, None, -1) if flips[2 - k] else slice(None) for k in range(3))]
+    geometry = volume.geometry
+    axes = geometry.axes[:, order]
+    corner = np.zeros(3)
+    for new, old in enumerate(order):
+        if flips[new]:
+            axes[:, new] *= -1
+            corner[old] = geometry.size_xyz[old] - 1
+    oriented = Geometry(
+        tuple(geometry.size_xyz[old] for old in order),
+        tuple(geometry.spacing_xyz[old] for old in order),
+        tuple(geometry.to_physical(corner)),
+        tuple(axes.ravel()),
+    )
+    return Volume(np.ascontiguousarray(array), oriented, volume.name)
+
+
+def _nearest_axes(geometry: Geometry) -> tuple[list[int], list[bool]]:
+    """For each patient axis (L, P, S): the index axis closest to it, and whether it runs backwards."""
+    from itertools import permutations
+
+    axes = geometry.axes  # rows: patient axis, columns: index axis
+    order = max(permutations(range(3)), key=lambda p: sum(abs(axes[k, p[k]]) for k in range(3)))
+    return list(order), [bool(axes[k, order[k]] < 0) for k in range(3)]
+
+
+def upright_grid(geometry: Geometry, recipe: Recipe) -> Geometry:
+    """The recipe's grid for an oriented source: its own where it already fits, else one that covers it."""
+    wanted = np.array(recipe.spacing_xyz)
+    fits = np.all(np.abs(np.array(geometry.spacing_xyz) / wanted - 1) <= recipe.spacing_tolerance)
+    tilt = np.degrees(np.arccos(np.clip(np.diag(geometry.axes), -1, 1))).max()
+    if tilt <= recipe.max_tilt_deg:
+        return geometry if fits else geometry.resized(tuple(wanted))
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in geometry.size_xyz])).reshape(3, -1).T
+    points = geometry.to_physical(corners)
+    low, high = points.min(axis=0), points.max(axis=0)
+    size = np.maximum(1, np.ceil((high - low) / wanted - 1e-6)).astype(int)
+    origin = (low + high) / 2 - (size - 1) / 2 * wanted
+    return Geometry(tuple(size), tuple(wanted), tuple(origin))
+
+
+def prepare(source: Volume, mask: Volume, recipe: Recipe) -> Prepared:
+    """Bring a source to the network's canvas.
+
+    Args:
+        source: MR or CBCT, any orientation and spacing.
+        mask: Body mask on the source's grid, bool.
+        recipe: The choices.
+
+    Raises:
+        InputError: The mask is empty or on another grid, or the source is constant inside it.
+    """
+    if not mask.geometry.same_grid(source.geometry):
+        raise InputError(mask.name or "mask", f"grid {mask.geometry}", f"the source's grid {source.geometry}")
+    oriented, oriented_mask = orient(source), orient(mask.with_array(mask.array > 0))
+    upright = upright_grid(oriented.geometry, recipe)
+    image, body = to_upright(oriented, upright), _mask_to_upright(oriented_mask, upright)
+    if not body.array.any():
+        raise InputError(mask.name or "mask", "an empty body mask", "a mask that covers the body")
+    normalised, statistics = normalise(image.array, body.array, recipe, source.name or "source")
+    start, size = canvas_box(body.array, recipe.canvas)
+    return Prepared(
+        source=cut(normalised, start, size, statistics["outside"]),
+        mask=cut(body.array, start, size, False),
+        grid=upright.cropped(start[::-1], size[::-1]),
+        upright=upright,
+        original_mask=mask.with_array(mask.array > 0),
+        statistics=statistics,
+    )
+
+
+def prepare_target(target: Volume, prepared: Prepared, recipe: Recipe) -> np.ndarray:
+    """Bring the CT of a registered pair to the canvas of its source: HU to [-1, 1], -1 outside the mask.
+
+    Args:
+        target: CT in HU on the source's grid.
+
+    Returns:
+        float32, axes z, y, x of the canvas.
+    """
+    if not target.geometry.same_grid(prepared.original):
+        raise InputError(target.name or "target", f"grid {target.geometry}",
+                         f"the source's grid {prepared.original}", "register the pair first")  # fmt: skip
+    image = to_upright(orient(target), prepared.upright, outside=float(AIR_HU))
+    start = np.rint(prepared.upright.to_index(np.array(prepared.grid.origin_xyz))).astype(int)[::-1]
+    scaled = hu_to_unit(cut(image.array, tuple(start), prepared.grid.shape_zyx, AIR_HU), recipe)
+    return np.where(prepared.mask, scaled, np.float32(-1))
+
+
+def hu_to_unit(hu: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """HU, clipped to the recipe's target range, to [-1, 1]; float32."""
+    low, high = recipe.target_range_hu
+    return (np.clip(hu.astype(np.float32), low, high) - low) * np.float32(2 / (high - low)) - 1
+
+
+def unit_to_hu(unit: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """[-1, 1] to HU; works on NumPy arrays and torch tensors alike."""
+    low, high = recipe.target_range_hu
+    return (unit + 1) * ((high - low) / 2) + low
+
+
+def restore(hu: np.ndarray, prepared: Prepared, recipe: Recipe, *, outside: float = AIR_HU) -> Volume:
+    """Bring a predicted canvas back to the source's grid.
+
+    Args:
+        hu: Values on the canvas, axes z, y, x.
+        outside: Value outside the mask.
+
+    Returns:
+        int16 on the source's own grid, clipped to [-1024, 3071], `outside` outside the mask.
+    """
+    array = restore_float(hu, prepared, outside=outside)
+    low, high = (-1024, 3071)
+    return Volume(np.clip(np.rint(array), low, high).astype(np.int16), prepared.original)
+
+
+def restore_float(values: np.ndarray, prepared: Prepared, *, outside: float) -> np.ndarray:
+    """The geometry part of `restore`: float32 on the source's own grid, `outside` outside the mask."""
+    start = np.rint(prepared.grid.to_index(np.array(prepared.upright.origin_xyz))).astype(int)[::-1]
+    upright = Volume(cut(values.astype(np.float32, copy=False), tuple(start), prepared.upright.shape_zyx, outside),
+                     prepared.upright)  # fmt: skip
+    original = prepared.original
+    order, flips = _nearest_axes(original)
+    if prepared.resampled:
+        # The mask's border: interpolation must not mix in the value outside, so carry the nearest inside
+        # value half a voxel out; the source's own mask cuts it again below.
+        array = resample(upright, original, interpolation="linear", outside=outside).array
+    else:
+        array = upright.array[tuple(slice(None, None, -1) if flips[2 - k] else slice(None) for k in range(3))]
+        array = array.transpose(np.argsort([2 - order[2 - k] for k in range(3)]))
+    return np.where(prepared.original_mask.array, array, np.float32(outside))
+
+
+def to_upright(volume: Volume, upright: Geometry, *, outside: float | None = None) -> Volume:
+    """Resample an oriented volume (linear, anti-aliased where the grid gets coarser); float32."""
+    volume = volume.with_array(volume.array.astype(np.float32))
+    if upright.same_grid(volume.geometry):
+        return volume
+    import SimpleITK as sitk
+
+    if outside is None:
+        outside = float(volume.array.min())
+    ratio = np.array(upright.spacing_xyz) / np.array(volume.geometry.spacing_xyz)
+    image = volume
+    if (ratio > 1.5).any():
+        # Below the new Nyquist frequency: a Gaussian whose width grows with the step.
+        sigma = np.where(ratio > 1.5, 0.35 * np.sqrt(np.maximum(ratio**2 - 1, 0)), 1e-3)
+        sigma_mm = sigma * np.array(volume.geometry.spacing_xyz)
+        smooth = sitk.DiscreteGaussian(volume.to_sitk(), [float(s) ** 2 for s in sigma_mm], 16, 0.02, True)
+        image = Volume(sitk.GetArrayFromImage(smooth), volume.geometry, volume.name)
+    return resample(image, upright, interpolation="linear", outside=outside)
+
+
+def _mask_to_upright(mask: Volume, upright: Geometry) -> Volume:
+    return mask if upright.same_grid(mask.geometry) else resample(mask, upright, interpolation="nearest")
+
+
+def normalise(image: np.ndarray, mask: np.ndarray, recipe: Recipe, where: str) -> tuple[np.ndarray, dict[str, float]]:
+    """Normalise a source over its mask.
+
+    Args:
+        image: float32, axes z, y, x.
+        mask: bool, same shape.
+
+    Returns:
+        The normalised image with the outside value outside the mask, and the statistics used;
+        `outside` among them is the normalised value of air, for padding.
+    """
+    inside = image[mask]
+    settings = recipe.normalisation
+    if isinstance(settings, ZScoreNormalisation):
+        mean, std = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
+        if std <= 0:
+            raise InputError(where, f"every voxel in the mask is {mean:g}", "an image with contrast")
+        out = (image - np.float32(mean)) / np.float32(std)
+        out[~mask] = settings.outside
+        return out, {"mean": mean, "std": std, "outside": float(settings.outside)}
+    if isinstance(settings, PercentileNormalisation):
+        low, high = (float(v) for v in np.percentile(inside, (settings.lower_percentile, settings.upper_percentile)))
+        fill = settings.fill
+    else:
+        assert isinstance(settings, RangeNormalisation)
+        low, high, fill = settings.lower, settings.upper, settings.lower
+    if not high > low:
+        raise InputError(where, f"the mask holds only the value {low:g} up to its upper percentile",
+                         "an image with contrast")  # fmt: skip
+    out = np.clip(np.where(mask, image, np.float32(fill)), low, high)
+    out -= np.float32(low)
+    out *= np.float32(2 / (high - low))
+    out -= np.float32(1)
+    outside = float(np.clip(fill, low, high) - low) * 2 / (high - low) - 1
+    return out, {"lower": low, "upper": high, "outside": outside}
+
+
+def canvas_box(mask: np.ndarray, canvas: Canvas) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Start (may be negative: padding) and size of the canvas on the upright grid, both z, y, x.
+
+    All slices are kept; the padding of the plane is shared between both sides, so that flipped views
+    see the same canvas.
+    """
+    starts, sizes = [0], [mask.shape[0]]
+    for axis in (1, 2):
+        length = mask.shape[axis]
+        first, last = 0, length
+        if canvas.crop == "body":
+            used = np.flatnonzero(mask.any(axis=(0, 3 - axis)))
+            first, last = max(0, used[0] - canvas.margin), min(length, used[-1] + 1 + canvas.margin)
+        size = max(last - first, canvas.minimum_yx[axis - 1])
+        if canvas.fixed_yx is not None:
+            size = max(size, canvas.fixed_yx[axis - 1])
+        size = -(-size // canvas.multiple) * canvas.multiple
+        starts.append(int(first - (size - (last - first)) // 2))
+        sizes.append(int(size))
+    return tuple(starts), tuple(sizes)
+
+
+def cut(array: np.ndarray, start: tuple[int, ...], size: tuple[int, ...], fill: float) -> np.ndarray:
+    """Copy a box out of an array; what lies outside the array is `fill`."""
+    out = np.full(size, fill, dtype=array.dtype)
+    source, target = [], []
+    for begin, length, limit in zip(start, size, array.shape, strict=True):
+        first, last = max(begin, 0), min(begin + length, limit)
+        source.append(slice(first, max(first, last)))
+        target.append(slice(first - begin, max(first, last) - begin))
+    out[tuple(target)] = array[tuple(source)]
+    return out
+
+
+def stack_indices(slices: int, count: int) -> np.ndarray:
+    """Indices of the 2.5D stacks: [slices, count] z of the neighbours, reflected at the ends.
+
+    Example:
+        >>> stack_indices(4, 3)[0].tolist()
+        [1, 0, 1]
+    """
+    offsets = np.arange(count) - count // 2
+    index = np.arange(slices)[:, None] + offsets
+    if slices == 1:
+        return np.zeros_like(index)
+    period = 2 * (slices - 1)
+    index = np.abs(index) % period
+    return np.where(index >= slices, period - index, index)

@@ -1,0 +1,139 @@
+"""Recipe: every choice between a source volume and the network's input, and back. Stored in the bundle."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.interface import Task
+
+Spacing = tuple[Annotated[float, Field(gt=0, le=20)], Annotated[float, Field(gt=0, le=20)],
+                Annotated[float, Field(gt=0, le=20)]]  # fmt: skip
+
+
+class _Settings(BaseModel):
+    """Immutable, and unknown keys are errors: a misspelt choice must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PercentileNormalisation(_Settings):
+    """Clip to [min, percentile] over mask voxels, then linear to [-1, 1].
+
+    Outside the mask the source is `fill` (source units) before it is clipped and scaled.
+    """
+
+    kind: Literal["percentile"] = "percentile"
+    lower_percentile: float = Field(0.0, ge=0, lt=50)
+    upper_percentile: float = Field(99.5, gt=50, le=100)
+    fill: float = 0.0
+
+
+class ZScoreNormalisation(_Settings):
+    """Subtract the mean and divide by the standard deviation over mask voxels; `outside` elsewhere."""
+
+    kind: Literal["zscore"] = "zscore"
+    outside: float = -2.0
+
+
+class RangeNormalisation(_Settings):
+    """Clip to a fixed range of source units, then linear to [-1, 1]; outside the mask the lower end."""
+
+    kind: Literal["range"] = "range"
+    lower: float = -1024.0
+    upper: float = 3071.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RangeNormalisation:
+        if self.lower >= self.upper:
+            raise ValueError(f"lower {self.lower} is not below upper {self.upper}")
+        return self
+
+
+Normalisation = Annotated[
+    PercentileNormalisation | ZScoreNormalisation | RangeNormalisation, Field(discriminator="kind")
+]
+
+
+class Canvas(_Settings):
+    """The plane that the network sees. It is part of the function: another canvas gives other HU.
+
+    Args:
+        crop: `body` crops in the plane to the mask's box plus `margin`; `none` keeps whole slices.
+        margin: Voxels around the body box, in the plane.
+        multiple: Heights and widths are padded up to a multiple of this (the encoder's stride).
+        minimum_yx: Smallest canvas; the patch size of the training, so that both see the same padding.
+        fixed_yx: One size for every case (imported challenge weights: 512 x 512); larger cases keep theirs.
+    """
+
+    crop: Literal["body", "none"] = "body"
+    margin: int = Field(8, ge=0, le=256)
+    multiple: int = Field(32, ge=1, le=256)
+    minimum_yx: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (320, 320)
+    fixed_yx: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+
+
+class NetworkSettings(_Settings):
+    """The 2.5D U-Net++ of segmentation_models_pytorch with a tanh head.
+
+    Args:
+        encoder: Any encoder name of segmentation_models_pytorch.
+        slices: Adjacent slices in (odd); the middle one comes out.
+        decoder_channels: Channels of the decoder, deepest first.
+    """
+
+    architecture: Literal["unetplusplus"] = "unetplusplus"
+    encoder: str = "resnet34"
+    slices: int = Field(5, ge=1, le=31)
+    decoder_channels: tuple[Annotated[int, Field(ge=4, le=1024)], ...] = (256, 128, 64, 32, 16)
+
+    @model_validator(mode="after")
+    def _odd(self) -> NetworkSettings:
+        if self.slices % 2 == 0:
+            raise ValueError(f"slices is {self.slices}; it must be odd, the middle slice is predicted")
+        if len(self.decoder_channels) != 5:
+            raise ValueError(f"decoder_channels has {len(self.decoder_channels)} entries, expected 5")
+        return self
+
+
+View = Literal["identity", "flip_x", "flip_y", "flip_xy"]
+
+
+class Recipe(_Settings):
+    """What inference needs to know, and training must do alike.
+
+    Args:
+        name: Name for people.
+        task: What the source is.
+        spacing_xyz: Grid of the network in mm.
+        spacing_tolerance: Relative difference below which the source isn't resampled.
+        max_tilt_deg: A source tilted more than this against the patient axes is resampled upright.
+        normalisation: Of the source.
+        target_range_hu: HU that -1 and 1 of the network's output stand for.
+        views: Flips that are averaged at inference.
+
+    Example:
+        >>> Recipe(task="mri").network.encoder
+        'resnet34'
+    """
+
+    name: str = "custom"
+    task: Task
+    spacing_xyz: Spacing = (1.0, 1.0, 3.0)
+    spacing_tolerance: float = Field(0.01, ge=0, le=0.5)
+    max_tilt_deg: float = Field(10.0, ge=0, le=45)
+    normalisation: Normalisation = PercentileNormalisation()
+    target_range_hu: tuple[float, float] = (-1024.0, 3071.0)
+    canvas: Canvas = Canvas()
+    network: NetworkSettings = NetworkSettings()
+    views: tuple[View, ...] = Field(("identity", "flip_x", "flip_y"), min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        low, high = self.target_range_hu
+        if not -1024 <= low < high <= 32767:
+            raise ValueError(f"target_range_hu is ({low}, {high}); expected -1024 <= lower < upper <= 32767")
+        if len(set(self.views)) != len(self.views):
+            raise ValueError(f"views repeat: {self.views}")
+        return self
