@@ -1,0 +1,241 @@
+"""Bundles: `weights/<name>/bundle.json` and its folds as safetensors, every file with its SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from model.errors import InputError, WeightsError
+from model.interface import Case, Region, Task
+from model.recipe import Recipe
+from model.writing import atomic_path, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+MANIFEST = "bundle.json"
+CHALLENGE_WEIGHTS = Path("/opt/ml/model")
+SHIPPED_WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+StorageType = Literal["float16", "float32"]
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HashedFile(_Manifest):
+    """A file beside the manifest."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    @field_validator("file")
+    @classmethod
+    def _bare(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError(f"'{name}' is not a bare file name")
+        return name
+
+
+class Fold(_Manifest):
+    """One trained network.
+
+    Args:
+        weights: The safetensors file.
+        storage: Type of the stored weights.
+        training_cases: Case ids whose images changed the weights.
+        validation_cases: Case ids that chose the checkpoint.
+        metrics: Validation results, e.g. `mae_hu` and `mae_all_water_hu`; per region under the region's name.
+        onnx: Exported files by precision (`fp32`, `fp16`).
+    """
+
+    weights: HashedFile
+    storage: StorageType
+    training_cases: tuple[str, ...] = ()
+    validation_cases: tuple[str, ...] = ()
+    metrics: dict[str, float | dict[str, float]] = {}
+    onnx: dict[Literal["fp32", "fp16"], HashedFile] = {}
+
+
+class RegionGroup(_Manifest):
+    """The folds that serve some regions."""
+
+    regions: tuple[Region, ...] = Field(min_length=1)
+    folds: tuple[Fold, ...] = Field(min_length=1)
+
+
+class Registration(_Manifest):
+    """How the training pairs were aligned: scores depend on it."""
+
+    method: str
+    convention: Literal["ct_to_source", "source_to_ct", "aligned"]
+
+
+class Bundle(_Manifest):
+    """The manifest of a weights folder.
+
+    Args:
+        demonstration: True for weights that only show that the software works.
+        provenance: Anything else worth keeping: data, versions, revision, plan.
+    """
+
+    format: Literal[1] = 1
+    name: str
+    recipe: Recipe
+    groups: tuple[RegionGroup, ...] = Field(min_length=1)
+    registration: Registration
+    intended_use: str
+    demonstration: bool = False
+    provenance: dict[str, Any] = {}
+
+    @property
+    def task(self) -> Task:
+        """The task that the bundle serves."""
+        return self.recipe.task
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """All regions served."""
+        return tuple(r for group in self.groups for r in group.regions)
+
+    def group_for(self, case: Case) -> RegionGroup:
+        """The folds for a case's region; the region isn't needed where there is one group.
+
+        Raises:
+            InputError: No region where the bundle needs one, or a region that it doesn't serve.
+        """
+        if case.region is None:
+            if len(self.groups) == 1:
+                return self.groups[0]
+            raise InputError(case.source, "no region", f"one of {', '.join(self.regions)}",
+                             f"bundle {self.name} has folds per region: give --region")  # fmt: skip
+        for group in self.groups:
+            if case.region in group.regions:
+                return group
+        raise InputError(case.source, f"region {case.region}", f"one of {', '.join(self.regions)}",
+                         f"bundle {self.name} doesn't serve it")  # fmt: skip
+
+
+def unseen_folds(group: RegionGroup, case_id: str) -> list[int]:
+    """Indices of the folds that weren't trained on a case.
+
+    Raises:
+        WeightsError: Every fold was.
+    """
+    unseen = [k for k, fold in enumerate(group.folds) if case_id not in fold.training_cases]
+    if not unseen:
+        raise WeightsError(case_id, "every fold of the bundle was trained on this case",
+                           "a fold that did not see it", "such a prediction says nothing about quality")  # fmt: skip
+    return unseen
+
+
+def read_bundle(folder: str | Path) -> Bundle:
+    """Read and check a manifest (the weights are checked when they are loaded).
+
+    Raises:
+        WeightsError: No manifest, not JSON, or not of this format.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise WeightsError(path, "no such file", "a weights bundle")
+    try:
+        return Bundle.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        reason = error.errors()[0] if isinstance(error, ValidationError) else None
+        text = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" if reason else str(error)
+        raise WeightsError(path, f"a damaged manifest ({text})", "a bundle of format 1") from error
+
+
+def write_bundle(bundle: Bundle, folder: str | Path) -> Path:
+    """Write the manifest; the last step of packing, so that a bundle is whole or absent."""
+    path = Path(folder) / MANIFEST
+    write_json(path, bundle.model_dump(mode="json", exclude_defaults=False))
+    return path
+
+
+def save_fold(state: dict[str, torch.Tensor], folder: str | Path, name: str, storage: StorageType) -> HashedFile:
+    """Write a fold's weights as safetensors and return its entry for the manifest."""
+    import torch
+    from safetensors.torch import save
+
+    dtype = getattr(torch, storage)
+    tensors = {k: (v.to(dtype) if v.is_floating_point() else v).detach().cpu().contiguous() for k, v in state.items()}
+    data = save(tensors)
+    with atomic_path(Path(folder) / name) as temporary:
+        temporary.write_bytes(data)
+    return HashedFile(file=name, sha256=hashlib.sha256(data).hexdigest())
+
+
+def read_checked(folder: str | Path, entry: HashedFile) -> bytes:
+    """The bytes of a file, after its hash agreed.
+
+    Raises:
+        WeightsError: The file is missing or altered.
+    """
+    path = Path(folder) / entry.file
+    if not path.is_file():
+        raise WeightsError(path, "no such file", f"a file with SHA-256 {entry.sha256}")
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != entry.sha256:
+        raise WeightsError(path, f"SHA-256 {found}", f"SHA-256 {entry.sha256} as in {MANIFEST}",
+                           "the file was altered or cut: copy the bundle again")  # fmt: skip
+    return data
+
+
+def load_fold(folder: str | Path, fold: Fold) -> dict[str, torch.Tensor]:
+    """The weights of a fold, float32.
+
+    Raises:
+        WeightsError: Missing, altered, or not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    data = read_checked(folder, fold.weights)
+    try:
+        state = load(data)
+    except SafetensorError as error:
+        raise WeightsError(
+            Path(folder) / fold.weights.file, f"not safetensors ({error})", "a safetensors file"
+        ) from error
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def find_bundles(root: str | Path) -> list[Path]:
+    """Bundle folders: the folder itself, or its subfolders that hold a manifest."""
+    root = Path(root)
+    if (root / MANIFEST).is_file():
+        return [root]
+    return sorted(p.parent for p in root.glob(f"*/{MANIFEST}")) if root.is_dir() else []
+
+
+def choose_bundle(task: Task, weights: str | Path | None = None) -> Path:
+    """The bundle for a task: `--weights`, else a non-empty `/opt/ml/model`, else the shipped `weights/`.
+
+    A place that is given but lacks the task is an error; it never falls through to the next one.
+
+    Raises:
+        WeightsError: No bundle, or none (or several) for the task.
+    """
+    if weights is not None:
+        root = Path(weights)
+    elif CHALLENGE_WEIGHTS.is_dir() and any(CHALLENGE_WEIGHTS.iterdir()):
+        root = CHALLENGE_WEIGHTS
+    else:
+        root = SHIPPED_WEIGHTS
+    folders = find_bundles(root)
+    if not folders:
+        raise WeightsError(root, "no weights bundle", f"{MANIFEST} here or in a folder below")
+    bundles = {folder: read_bundle(folder) for folder in folders}
+    matching = [folder for folder, bundle in bundles.items() if bundle.task is task]
+    if len(matching) != 1:
+        found = ", ".join(f"{folder.name} ({bundle.task})" for folder, bundle in bundles.items())
+        raise WeightsError(root, f"{len(matching)} bundles for task {task} among {found}", "exactly one",
+                           "name it with --weights")  # fmt: skip
+    return matching[0]

@@ -1,0 +1,170 @@
+"""The ensemble: folds x views x slices to a mean and, on request, a spread, in HU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model.backends import Backend
+from model.preparation import stack_indices, unit_to_hu
+from model.recipe import Recipe, View
+
+_FLIPS: dict[View, tuple[int, ...]] = {"identity": (), "flip_x": (-1,), "flip_y": (-2,), "flip_xy": (-2, -1)}
+CPU_BATCH = 4  # more gains nothing on a CPU and costs memory
+MAX_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the ensemble says of one case.
+
+    Args:
+        hu: Mean over folds and views, float32 HU, axes z, y, x of the canvas; the target range's lower end
+            in slices without body.
+        spread_hu: Standard deviation over folds and views in HU, or None.
+        batch: Samples that ran together at the end.
+        network_seconds: Time inside the backends.
+    """
+
+    hu: np.ndarray
+    spread_hu: np.ndarray | None
+    batch: int
+    network_seconds: float
+
+
+def predict_volume(
+    source: np.ndarray,
+    mask: np.ndarray,
+    backends: Sequence[Backend],
+    recipe: Recipe,
+    *,
+    spread: bool = False,
+    batch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prediction:
+    """Run every fold on every view of every slice that holds body.
+
+    Sums are float32 (fold outputs summed in fp16 are off by up to 3 HU). A view is flipped, predicted and
+    flipped back. Views are batched together with slices; neither changes a result.
+
+    Args:
+        source: Normalised canvas, float32, axes z, y, x.
+        mask: Body mask on the canvas; slices without body aren't run.
+        backends: The folds, all on one device.
+        recipe: Views, slices, target range.
+        spread: Also return the standard deviation.
+        batch: Samples (slices x views) that run together; planned from free memory when left out, and halved
+            when memory runs out.
+        progress: Called with (slices done, slices in all).
+    """
+    device = backends[0].device
+    wanted = np.flatnonzero(mask.any(axis=(1, 2)))
+    neighbours = torch.from_numpy(stack_indices(source.shape[0], recipe.network.slices)[wanted]).to(device)
+    hu = np.full(source.shape, recipe.target_range_hu[0], dtype=np.float32)
+    deviation = np.zeros(source.shape, dtype=np.float32) if spread else None
+    clock = _Clock(device)
+    with torch.inference_mode():
+        volume = torch.from_numpy(source).to(device)
+        batch = batch or plan_batch(backends, volume, neighbours[:1], len(recipe.views))
+        done = 0
+        while done < len(wanted):
+            take = max(1, batch // len(recipe.views))
+            chosen = neighbours[done : done + take]
+            try:
+                mean, std = _predict_slices(volume[chosen], backends, recipe.views, batch, spread, clock)
+            except torch.cuda.OutOfMemoryError:
+                if batch == 1:
+                    raise
+                torch.cuda.empty_cache()
+                batch = max(1, batch // 2)
+                continue
+            index = wanted[done : done + len(chosen)]
+            hu[index] = unit_to_hu(mean, recipe).cpu().numpy()
+            if deviation is not None:
+                low, high = recipe.target_range_hu
+                deviation[index] = (std * ((high - low) / 2)).cpu().numpy()
+            done += len(chosen)
+            if progress is not None:
+                progress(done, len(wanted))
+    return Prediction(hu, deviation, batch, clock.seconds)
+
+
+def _predict_slices(
+    stacks: torch.Tensor, backends: Sequence[Backend], views: Sequence[View], batch: int, spread: bool, clock: _Clock
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Mean (and deviation) [n, Y, X] in [-1, 1] for stacks [n, slices, Y, X]."""
+    count = len(stacks)
+    flipped = torch.cat([torch.flip(stacks, _FLIPS[view]) if _FLIPS[view] else stacks for view in views])
+    first = total = squares = None
+    for backend in backends:
+        with clock:
+            outputs = torch.cat([backend(part) for part in flipped.split(batch)])[:, 0]
+        for position, view in enumerate(views):
+            output = outputs[position * count : (position + 1) * count]
+            output = torch.flip(output, _FLIPS[view]) if _FLIPS[view] else output
+            if first is None:
+                first, total = output.clone(), output.clone()
+                squares = torch.zeros_like(output) if spread else None
+            else:
+                total += output
+            if spread:
+                squares += (output - first) ** 2
+    samples = len(backends) * len(views)
+    mean = total / samples
+    if not spread:
+        return mean, None
+    # Shifted by the first sample: the plain sum of squares loses 0.5 HU near air.
+    return mean, (squares / samples - (mean - first) ** 2).clamp_min(0).sqrt()
+
+
+def plan_batch(backends: Sequence[Backend], volume: torch.Tensor, neighbours: torch.Tensor, views: int) -> int:
+    """Samples that fit: on CUDA from one measured sample and the free memory, `CPU_BATCH` on a CPU."""
+    device = backends[0].device
+    if device.type != "cuda":
+        return CPU_BATCH
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    backends[0](volume[neighbours])
+    torch.cuda.synchronize(device)
+    sample = max(1, torch.cuda.max_memory_allocated(device) - before)
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    fits = int(0.7 * free // sample)
+    return max(1, min(MAX_BATCH * views, fits))
+
+
+class _Clock:
+    """Adds up the time spent inside the backends; on CUDA with events, so that nothing waits."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._elapsed = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def __enter__(self) -> None:
+        if self._cuda:
+            self._start = torch.cuda.Event(enable_timing=True)
+            self._start.record()
+        else:
+            self._start = time.perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._cuda:
+            end = torch.cuda.Event(enable_timing=True)
+            end.record()
+            self._events.append((self._start, end))
+        else:
+            self._elapsed += time.perf_counter() - self._start
+
+    @property
+    def seconds(self) -> float:
+        """Total so far."""
+        if self._cuda:
+            torch.cuda.synchronize()
+            self._elapsed = sum(a.elapsed_time(b) for a, b in self._events) / 1000
+        return self._elapsed
