@@ -1,0 +1,177 @@
+"""ITK transform files (`.h5`, `.tfm`) and displacement fields, as SimpleITK and 3D Slicer read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import InputError
+from model.metaimage import check_direction
+from model.volume import Geometry
+from model.writing import atomic_path
+from sctlab.registration.transforms import (
+    AffineTransform,
+    BSplineTransform,
+    Composite,
+    DisplacementField,
+    EulerTransform,
+    Sum,
+    Transform,
+    compose,
+    displacement_field,
+    flatten,
+)
+
+SUFFIXES = (".h5", ".hdf5", ".tfm")
+_LINEAR_NAMES = ("AffineTransform", "VersorRigid3DTransform", "ScaleSkewVersor3DTransform", "Similarity3DTransform",
+                 "VersorTransform", "ScaleVersor3DTransform", "ScaleTransform")  # fmt: skip
+
+
+def write_itk(transform: Transform, path: str | Path, *, grid: Geometry | None = None) -> Path:
+    """Write a composite transform; the format follows the suffix (`.h5` or `.tfm`).
+
+    Args:
+        transform: From fixed points to moving points.
+        path: Where.
+        grid: Needed for transforms that ITK lacks (a `Sum`), which are written as vectors on this grid.
+    """
+    import SimpleITK as sitk
+
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise InputError(path, f"unknown suffix '{path.suffix}'", "one of " + ", ".join(SUFFIXES))
+    if any(isinstance(step, Sum) for step in flatten(transform)):
+        if grid is None:
+            raise InputError(path, "transforms combined by Add", "a grid to write them as vectors")
+        transform = displacement_field(transform, grid)
+    with atomic_path(path) as temporary:
+        try:
+            sitk.WriteTransform(Composite(tuple(flatten(transform))).to_sitk(), str(temporary))
+        except RuntimeError as error:
+            raise OSError(str(error).strip().splitlines()[-1]) from error
+    return path
+
+
+def write_displacement(field: DisplacementField, path: str | Path) -> Path:
+    """Write the vectors as an image with three float32 components (mm, LPS)."""
+    import SimpleITK as sitk
+
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        try:
+            sitk.WriteImage(sitk.Cast(field.to_sitk_image(), sitk.sitkVectorFloat32), str(temporary), True, 1)
+        except RuntimeError as error:
+            raise OSError(str(error).strip().splitlines()[-1]) from error
+    return path
+
+
+def read_displacement(path: str | Path) -> DisplacementField:
+    """Read an image with three components as displacements in mm (LPS)."""
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "no such file", "a displacement field")
+    try:
+        image = sitk.ReadImage(str(path), sitk.sitkVectorFloat64)
+    except RuntimeError as error:
+        raise InputError(path, "can't be read as a displacement field", "an image with three components",
+                         "the file is damaged or of another type") from error  # fmt: skip
+    return _from_vector_image(image, path)
+
+
+def read_itk(path: str | Path) -> Transform:
+    """Read a transform or composite that ITK, SimpleITK or 3D Slicer wrote.
+
+    Raises:
+        InputError: Missing, cut or malformed file, a 2D transform, an unknown type, NaN.
+    """
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "no such file", "an ITK transform (" + ", ".join(SUFFIXES) + ")")
+    if path.suffix == ".tfm":
+        _check_tfm(path)
+    try:
+        transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")[:120]
+        raise InputError(path, f"can't be read ({reason})", "an ITK transform file",
+                         "the transform file is cut or of another type") from error  # fmt: skip
+    return from_sitk(transform, path)
+
+
+def from_sitk(transform: object, where: str | Path) -> Transform:
+    """A SimpleITK transform as plain data.
+
+    Raises:
+        InputError: Not 3D, an unknown type, or values that aren't finite.
+    """
+    import SimpleITK as sitk
+
+    transform = transform.Downcast()
+    name = transform.GetName()
+    if transform.GetDimension() != 3:
+        raise InputError(where, f"a {transform.GetDimension()}D transform", "a 3D transform")
+    if not np.isfinite(transform.GetParameters()).all() or not np.isfinite(transform.GetFixedParameters()).all():
+        raise InputError(where, f"NaN or infinite values in a {name}", "finite values", "the file is damaged")
+    if name == "IdentityTransform":
+        return AffineTransform(np.eye(3))
+    if name == "TranslationTransform":
+        return AffineTransform(np.eye(3), transform.GetOffset())
+    if name == "Euler3DTransform":
+        angles = (transform.GetAngleX(), transform.GetAngleY(), transform.GetAngleZ())
+        return EulerTransform(angles, transform.GetTranslation(), transform.GetCenter(), transform.GetComputeZYX())
+    if name in _LINEAR_NAMES:
+        matrix = np.array(transform.GetMatrix()).reshape(3, 3)
+        offset = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+        return AffineTransform(matrix, tuple(offset))
+    if name == "BSplineTransform":
+        fixed = transform.GetFixedParameters()
+        grid = Geometry(tuple(int(n) for n in fixed[:3]), tuple(fixed[6:9]), tuple(fixed[3:6]), tuple(fixed[9:18]))
+        check_direction(grid.axes, str(where))
+        coefficients = np.array(transform.GetParameters()).reshape(3, *grid.shape_zyx)
+        return BSplineTransform(grid, coefficients, transform.GetOrder())
+    if name == "DisplacementFieldTransform":
+        return _from_vector_image(sitk.DisplacementFieldTransform(transform).GetDisplacementField(), where)
+    if name == "CompositeTransform":
+        # ITK applies the transform that was added last first.
+        steps = [from_sitk(transform.GetNthTransform(i), where) for i in range(transform.GetNumberOfTransforms())]
+        return compose(*reversed(steps))
+    raise InputError(where, f"a {name}", "affine, Euler, B-spline, displacement field or a composite of them")
+
+
+def _from_vector_image(image: object, where: str | Path) -> DisplacementField:
+    import SimpleITK as sitk
+
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
+        raise InputError(where, f"{image.GetDimension()} dimensions, {image.GetNumberOfComponentsPerPixel()} components",
+                         "3 dimensions, 3 components (mm)")  # fmt: skip
+    grid = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    check_direction(grid.axes, str(where))
+    vectors = np.moveaxis(sitk.GetArrayFromImage(image), -1, 0)
+    if not np.isfinite(vectors).all():
+        raise InputError(where, "NaN or infinite displacements", "finite values", "the file is damaged")
+    return DisplacementField(grid, np.ascontiguousarray(vectors))
+
+
+def _check_tfm(path: Path) -> None:
+    """Refuse a text transform that stops early: ITK's reader takes a shorter list of parameters as it is."""
+    with path.open("rb") as handle:
+        if not handle.read(64).startswith(b"#Insight Transform File"):
+            raise InputError(path, "no '#Insight Transform File' line", "an ITK text transform (.tfm)")
+    last = ""
+    with path.open(encoding="utf-8", errors="replace") as handle:
+        for line in handle:
+            if line.strip():
+                last = line
+    if not last.endswith("\n") or not last.startswith(("FixedParameters:", "Transform:")):
+        raise InputError(path, f"it ends with '{last.strip()[:30]}'", "a line of FixedParameters",
+                         "the transform file is cut")  # fmt: skip
+
+
+__all__ = ["SUFFIXES", "from_sitk", "read_displacement", "read_itk", "write_displacement", "write_itk"]
