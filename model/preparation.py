@@ -7,7 +7,8 @@ The way back undoes each step and ends on the source's own grid with the source'
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 
@@ -41,10 +42,14 @@ class Prepared:
         """The source's own grid."""
         return self.original_mask.geometry
 
+    def without_source(self) -> Prepared:
+        """The same case without its voxels: all that `restore` needs, in less memory."""
+        return replace(self, source=np.empty(0, np.float32), mask=np.empty(0, bool))
+
     @property
     def resampled(self) -> bool:
         """Whether voxels were interpolated, or only permuted and cropped."""
-        return not self.upright.same_grid(orient(self.original_mask).geometry)
+        return not self.upright.same_grid(oriented_geometry(self.original))
 
 
 def orient(volume: Volume) -> Volume:
@@ -52,26 +57,28 @@ def orient(volume: Volume) -> Volume:
     order, flips = _nearest_axes(volume.geometry)
     array = volume.array.transpose([2 - order[2 - k] for k in range(3)])
     array = array[tuple(slice(None, None, -1) if flips[2 - k] else slice(None) for k in range(3))]
-    geometry = volume.geometry
+    return Volume(np.ascontiguousarray(array), oriented_geometry(volume.geometry), volume.name)
+
+
+def oriented_geometry(geometry: Geometry) -> Geometry:
+    """The grid of `orient`'s result."""
+    order, flips = _nearest_axes(geometry)
     axes = geometry.axes[:, order]
     corner = np.zeros(3)
     for new, old in enumerate(order):
         if flips[new]:
             axes[:, new] *= -1
             corner[old] = geometry.size_xyz[old] - 1
-    oriented = Geometry(
+    return Geometry(
         tuple(geometry.size_xyz[old] for old in order),
         tuple(geometry.spacing_xyz[old] for old in order),
         tuple(geometry.to_physical(corner)),
         tuple(axes.ravel()),
     )
-    return Volume(np.ascontiguousarray(array), oriented, volume.name)
 
 
 def _nearest_axes(geometry: Geometry) -> tuple[list[int], list[bool]]:
     """For each patient axis (L, P, S): the index axis closest to it, and whether it runs backwards."""
-    from itertools import permutations
-
     axes = geometry.axes  # rows: patient axis, columns: index axis
     order = max(permutations(range(3)), key=lambda p: sum(abs(axes[k, p[k]]) for k in range(3)))
     return list(order), [bool(axes[k, order[k]] < 0) for k in range(3)]
@@ -175,8 +182,6 @@ def restore_float(values: np.ndarray, prepared: Prepared, *, outside: float) -> 
     original = prepared.original
     order, flips = _nearest_axes(original)
     if prepared.resampled:
-        # The mask's border: interpolation must not mix in the value outside, so carry the nearest inside
-        # value half a voxel out; the source's own mask cuts it again below.
         array = resample(upright, original, interpolation="linear", outside=outside).array
     else:
         array = upright.array[tuple(slice(None, None, -1) if flips[2 - k] else slice(None) for k in range(3))]

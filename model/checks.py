@@ -1,0 +1,62 @@
+"""Checks between reading and preparing: is this the image, and the mask, that the task expects?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.body import body_mask
+from model.errors import InputError
+from model.interface import Task
+from model.volume import Volume, resample
+
+# A mask that belongs to the image covers nearly all of the body in it, and isn't much larger.
+COVERED_AT_LEAST = 0.90
+OUTSIDE_AT_MOST = 0.25
+
+
+def check_source(source: Volume, task: Task) -> list[str]:
+    """Warnings about values unlike the task.
+
+    Raises:
+        InputError: Every voxel has the same value.
+    """
+    low, high = float(source.array.min()), float(source.array.max())
+    if low == high:
+        raise InputError(source.name, f"every voxel is {low:g}", "an image with contrast", "the export went wrong")
+    if task is Task.CBCT and (low > -500 or low < -5000 or high < 200 or high > 60000):
+        return [f"values run from {low:g} to {high:g}, unlike a CBCT in HU (about -1000 to 3000): check the rescale"]
+    if task is Task.MRI and low < -200:
+        return [f"values run from {low:g} to {high:g}, unlike an MR (not negative): is this a CT or CBCT?"]
+    return []
+
+
+def fit_mask(mask: Volume, source: Volume) -> tuple[Volume, list[str]]:
+    """The mask on the source's grid, bool, and what had to be done for it.
+
+    Raises:
+        InputError: The mask is empty, or doesn't overlap the source.
+    """
+    if not mask.array.any():
+        raise InputError(mask.name, "an empty mask", "a body mask", "leave it out to have one computed")
+    if mask.geometry.same_grid(source.geometry, tolerance_mm=0.1 * min(source.geometry.spacing_xyz)):
+        return Volume(mask.array > 0, source.geometry, mask.name), []
+    fitted = resample(mask.with_array(mask.array > 0), source.geometry, interpolation="nearest")
+    if not fitted.array.any():
+        raise InputError(mask.name, "a mask that doesn't overlap the image", "a mask of the same patient position")
+    was, now = ("x".join(map(str, v.geometry.size_xyz)) for v in (mask, source))
+    return fitted, [f"the mask lay on another grid ({was}, image {now}) and was resampled"]
+
+
+def check_mask(mask: Volume, source: Volume, task: Task) -> list[str]:
+    """Warnings when a mask doesn't sit on the body that the image shows."""
+    try:
+        body = body_mask(source, task).array
+    except InputError:
+        return ["no body was found in the image, so the mask could not be checked against it"]
+    inside = np.count_nonzero(body & mask.array)
+    covered = inside / np.count_nonzero(body)
+    outside = 1 - inside / np.count_nonzero(mask.array)
+    if covered >= COVERED_AT_LEAST and outside <= OUTSIDE_AT_MOST:
+        return []
+    return [f"the mask covers {covered:.0%} of the body in the image and {outside:.0%} of it lies outside the body: "
+            "is it shifted, flipped or of another case?"]  # fmt: skip

@@ -1,0 +1,96 @@
+"""Grand Challenge's invoke API: health and invoke on one port, weights loaded once, one invoke at a time."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from model.bundle import CHALLENGE_WEIGHTS, SHIPPED_WEIGHTS, find_bundles, read_bundle
+from model.errors import ExitCode, ProductError, WeightsError
+from model.interface import Case, Task, challenge_results, read_challenge
+from model.pipeline import Synthesiser
+from model.writing import write_json
+
+
+def make_app(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, ready: threading.Event) -> FastAPI:
+    """The application: `GET /health` (503 until the weights are loaded), `POST /invoke` (201 when done)."""
+    app = FastAPI(title="synthetic CT", docs_url=None, redoc_url=None, openapi_url=None)
+    busy = threading.Lock()
+
+    @app.get("/health")
+    def health() -> JSONResponse:
+        return JSONResponse({"ready": ready.is_set()}, 200 if ready.is_set() else 503)
+
+    @app.post("/invoke")
+    def invoke() -> JSONResponse:
+        if not ready.is_set():
+            return JSONResponse({"error": "the weights are still loading"}, 503)
+        if not busy.acquire(blocking=False):
+            return JSONResponse({"error": "another invoke is running"}, 409)
+        try:
+            case = read_challenge(input_folder)
+            report = synthesiser.synthesise(case, output_folder)
+            results = challenge_results(case, output_folder / case.output_name, input_folder / "region.json")
+            write_json(output_folder / "results.json", results)
+            for warning in report.warnings:
+                print(f"warning: {case.id}: {warning}", file=sys.stderr, flush=True)
+            return JSONResponse({"output": report.output, "warnings": report.warnings}, 201)
+        except ProductError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return JSONResponse({"error": str(error)}, 500 if error.exit_code == ExitCode.BAD_WEIGHTS else 422)
+        except Exception as error:
+            traceback.print_exc()
+            return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 500)
+        finally:
+            busy.release()
+
+    return app
+
+
+def load_all(synthesiser: Synthesiser, task: Task | None = None) -> None:
+    """Load every group of the bundle of `task`, or of every bundle that is there.
+
+    Raises:
+        WeightsError: Nothing to load, or damaged weights.
+    """
+    root = synthesiser.weights
+    if root is None:
+        challenge = CHALLENGE_WEIGHTS.is_dir() and any(CHALLENGE_WEIGHTS.iterdir())
+        root = CHALLENGE_WEIGHTS if challenge else SHIPPED_WEIGHTS
+    bundles = [read_bundle(folder) for folder in find_bundles(root)]
+    wanted = [b for b in bundles if task in (None, b.task)]
+    if not wanted:
+        raise WeightsError(root, f"no bundle{f' for task {task}' if task else ''}", "at least one")
+    for bundle in wanted:
+        for group in bundle.groups:
+            synthesiser.start_loading(Case("start", bundle.task, Path(), region=group.regions[0])).result()
+
+
+def serve(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, *, port: int, task: Task | None) -> int:
+    """Serve until stopped. The port answers at once; weights load in the background."""
+    import uvicorn
+
+    ready = threading.Event()
+    failure: list[ProductError] = []
+    app = make_app(synthesiser, input_folder, output_folder, ready)
+    server = uvicorn.Server(uvicorn.Config(app, host="0.0.0.0", port=port, log_level="warning"))
+
+    def load() -> None:
+        try:
+            load_all(synthesiser, task)
+            print(f"ready on port {port}, {synthesiser.device}", file=sys.stderr, flush=True)
+            ready.set()
+        except ProductError as error:
+            failure.append(error)
+            server.should_exit = True
+
+    threading.Thread(target=load, daemon=True).start()
+    server.run()
+    if failure:
+        raise failure[0]
+    return ExitCode.OK
