@@ -1,26 +1,31 @@
 #!/usr/bin/env bash
-# Write what is uploaded to Grand Challenge into export/: the image as <image>.tar.gz and the weights as model.tar.gz.
-#   ./export.sh [--invoke] [--weights-only] [BUNDLE ...]
+# Write what is uploaded to Grand Challenge into export/: the image as sctlab-*.tar.gz and the weights as model.tar.gz.
+#   ./export.sh [--invoke] [--weights-only] [--output DIR] [BUNDLE ...]
 # BUNDLE is a folder with a bundle.json; left out, every bundle in weights/ is packed. One bundle lies at the root of
 # model.tar.gz, several lie in a folder each; the platform unpacks the archive into /opt/ml/model.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 export_folder=$root/export image=exec with_image=yes bundles=()
 
-for argument in "$@"; do
-    case $argument in
+while (($#)); do
+    case $1 in
         --invoke) image=invoke ;;
         --weights-only) with_image=no ;;
+        --output)
+            export_folder=${2:?--output needs a folder}
+            shift
+            ;;
         -h | --help)
             sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
             exit
             ;;
         -*)
-            echo "error: unknown option $argument (--help lists them)" >&2
+            echo "error: unknown option $1 (--help lists them)" >&2
             exit 2
             ;;
-        *) bundles+=("${argument%/}") ;;
+        *) bundles+=("${1%/}") ;;
     esac
+    shift
 done
 ((${#bundles[@]})) || for manifest in "$root"/weights/*/bundle.json; do bundles+=("${manifest%/bundle.json}"); done
 for bundle in "${bundles[@]}"; do
