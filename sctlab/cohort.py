@@ -1,0 +1,363 @@
+"""Cohorts of pairs: which cases can be trained on, which are left out and why, and the folds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from model.body import body_mask
+from model.errors import InputError
+from model.interface import Case, Region, Task, find_cohort, find_image, read_json
+from model.reading import read_mask, read_volume
+from model.writing import write_json
+from sctlab.jobs import run_jobs
+
+Target = Literal["ct", "truth"]
+MINIMUM_BODY_OVERLAP = 0.5  # Dice of the bodies; rigidly registered pairs of the challenge lie above 0.8
+# In SynthRAD's ids the character after task digit and region names the centre: 1ABA001, 2THC042.
+CENTRE_POSITION = 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A source and its target on one grid.
+
+    Args:
+        id: Case id, unique in the cohort.
+        task: What the source is.
+        region: Body region.
+        source: MR or CBCT file.
+        target: CT file.
+        mask: Body mask file.
+        patient: Cases of one patient share it and never lie in different folds.
+        centre: Where the case was imaged, as far as the id tells.
+        registration: How the target came onto the source's grid: `convention`, `method`.
+        field_of_view: Mask of where the moving image had data, where the registration wrote one.
+        digest: SHA-256 over the files; empty until the pair was checked.
+        target_digest: SHA-256 of the target file alone.
+    """
+
+    id: str
+    task: Task
+    region: Region
+    source: Path
+    target: Path
+    mask: Path
+    patient: str
+    centre: str = ""
+    registration: tuple[tuple[str, str], ...] = ()
+    field_of_view: Path | None = None
+    digest: str = ""
+    target_digest: str = ""
+
+    @property
+    def stratum(self) -> str:
+        """Region x centre."""
+        return f"{self.region}-{self.centre}"
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The pairs of a folder that can be used, and the others with the reason."""
+
+    root: Path
+    pairs: tuple[Pair, ...]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over ids and contents of the pairs, whatever folder they lie in."""
+        lines = sorted(f"{p.id} {p.digest}" for p in self.pairs)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def registrations(self) -> list[dict[str, Any]]:
+        """The distinct ways the pairs were registered, each with its number of cases."""
+        counts: dict[tuple, int] = defaultdict(int)
+        for pair in self.pairs:
+            counts[pair.registration] += 1
+        return [{**dict(k), "cases": n} for k, n in sorted(counts.items())]
+
+
+def find_pairs(root: str | Path, task: Task, *, target: Target = "ct") -> tuple[list[Pair], dict[str, str]]:
+    """Pairs of a cohort, or of the output of `sctlab register`, without opening an image.
+
+    Args:
+        root: A cohort folder, or `<out>/<method>` of registered pairs.
+        target: `ct` takes the case's `ct.*`; `truth` takes `truth/ct_aligned.*` of simulated cases.
+
+    Returns:
+        The pairs, and the ids that lack a file with what they lack.
+
+    Raises:
+        InputError: No cases, or one id twice.
+    """
+    pairs, lacking = [], {}
+    for case in find_cohort(root, task=task):
+        if any(p.id == case.id for p in pairs):
+            raise InputError(root, f"case {case.id} lies in two folders", "ids that are unique in the cohort")
+        target_file = find_image(case.folder / "truth", "ct_aligned") if target == "truth" else case.target
+        if target_file is None:
+            lacking[case.id] = "no truth/ct_aligned" if target == "truth" else "no ct"
+        elif case.mask is None:
+            lacking[case.id] = "no mask"
+        else:
+            pairs.append(_pair(case, target_file, target))
+    return pairs, lacking
+
+
+def _pair(case: Case, target_file: Path, target: Target) -> Pair:
+    assert case.folder is not None
+    assert case.region is not None
+    assert case.mask is not None
+    pair_json, truth_json = case.folder / "pair.json", case.folder / "truth" / "truth.json"
+    described = read_json(pair_json) if pair_json.is_file() else {}
+    truth = read_json(truth_json) if truth_json.is_file() else {}
+    if target == "truth":
+        registration = {"method": "simulated-aligned", "convention": "ct_to_source"}
+    else:
+        registration = {
+            "method": str(described.get("method", "as delivered")),
+            "convention": str(described.get("convention", "unknown")),
+        }
+    patient = str(described.get("patient") or truth.get("patient") or case.id)
+    return Pair(
+        id=case.id,
+        task=case.task,
+        region=case.region,
+        source=case.source,
+        target=target_file,
+        mask=case.mask,
+        patient=patient,
+        centre=case.id[CENTRE_POSITION] if len(case.id) > CENTRE_POSITION else "",
+        registration=tuple(sorted(registration.items())),
+        field_of_view=find_image(case.folder, "fov"),
+    )
+
+
+def read_exclusions(path: str | Path) -> dict[str, str]:
+    """Cases to leave out: a JSON list or object (id: reason), or text with an id and a reason a line.
+
+    The JSON that `sctlab register report` proposes has its ids under `exclude`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "no such file", "a list of case ids")
+    if path.suffix == ".json":
+        value = read_json(path)
+        if isinstance(value, dict) and "exclude" in value:
+            value = value["exclude"]
+        if isinstance(value, list) and all(isinstance(v, dict) and "id" in v for v in value):
+            value = {v["id"]: v.get("reason", "") for v in value}
+        if isinstance(value, list):
+            value = dict.fromkeys(map(str, value), "")
+        if not isinstance(value, dict):
+            raise InputError(path, f"a JSON {type(value).__name__}", "a list of ids or an object of id: reason")
+        return {str(k): f"excluded: {v}".rstrip(": ") for k, v in value.items()}
+    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    parts = (line.replace(",", " ").split(None, 1) for line in lines if line)
+    return {p[0]: ("excluded: " + p[1]) if len(p) > 1 else "excluded" for p in parts}
+
+
+def check_pair(pair: Pair) -> Pair:
+    """Open a pair's images and refuse what can't be trained on; the result carries the content's hash.
+
+    Raises:
+        InputError: Unreadable or non-finite images, other grids, an empty mask, bodies that don't overlap.
+    """
+    source, target, mask = read_volume(pair.source), read_volume(pair.target), read_mask(pair.mask)
+    for volume, path in ((target, pair.target), (mask, pair.mask)):
+        if not volume.geometry.same_grid(source.geometry):
+            raise InputError(path, f"grid {volume.geometry.size_xyz} at {volume.geometry.spacing_xyz} mm",
+                             f"the source's grid {source.geometry.size_xyz} at {source.geometry.spacing_xyz} mm",
+                             "register the pair first")  # fmt: skip
+    if not mask.array.any():
+        raise InputError(pair.mask, "an empty mask", "a mask that covers the body")
+    bodies = [body_mask(source, pair.task).array & mask.array, body_mask(target, Task.CBCT).array & mask.array]
+    overlap = 2 * np.count_nonzero(bodies[0] & bodies[1]) / max(1, sum(map(np.count_nonzero, bodies)))
+    if overlap < MINIMUM_BODY_OVERLAP:
+        raise InputError(pair.target, f"its body and the source's overlap with a Dice of {overlap:.2f}",
+                         f"at least {MINIMUM_BODY_OVERLAP}")  # fmt: skip
+    digests = [_file_digest(p) for p in (pair.source, pair.target, pair.mask, pair.field_of_view) if p is not None]
+    return replace(pair, digest=hashlib.sha256("".join(digests).encode()).hexdigest(), target_digest=digests[1])
+
+
+def load_cohort(
+    root: str | Path, task: Task, *, target: Target = "ct", exclusions: dict[str, str] | None = None,
+    regions: Iterable[Region] | None = None, jobs: int = 1, remember: Path | None = None,
+) -> Cohort:  # fmt: skip
+    """Find and check the pairs of a cohort.
+
+    Args:
+        exclusions: Case id → reason.
+        regions: Only these.
+        jobs: Processes for the checks.
+        remember: JSON file that keeps the results, so that each pair is opened once while its files stay
+            as they are (size and modification time).
+
+    Raises:
+        InputError: No usable pair; the message says why the first was left out.
+    """
+    root = Path(root)
+    found, left_out = find_pairs(root, task, target=target)
+    exclusions = exclusions or {}
+    unknown = set(exclusions) - {p.id for p in found} - set(left_out)
+    if unknown and len(unknown) == len(exclusions):
+        raise InputError("exclusions", f"none of the ids is in {root} ({', '.join(sorted(unknown)[:5])})",
+                         "ids of the cohort")  # fmt: skip
+    wanted = set(regions) if regions is not None else set(Region)
+    left_out |= {p.id: exclusions[p.id] for p in found if p.id in exclusions}
+    found = [p for p in found if p.id not in exclusions and p.region in wanted]
+    known = read_json(remember) if remember is not None and remember.is_file() else {}
+    stamps = {p.id: _stamp(p) for p in found}
+    fresh = [p for p in found if known.get(p.id, {}).get("stamp") != stamps[p.id]]
+    if fresh:
+        for pair, outcome in zip(
+            fresh, run_jobs(check_pair, [(p.id, (p,)) for p in fresh], title="checking pairs", processes=jobs),
+            strict=True,
+        ):  # fmt: skip
+            known[pair.id] = {"stamp": stamps[pair.id], "error": outcome.error}
+            if outcome.ok:
+                known[pair.id] |= {"digest": outcome.result.digest, "target_digest": outcome.result.target_digest}
+        if remember is not None:
+            write_json(remember, known)
+    usable = []
+    for pair in found:
+        entry = known[pair.id]
+        if entry["error"]:
+            left_out[pair.id] = entry["error"]
+        else:
+            usable.append(replace(pair, digest=entry["digest"], target_digest=entry["target_digest"]))
+    if not usable:
+        reason = "; ".join(f"{k}: {v}" for k, v in list(left_out.items())[:2]) or "no case of the wanted regions"
+        raise InputError(root, f"no usable pair ({reason})", "pairs of source, target and mask")
+    return Cohort(root, tuple(_merge_duplicates(usable)), left_out)
+
+
+def _merge_duplicates(pairs: Sequence[Pair]) -> list[Pair]:
+    """Give cases with the very same CT one patient: published cohorts hold patients under two ids."""
+    first: dict[str, str] = {}
+    merged = {}
+    for pair in pairs:
+        merged[pair.patient] = first.setdefault(pair.target_digest, merged.get(pair.patient, pair.patient))
+    return [replace(p, patient=merged[p.patient]) for p in pairs]
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _stamp(pair: Pair) -> str:
+    stats = [p.stat() for p in (pair.source, pair.target, pair.mask, pair.field_of_view) if p is not None]
+    return json.dumps([str(pair.target), [[s.st_size, s.st_mtime_ns] for s in stats]])
+
+
+# --- folds -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Which case validates in which fold; a held-out set belongs to none.
+
+    Args:
+        validation: For each fold the case ids that it validates on; it trains on the other folds' ids.
+        held_out: Case ids that no fold sees.
+        seed: Of the shuffle.
+        patients: Case id → patient.
+    """
+
+    validation: tuple[tuple[str, ...], ...]
+    held_out: tuple[str, ...]
+    seed: int
+    patients: dict[str, str]
+
+    def training_ids(self, fold: int) -> tuple[str, ...]:
+        """Case ids that a fold trains on, sorted."""
+        if len(self.validation) == 1:
+            return tuple(sorted(set(self.patients) - set(self.validation[0]) - set(self.held_out)))
+        return tuple(sorted(i for k, ids in enumerate(self.validation) if k != fold for i in ids))
+
+    def check(self) -> None:
+        """Refuse folds that share a patient between training and validation, or with the held-out set."""
+        owner: dict[str, str] = {}
+        sets = {f"fold {k}": ids for k, ids in enumerate(self.validation)} | {"the held-out set": self.held_out}
+        for name, ids in sets.items():
+            for case_id in ids:
+                patient = self.patients.get(case_id)
+                if patient is None:
+                    raise InputError("folds", f"{name} holds {case_id}", "cases of the cohort only")
+                if owner.setdefault(patient, name) != name:
+                    raise InputError("folds", f"patient {patient} is in {owner[patient]} and in {name}",
+                                     "each patient in one of them", "make new folds")  # fmt: skip
+
+    def write(self, path: Path) -> None:
+        """Write the folds as JSON."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Folds:
+        """Read and check a file of `write`."""
+        value = read_json(path)
+        try:
+            folds = cls(tuple(map(tuple, value["validation"])), tuple(value["held_out"]), value["seed"],
+                        dict(value["patients"]))  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(path, f"not a fold file ({error})", "the folds.json of a run") from error
+        folds.check()
+        return folds
+
+
+def make_folds(pairs: Sequence[Pair], count: int, *, seed: int = 0, held_out: float = 0.0) -> Folds:
+    """Distribute patients over folds so that every region x centre is spread evenly.
+
+    Args:
+        pairs: Checked pairs.
+        count: Number of folds; 1 keeps a fifth of the patients for validation.
+        seed: Of the shuffle within a stratum.
+        held_out: Share of the patients that no fold sees.
+
+    Raises:
+        InputError: Fewer patients than folds.
+    """
+    patients: dict[str, list[Pair]] = defaultdict(list)
+    for pair in sorted(pairs, key=lambda p: p.id):
+        patients[pair.patient].append(pair)
+    strata: dict[str, list[str]] = defaultdict(list)
+    for patient, cases in patients.items():
+        strata[cases[0].stratum].append(patient)
+    bins = max(count, 2) if count > 1 else 5
+    if len(patients) - round(held_out * len(patients)) < max(2, count):
+        raise InputError("folds", f"{len(patients)} patients for {count} folds and a held-out share of {held_out:g}",
+                         "at least a patient a fold", "lower data.folds or data.held_out")  # fmt: skip
+    rng = np.random.default_rng([seed, 0x5C7])
+    kept_out: list[str] = []
+    chosen: list[list[str]] = [[] for _ in range(bins)]
+    debt = 0.0  # the held-out share of small strata, carried on to the next one
+    for name in sorted(strata):
+        shuffled = [strata[name][i] for i in rng.permutation(len(strata[name]))]
+        debt += held_out * len(shuffled)
+        take = int(debt + 0.5)
+        debt -= take
+        kept_out += shuffled[:take]
+        for patient in shuffled[take:]:
+            # The smallest fold next; a stratum starts where the one before it ended.
+            smallest = min(range(bins), key=lambda k: (sum(len(patients[p]) for p in chosen[k]), k))
+            chosen[smallest].append(patient)
+    if count == 1:
+        chosen = chosen[:1]
+
+    def ids(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(sorted(pair.id for name in names for pair in patients[name]))
+
+    owner = {pair.id: pair.patient for pair in pairs}
+    folds = Folds(tuple(ids(names) for names in chosen), ids(kept_out), seed, owner)
+    folds.check()
+    return folds

@@ -1,0 +1,120 @@
+"""Prepared cases on disk: uncompressed arrays that are memory-mapped, so a cohort may be larger than memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import InputError
+from model.preparation import prepare, prepare_target
+from model.reading import read_mask, read_volume
+from model.recipe import Recipe
+from model.writing import write_json
+from sctlab.cohort import Pair
+
+FORMAT = 1  # raise when preparation or this layout changes what lies in a cache
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A pair on the canvas, memory-mapped.
+
+    Args:
+        id: Case id.
+        folder: Where the arrays lie.
+        source: Normalised source, float32 [z, y, x].
+        target: CT in [-1, 1], float32 [z, y, x]; NaN where the registration had no data in the body.
+        mask: Body, bool [z, y, x].
+        voxels: Body voxels with a target up to and including each row (z, y), int64 [z * y].
+        outside: Normalised value of air in the source, for padding.
+    """
+
+    id: str
+    folder: Path
+    source: np.ndarray
+    target: np.ndarray
+    mask: np.ndarray
+    voxels: np.ndarray
+    outside: float
+
+    @classmethod
+    def open(cls, case_id: str, folder: Path) -> PreparedCase:
+        """Map the arrays of a folder."""
+        arrays = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("source", "target", "mask", "voxels")}
+        outside = float(json.loads((folder / "case.json").read_text())["outside"])
+        return cls(case_id, folder, **arrays, outside=outside)
+
+    def __reduce__(self) -> tuple:
+        # A worker process maps the files itself; a memory map sent to it would be copied whole.
+        return PreparedCase.open, (self.id, self.folder)
+
+    def body_voxel(self, rank: int) -> tuple[int, int, int]:
+        """The body voxel z, y, x with that rank; drawing the rank evenly draws the voxel evenly."""
+        row = int(np.searchsorted(self.voxels, rank, side="right"))
+        before = int(self.voxels[row - 1]) if row else 0
+        z, y = divmod(row, self.mask.shape[1])
+        return z, y, int(np.flatnonzero(self.mask[z, y])[rank - before])
+
+
+def cache_key(pair: Pair, recipe: Recipe) -> str:
+    """Name of a prepared case: its content and the choices of the recipe that shape it."""
+    choices = recipe.model_dump(mode="json", include={
+        "task", "spacing_xyz", "spacing_tolerance", "max_tilt_deg", "normalisation", "target_range_hu", "canvas",
+    })  # fmt: skip
+    text = json.dumps([FORMAT, pair.digest, choices], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def prepared_case(pair: Pair, recipe: Recipe, cache: Path) -> PreparedCase:
+    """Open a prepared case, preparing it first if it isn't there. Safe for several processes at once."""
+    folder = cache / cache_key(pair, recipe)
+    if not (folder / "case.json").is_file():
+        _prepare_into(pair, recipe, folder)
+    return PreparedCase.open(pair.id, folder)
+
+
+def _prepare_into(pair: Pair, recipe: Recipe, folder: Path) -> None:
+    source, target, mask = read_volume(pair.source), read_volume(pair.target), read_mask(pair.mask)
+    prepared = prepare(source, mask, recipe)
+    unit = prepare_target(target, prepared, recipe)
+    if pair.field_of_view is not None:
+        # Where the moving image had no data there is no target. The mask stays as inference will have it.
+        seen = read_mask(pair.field_of_view)
+        inside = prepare_target(
+            target.with_array(np.where(seen.array, *recipe.target_range_hu[::-1])), prepared, recipe
+        )
+        unit = np.where(prepared.mask & (inside < 0), np.float32(np.nan), unit)
+    known = prepared.mask & np.isfinite(unit)
+    if not known.any():
+        raise InputError(pair.id, "no voxel of the body has a target", "a field of view that meets the body")
+    arrays = {
+        "source": prepared.source.astype(np.float32, copy=False),
+        "target": unit,
+        "mask": prepared.mask,
+        "voxels": np.cumsum(known.sum(axis=2, dtype=np.int64).ravel()),
+    }
+    # Written beside and renamed: another process sees the whole case or none; the first one wins.
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        temporary.mkdir(parents=True)
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+        write_json(temporary / "case.json", {"id": pair.id, "outside": prepared.statistics["outside"]})
+        try:
+            os.replace(temporary, folder)  # noqa: PTH105 (Path.replace reads less clearly for folders)
+        except OSError:
+            if not (folder / "case.json").is_file():
+                raise
+    except OSError as error:
+        raise InputError(folder.parent, f"can't be written ({error.strerror or error})",
+                         f"room for {sum(a.nbytes for a in arrays.values()) / 1e6:.0f} MB",
+                         "free space, or choose another --cache") from error  # fmt: skip
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

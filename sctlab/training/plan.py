@@ -1,0 +1,319 @@
+"""TrainingPlan: a recipe plus everything that only training needs; read from YAML and refused with line and reason."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.errors import InputError
+from model.interface import Region
+from model.recipe import Recipe
+from model.writing import write_text
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Settings):
+    """Which pairs, and how they are divided.
+
+    Args:
+        target: `ct` is the registered CT; `truth` is the aligned CT of a simulated case.
+        folds: Number of folds.
+        held_out: Share of the patients that no fold sees.
+        seed: Of the folds.
+        exclude: File with case ids to leave out; a relative path starts at the plan's folder.
+        validation_cases: At most so many validation cases each time; all when left out.
+        workers: Processes that cut patches beside each training process; 0 cuts them in it.
+    """
+
+    target: Literal["ct", "truth"] = "ct"
+    folds: int = Field(5, ge=1, le=50)
+    held_out: float = Field(0.0, ge=0, lt=0.9)
+    seed: int = Field(0, ge=0)
+    exclude: str | None = None
+    validation_cases: Positive | None = None
+    workers: int = Field(4, ge=0, le=128)
+
+
+class Patch(_Settings):
+    """What one sample is.
+
+    Args:
+        size_yx: In-plane size; multiples of 32.
+        batch: Slices in a batch over all devices.
+        slab: Adjacent slices that are drawn together (for 3D extractors); divides the batch.
+        flip_probability: Of a flip left-right, and of a flip anterior-posterior.
+    """
+
+    size_yx: tuple[Positive, Positive] = (320, 320)
+    batch: int = Field(32, ge=1, le=4096)
+    slab: int = Field(1, ge=1, le=128)
+    flip_probability: float = Field(0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Patch:
+        if any(n % 32 for n in self.size_yx):
+            raise ValueError(f"size_yx is {self.size_yx}; both must be multiples of 32, the encoder's stride")
+        if self.batch % self.slab:
+            raise ValueError(f"batch {self.batch} is not a multiple of slab {self.slab}")
+        return self
+
+
+class L1(_Settings):
+    """Mean absolute difference in units of the network's output, over the whole patch or the body mask."""
+
+    kind: Literal["l1"] = "l1"
+    weight: float = Field(1.0, gt=0)
+    over: Literal["patch", "mask"] = "patch"
+
+
+class ImpactSynth(_Settings):
+    """IMPACT-Synth: sum over layers of w_l mean |psi_l(sCT) - psi_l(CT)|, psi a frozen extractor.
+
+    Args:
+        weight: Of the whole term.
+        extractor: A name of `sctlab features list`, or a file (TorchScript, or safetensors).
+        weights: The extractor's weights file, where it isn't the downloaded one.
+        layers: Layer index (from 0) → weight.
+        statistics_hu: Fixed range that the extractor's own normalisation refers to, the same for sCT and CT.
+    """
+
+    kind: Literal["impact_synth"] = "impact_synth"
+    weight: float = Field(1.0, gt=0)
+    extractor: str
+    weights: str | None = None
+    layers: dict[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0)]] = Field({0: 1.0}, min_length=1)
+    statistics_hu: tuple[float, float] = (-1024.0, 3071.0)
+
+
+Loss = Annotated[L1 | ImpactSynth, Field(discriminator="kind")]
+
+
+class Optimiser(_Settings):
+    """AdamW."""
+
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    weight_decay: float = Field(1e-3, ge=0)
+    clip_norm: float | None = Field(None, gt=0)
+
+
+class StepSchedule(_Settings):
+    """Multiply the learning rate by `factor` every `every` iterations."""
+
+    kind: Literal["step"] = "step"
+    every: Positive = 25_000
+    factor: float = Field(0.75, gt=0, le=1)
+    warmup: int = Field(0, ge=0)
+
+
+class CosineSchedule(_Settings):
+    """Half a cosine from the learning rate to `final` times it, over the stage's iterations."""
+
+    kind: Literal["cosine"] = "cosine"
+    final: float = Field(0.01, ge=0, le=1)
+    warmup: int = Field(0, ge=0)
+
+
+Schedule = Annotated[StepSchedule | CosineSchedule, Field(discriminator="kind")]
+
+
+class EarlyStopping(_Settings):
+    """Stop after `patience` validations without an improvement of the MAE."""
+
+    patience: Positive = 30
+
+
+class Stage(_Settings):
+    """One training of a network on the cases of some regions.
+
+    Args:
+        name: Folder name; for stages that go into a bundle also the region group's.
+        start: Stage whose best network of the same fold is the start; random weights when left out.
+        regions: Regions trained on; all of them when left out.
+        iterations: Optimiser steps.
+        learning_rate: Where it differs from the optimiser's.
+        schedule: Where it differs from the plan's.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_+-]+$")
+    start: str | None = None
+    regions: tuple[Region, ...] | None = None
+    iterations: Positive
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    schedule: Schedule | None = None
+
+
+class Computing(_Settings):
+    """How the step is computed; none of it belongs to the function that is learnt.
+
+    Args:
+        precision: `32`, `bf16` or `16` (mixed, the latter with loss scaling). On a CPU only 32 is exact to resume.
+        channels_last: Memory layout of the network and its input.
+        compile: torch.compile.
+        fused: The fused optimiser.
+        batch_norm: Statistics of each process (`local`), of all (`synchronised`, GPUs), or never updated (`frozen`).
+        seed: Of weights, patches and flips.
+    """
+
+    precision: Literal["32", "bf16", "16"] = "32"
+    channels_last: bool = True
+    compile: bool = False
+    fused: bool = False
+    batch_norm: Literal["local", "synchronised", "frozen"] = "local"
+    seed: int = Field(0, ge=0)
+
+
+class TrainingPlan(_Settings):
+    """A recipe and how to train it.
+
+    Args:
+        recipe: What inference needs; goes into the bundle.
+        stages: In order; a stage may start from one before it.
+        validate_every: Iterations between validations; the last iteration always validates.
+        checkpoint_every: Iterations between checkpoints; each validation writes one too.
+        ema: Decay of the moving average of the weights, which then validates and is packed.
+    """
+
+    recipe: Recipe
+    data: Data = Data()
+    patch: Patch = Patch()
+    losses: tuple[Loss, ...] = Field((L1(),), min_length=1)
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = StepSchedule()
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    validate_every: Positive = 2500
+    checkpoint_every: Positive = 500
+    early_stopping: EarlyStopping | None = None
+    ema: float | None = Field(None, gt=0, lt=1)
+    computing: Computing = Computing()
+
+    @model_validator(mode="after")
+    def _possible(self) -> TrainingPlan:
+        seen: dict[str, Stage] = {}
+        for stage in self.stages:
+            if stage.name in seen:
+                raise ValueError(f"two stages are named {stage.name}")
+            if stage.start is not None and stage.start not in seen:
+                raise ValueError(f"stage {stage.name} starts from '{stage.start}', which is no stage before it")
+            seen[stage.name] = stage
+        # A patch below the canvas' minimum would train on padding that inference never sees.
+        return self
+
+    @property
+    def final_stages(self) -> tuple[Stage, ...]:
+        """The stages whose networks go into a bundle: those that no other stage starts from."""
+        starts = {s.start for s in self.stages}
+        return tuple(s for s in self.stages if s.name not in starts)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the product."""
+    return sorted(p.name.removesuffix(".yaml") for p in resources.files("sctlab.recipes").iterdir()
+                  if p.name.endswith(".yaml"))  # fmt: skip
+
+
+def load_plan(name_or_path: str) -> TrainingPlan:
+    """A plan by name (`mri`) or from a YAML file.
+
+    Raises:
+        InputError: No such plan, not YAML, an unknown key or an impossible value; with line and reason.
+    """
+    path = Path(name_or_path)
+    if name_or_path in recipe_names():
+        path = Path(str(resources.files("sctlab.recipes") / f"{name_or_path}.yaml"))
+    elif not path.is_file():
+        raise InputError(name_or_path, "no such recipe or file", "one of " + ", ".join(recipe_names())
+                         + ", or a YAML file")  # fmt: skip
+    plan = parse_plan(path.read_text(encoding="utf-8"), str(path))
+    exclude = plan.data.exclude
+    if exclude is not None and not Path(exclude).is_absolute():
+        data = plan.data.model_copy(update={"exclude": str((path.parent / exclude).resolve())})
+        plan = plan.model_copy(update={"data": data})
+    return plan
+
+
+def parse_plan(text: str, where: str) -> TrainingPlan:
+    """A plan from YAML text; `where` names it in messages."""
+    try:
+        value = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise InputError(f"{where}, line {line}", f"not YAML ({error.problem})", "a valid plan") from error
+    if not isinstance(value, dict):
+        raise InputError(where, f"a YAML {type(value).__name__}", "a mapping with recipe, stages, …")
+    repeated = _repeated_key(node)
+    if repeated is not None:
+        raise InputError(f"{where}, line {repeated.start_mark.line + 1}", f"'{repeated.value}' again", "each key once")
+    try:
+        return TrainingPlan.model_validate(value)
+    except ValidationError as error:
+        raise _refusal(error, node, where) from error
+
+
+def write_plan(plan: TrainingPlan, path: Path) -> None:
+    """Write a plan as YAML; `load_plan` of it is the same plan."""
+    write_text(path, yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _refusal(error: ValidationError, node: yaml.Node, where: str) -> InputError:
+    first = error.errors()[0]
+    line, keys = _line_of(node, first["loc"])
+    name = ".".join(map(str, keys)) or "the plan"
+    if first["type"] == "extra_forbidden":
+        reason = "unknown key"
+    elif first["type"] == "missing":
+        reason = "is missing"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        reason = f"{message[0].lower()}{message[1:]}"
+        if not isinstance(first["input"], dict | list) and first["type"] != "value_error":
+            reason = f"{first['input']!r}: {reason}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return InputError(f"{where}, line {line}", f"{name}: {reason}{more}")
+
+
+def _line_of(node: yaml.Node, location: tuple[Any, ...]) -> tuple[int, list[Any]]:
+    """Line of the deepest part of `location` that is in the text, and the location without union tags."""
+    line, keys = node.start_mark.line + 1, []
+    for position, part in enumerate(location):
+        if isinstance(node, yaml.MappingNode):
+            found = [(k, v) for k, v in node.value if k.value == str(part)]
+            if found:
+                line, node = found[0][0].start_mark.line + 1, found[0][1]
+                keys.append(part)
+            elif position == len(location) - 1:
+                keys.append(part)  # a missing key
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+            keys.append(part)
+    return line, keys
+
+
+def _repeated_key(node: yaml.Node) -> yaml.Node | None:
+    """The second of two equal keys in one mapping, which YAML would silently prefer."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                return key
+            seen.add(key.value)
+            found = _repeated_key(value)
+            if found is not None:
+                return found
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            found = _repeated_key(item)
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,218 @@
+"""A run: the folder that holds the plan, the cohort, the folds, and every stage of every fold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.table import Table
+
+from model.errors import InputError
+from model.interface import Region, read_json
+from model.writing import write_json
+from sctlab.cohort import Cohort, Folds, Pair, load_cohort, make_folds, read_exclusions
+from sctlab.jobs import available_cpus, run_jobs
+from sctlab.training.cache import PreparedCase, prepared_case
+from sctlab.training.checkpoint import has_checkpoint, read_values
+from sctlab.training.loop import StageJob, train_stage
+from sctlab.training.plan import Stage, TrainingPlan, load_plan, write_plan
+
+PLAN, COHORT, FOLDS, CHECKS = "plan.yaml", "cohort.json", "folds.json", "checks.json"
+
+
+class Run:
+    """The folder of a run.
+
+    Args:
+        folder: `plan.yaml`, `cohort.json`, `folds.json`, `fold_K/STAGE/`.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """The resolved plan."""
+        if not (self.folder / PLAN).is_file():
+            raise InputError(self.folder, f"no {PLAN}", "the --out folder of `sctlab train`")
+        return load_plan(str(self.folder / PLAN))
+
+    @property
+    def folds(self) -> Folds:
+        """The folds."""
+        return Folds.read(self.folder / FOLDS)
+
+    @property
+    def cohort(self) -> dict[str, Any]:
+        """The record of the pairs: digest, cases, registrations, what was left out."""
+        return read_json(self.folder / COHORT)
+
+    def stage_folder(self, fold: int, stage: str) -> Path:
+        """Where a stage's checkpoints and logs lie."""
+        return self.folder / f"fold_{fold}" / stage
+
+    def finished(self, fold: int, stage: str) -> bool:
+        """Whether a stage was trained to its end."""
+        folder = self.stage_folder(fold, stage)
+        return has_checkpoint(folder, "last") and bool(read_values(folder, "last")["finished"])
+
+
+def train_run(
+    plan: TrainingPlan, pairs: Path, out: Path, *, folds: Sequence[int] | None, stages: Sequence[str] | None,
+    resume: bool, fabric: Fabric, cache: Path | None = None, jobs: int = 1, console: Console | None = None,
+) -> None:  # fmt: skip
+    """Check the pairs, make or read the folds, and train what is asked for.
+
+    Args:
+        plan: The resolved plan.
+        pairs: Cohort, or the output of `sctlab register`.
+        out: The run's folder; training more folds of the same plan and pairs adds to it.
+        folds: Which folds; all when left out.
+        stages: Which stages; all when left out.
+        resume: Go on where the folder's checkpoints end.
+        fabric: Launched.
+        cache: Folder of prepared cases; inside the run when left out.
+        jobs: Processes that check and prepare cases.
+
+    Raises:
+        InputError: The folder holds another plan or other pairs, or checkpoints and no `resume`.
+    """
+    console = console or Console(stderr=True, quiet=not fabric.is_global_zero)
+    run = Run(out)
+    chosen_folds = list(range(plan.data.folds)) if folds is None else list(folds)
+    if not all(0 <= k < plan.data.folds for k in chosen_folds):
+        raise InputError("--fold", ", ".join(map(str, chosen_folds)), f"0 to {plan.data.folds - 1}, or all")
+    known = [s.name for s in plan.stages]
+    unknown = set(stages or []) - set(known)
+    if unknown:
+        raise InputError("--stage", ", ".join(sorted(unknown)), "one of " + ", ".join(known))
+    chosen_stages = [s for s in plan.stages if stages is None or s.name in stages]
+    if (plan.patch.batch // plan.patch.slab) % fabric.world_size:
+        raise InputError("--devices", f"{fabric.world_size} processes for a batch of {plan.patch.batch // plan.patch.slab} draws",
+                         "a number that divides it")  # fmt: skip
+    if not resume:
+        _refuse_checkpoints(run, chosen_folds, chosen_stages)
+
+    cache = cache or out / "cache"
+    if fabric.is_global_zero:
+        _set_up(run, plan, pairs, cache, jobs, console)
+    fabric.barrier()
+    cohort = _cohort(plan, pairs, run.folder / CHECKS, 1)
+    division = run.folds
+    cases = {p.id: p for p in cohort.pairs}
+    for fold in chosen_folds:
+        for stage in chosen_stages:
+            job = _job(run, plan, stage, fold, cohort.digest, division, cases, cache)
+            best = train_stage(job, fabric, console)
+            console.print(f"{job.name}: best at iteration {best['best_iteration']}, "
+                          f"MAE {best['metrics']['mae_hu']:.1f} HU "
+                          f"(all water: {best['metrics']['mae_all_water_hu']:.1f} HU)", soft_wrap=True)  # fmt: skip
+
+
+def _job(
+    run: Run, plan: TrainingPlan, stage: Stage, fold: int, digest: str, division: Folds,
+    pairs: dict[str, Pair], cache: Path,
+) -> StageJob:  # fmt: skip
+    start = None
+    if stage.start is not None:
+        start = run.stage_folder(fold, stage.start)
+        if not run.finished(fold, stage.start):
+            raise InputError(f"fold {fold}, stage {stage.name}", f"stage {stage.start} isn't finished",
+                             "its best network, which this stage starts from",
+                             f"train it first: --stage {stage.start}")  # fmt: skip
+
+    def chosen(ids: Sequence[str]) -> list[Pair]:
+        return [pairs[i] for i in ids if i in pairs and (stage.regions is None or pairs[i].region in stage.regions)]
+
+    training, validation = chosen(division.training_ids(fold)), chosen(division.validation[fold])
+    for name, found in (("training", training), ("validation", validation)):
+        if not found:
+            where = f"regions {', '.join(stage.regions)}" if stage.regions else "any region"
+            raise InputError(f"fold {fold}, stage {stage.name}", f"no {name} case of {where}", "at least one",
+                             "train fewer folds, or on a larger cohort")  # fmt: skip
+    if plan.data.validation_cases is not None:
+        validation = _spread(validation, plan.data.validation_cases)
+
+    def prepared(found: list[Pair]) -> list[PreparedCase]:
+        return [prepared_case(p, plan.recipe, cache) for p in found]
+
+    return StageJob(plan, stage, fold, prepared(training), prepared(validation), run.stage_folder(fold, stage.name),
+                    start, digest)  # fmt: skip
+
+
+def _spread(pairs: list[Pair], count: int) -> list[Pair]:
+    """`count` cases, the regions in turn."""
+    by_region: dict[Region, list[Pair]] = {}
+    for pair in pairs:
+        by_region.setdefault(pair.region, []).append(pair)
+    order = sorted(((k, pair.id, pair) for found in by_region.values() for k, pair in enumerate(found)),
+                   key=lambda item: item[:2])  # fmt: skip
+    return sorted((pair for _, _, pair in order[:count]), key=lambda p: p.id)
+
+
+def _refuse_checkpoints(run: Run, folds: Sequence[int], stages: Sequence[Stage]) -> None:
+    for fold in folds:
+        for stage in stages:
+            if has_checkpoint(run.stage_folder(fold, stage.name), "last"):
+                raise InputError(run.stage_folder(fold, stage.name), "a checkpoint is there", "a new --out folder",
+                                 "or --resume to go on with it")  # fmt: skip
+
+
+def _cohort(plan: TrainingPlan, pairs: Path, checks: Path, jobs: int) -> Cohort:
+    exclusions = read_exclusions(plan.data.exclude) if plan.data.exclude else None
+    regions = {r for s in plan.stages for r in (s.regions or tuple(Region))}
+    return load_cohort(pairs, plan.recipe.task, target=plan.data.target, exclusions=exclusions, regions=regions,
+                       jobs=jobs, remember=checks)  # fmt: skip
+
+
+def _set_up(run: Run, plan: TrainingPlan, pairs: Path, cache: Path, jobs: int, console: Console) -> None:
+    """Write plan, cohort and folds, or see that those of the folder are the same; prepare the cases."""
+    if (run.folder / PLAN).is_file() and run.plan != plan:
+        raise InputError(run.folder, f"its {PLAN} is another plan", "the plan that the run began with",
+                         "choose another --out")  # fmt: skip
+    run.folder.mkdir(parents=True, exist_ok=True)
+    cohort = _cohort(plan, pairs, run.folder / CHECKS, jobs)
+    if (run.folder / COHORT).is_file() and run.cohort["digest"] != cohort.digest:
+        raise InputError(pairs, "other pairs than those that the run began with", "the same files",
+                         "choose another --out")  # fmt: skip
+    if cohort.left_out:
+        table = Table("case", "why it is left out", title=f"{len(cohort.left_out)} cases are left out")
+        for case_id, reason in sorted(cohort.left_out.items()):
+            table.add_row(case_id, reason)
+        console.print(table)
+    if not (run.folder / FOLDS).is_file():
+        make_folds(cohort.pairs, plan.data.folds, seed=plan.data.seed, held_out=plan.data.held_out).write(
+            run.folder / FOLDS
+        )
+    write_json(run.folder / COHORT, describe(cohort, pairs))
+    write_plan(plan, run.folder / PLAN)
+    missing = [(p.id, (p, plan.recipe, cache)) for p in cohort.pairs]
+    failed = [o for o in run_jobs(prepared_case, missing, title="preparing cases", processes=jobs, console=console)
+              if not o.ok]  # fmt: skip
+    if failed:
+        raise InputError(failed[0].name, failed[0].error, "cases that can be prepared", "exclude it, or repair it")
+
+
+def describe(cohort: Cohort, pairs: Path) -> dict[str, Any]:
+    """The record of a cohort, for the run and the bundle."""
+    return {
+        "folder": str(pairs),
+        "digest": cohort.digest,
+        "registrations": cohort.registrations,
+        "left_out": cohort.left_out,
+        "cases": {
+            p.id: {"region": p.region, "centre": p.centre, "patient": p.patient, "digest": p.digest}
+            for p in cohort.pairs
+        },
+    }
+
+
+def default_jobs() -> int:
+    """Processes for checking and preparing: one for every two cores, because reading inflates in one thread."""
+    return max(1, available_cpus() // 2)
+
+
+__all__ = ["Run", "default_jobs", "describe", "train_run"]
