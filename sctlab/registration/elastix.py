@@ -1,0 +1,284 @@
+"""The elastix baseline with the SynthRAD organisers' settings: rigid, then a B-spline, per task and region."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model.errors import InputError
+from model.interface import Region, Task
+from model.volume import AIR_HU, Volume
+from model.writing import write_volume
+from sctlab.registration.elastix_files import read_elastix
+from sctlab.registration.transforms import Transform
+
+if TYPE_CHECKING:
+    import itk
+
+BONE_HU = 200.0  # cancellous and cortical bone, contrast-filled vessels aside
+MIN_BONE_VOXELS = 100
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """A row of the organisers' table: what differs between task and region.
+
+    Args:
+        grid_mm: Final spacing of the control points.
+        bins: Histogram bins of mutual information.
+        bending: Weight of the bending energy.
+        rigidity: Weight of the rigidity penalty; 0 leaves it out.
+        smoothing_pyramid: The pyramid smooths without downsampling.
+        pyramid: Pyramid factors, a level each.
+        iterations: A level each.
+        sample_grid: Grid sampler's spacing in voxels, a level each; None is the RandomCoordinate sampler.
+        erode_mask: Shrink the mask on coarse levels.
+    """
+
+    grid_mm: float
+    bins: int
+    bending: float
+    rigidity: float
+    smoothing_pyramid: bool
+    pyramid: tuple[int, ...]
+    iterations: tuple[int, ...]
+    sample_grid: tuple[int, ...] | None
+    erode_mask: bool
+
+
+def baseline_settings(task: Task, region: Region) -> BaselineSettings:
+    """The organisers' settings for a task and region."""
+    if task is Task.CBCT:
+        grid_mm = 15.0 if region is Region.HN else 10.0
+        return BaselineSettings(grid_mm, 100, 10, 0.5, False, (4, 2, 1), (500, 200, 100), (4, 2, 2), True)
+    if region is Region.AB:
+        return BaselineSettings(15.0, 60, 50, 0, True, (8, 4, 1), (2000, 2000, 1000), None, False)
+    grid_mm = 15.0 if region is Region.HN else 10.0
+    return BaselineSettings(grid_mm, 100, 50, 2, False, (4, 2, 1), (500, 300, 200), (4, 2, 1), False)
+
+
+def rigid_parameters(seed: int) -> dict[str, list[str]]:
+    """elastix parameters of the rigid stage."""
+    return {
+        **_common_parameters(seed),
+        "Registration": ["MultiResolutionRegistration"],
+        "Transform": ["EulerTransform"],
+        "Metric": ["AdvancedMattesMutualInformation"],
+        "NumberOfHistogramBins": ["32"],
+        "NumberOfResolutions": ["4"],
+        "FixedImagePyramid": ["FixedRecursiveImagePyramid"],
+        "MovingImagePyramid": ["MovingRecursiveImagePyramid"],
+        "ImagePyramidSchedule": _isotropic((8, 4, 2, 1)),
+        "MaximumNumberOfIterations": ["1000", "1000", "500", "500"],
+        "NumberOfSpatialSamples": ["3000"],
+        "ImageSampler": ["Grid"],
+        "SampleGridSpacing": _isotropic((4, 4, 4, 2)),
+        "Scales": ["10000"],
+        "AutomaticTransformInitialization": ["true"],
+        "AutomaticTransformInitializationMethod": ["CenterOfGravity"],
+        "RequiredRatioOfValidSamples": ["0.045"],
+    }
+
+
+def bspline_parameters(
+    settings: BaselineSettings, seed: int, rigidity_image: Path | None = None, rigidity_on_fixed: bool = False
+) -> dict[str, list[str]]:
+    """elastix parameters of the B-spline stage.
+
+    Args:
+        settings: The organisers' row.
+        seed: Of the random sampler.
+        rigidity_image: 1 on bone, 0 elsewhere; None leaves the rigidity penalty out.
+        rigidity_on_fixed: The image belongs to the fixed image (the CT is fixed).
+    """
+    metrics = [("AdvancedMattesMutualInformation", 1.0), ("TransformBendingEnergyPenalty", settings.bending)]
+    extra: dict[str, list[str]] = {}
+    if rigidity_image is not None:
+        metrics.append(("TransformRigidityPenalty", settings.rigidity))
+        used, unused = ("Fixed", "Moving") if rigidity_on_fixed else ("Moving", "Fixed")
+        extra |= {
+            f"Use{used}RigidityImage": ["true"],
+            f"{used}RigidityImageName": [str(rigidity_image)],
+            f"Use{unused}RigidityImage": ["false"],
+        }
+    if settings.sample_grid is None:
+        extra |= {
+            "ImageSampler": ["RandomCoordinate"],
+            "NumberOfSpatialSamples": ["4096"],
+            "NewSamplesEveryIteration": ["true"],
+            "UseRandomSampleRegion": ["true"],
+            "SampleRegionSize": ["100", "100", "100"],
+        }
+    else:
+        extra |= {"ImageSampler": ["Grid"], "SampleGridSpacing": _isotropic(settings.sample_grid)}
+    pyramid = "Smoothing" if settings.smoothing_pyramid else "Recursive"
+    return {
+        **_common_parameters(seed),
+        "Registration": ["MultiMetricMultiResolutionRegistration"],
+        "Transform": ["BSplineTransform"],
+        "BSplineTransformSplineOrder": ["3"],
+        "FinalGridSpacingInPhysicalUnits": [str(settings.grid_mm)] * 3,
+        "GridSpacingSchedule": _isotropic((4, 2, 1)),
+        "Metric": [name for name, _ in metrics],
+        **{f"Metric{i}Weight": [str(weight)] for i, (_, weight) in enumerate(metrics)},
+        "NumberOfHistogramBins": [str(settings.bins)],
+        "NumberOfResolutions": [str(len(settings.pyramid))],
+        "FixedImagePyramid": [f"Fixed{pyramid}ImagePyramid"],
+        "MovingImagePyramid": [f"Moving{pyramid}ImagePyramid"],
+        "ImagePyramidSchedule": _isotropic(settings.pyramid),
+        "MaximumNumberOfIterations": [str(n) for n in settings.iterations],
+        "MaximumNumberOfSamplingAttempts": ["5"],
+        "RequiredRatioOfValidSamples": ["0.05"],
+        "ErodeMask": [str(settings.erode_mask).lower()],
+        **extra,
+    }
+
+
+@dataclass(frozen=True)
+class ElastixResult:
+    """What elastix found.
+
+    Args:
+        transform: From fixed to moving points.
+        notes: What was left out or decided, for the record.
+    """
+
+    transform: Transform
+    notes: tuple[str, ...]
+
+
+def register_elastix(
+    fixed: Volume,
+    moving: Volume,
+    fixed_mask: Volume,
+    *,
+    task: Task,
+    region: Region,
+    ct_is_fixed: bool = False,
+    bone: Volume | None = None,
+    rigid_only: bool = False,
+    seed: int = 0,
+    overrides: Mapping[str, list[str]] | None = None,
+) -> ElastixResult:
+    """Register with the organisers' settings: rigid, then a B-spline.
+
+    CT and CBCT are given to elastix with air at 0 (HU + 1024): mutual information doesn't change, but the centre
+    of gravity that starts the rigid stage is that of the body, not a quotient of HU of both signs.
+
+    Args:
+        fixed, moving: Scalar images.
+        fixed_mask: Where the metric is evaluated, on the fixed grid.
+        task, region: They choose the row of the table.
+        ct_is_fixed: Convention `source_to_ct`.
+        bone: Bones of the CT on the CT's grid for the rigidity penalty; thresholded from the CT when left out.
+        rigid_only: Stop after the rigid stage.
+        seed: Of the random sampling.
+        overrides: elastix parameters of the B-spline stage to set otherwise (for tuning studies).
+
+    Raises:
+        InputError: elastix gave up; the message carries its reason.
+    """
+    settings = baseline_settings(task, region)
+    notes = []
+    ct = fixed if ct_is_fixed else moving
+    with tempfile.TemporaryDirectory(prefix="sctlab-elastix-") as name:
+        folder = Path(name)
+        stages = [rigid_parameters(seed)]
+        if not rigid_only:
+            rigidity_image = None
+            if settings.rigidity == 0:
+                notes.append("no rigidity penalty: the organisers use none for this task and region")
+            else:
+                bone = bone if bone is not None else ct.with_array(ct.array > BONE_HU)
+                if int((bone.array > 0).sum()) < MIN_BONE_VOXELS:
+                    notes.append(f"rigidity penalty left out: fewer than {MIN_BONE_VOXELS} bone voxels in the CT")
+                else:
+                    rigidity_image = folder / "rigidity.mha"
+                    write_volume(bone.with_array((bone.array > 0).astype(np.float32)), rigidity_image)
+            stages.append(bspline_parameters(settings, seed, rigidity_image, ct_is_fixed) | dict(overrides or {}))
+        hounsfield = (ct_is_fixed or task is Task.CBCT, not ct_is_fixed or task is Task.CBCT)
+        images = [_above_air(v) if hu else v for v, hu in zip((fixed, moving), hounsfield, strict=True)]
+        _run(*images, fixed_mask, stages, folder)
+        last = folder / f"TransformParameters.{len(stages) - 1}.txt"
+        return ElastixResult(read_elastix(last).transform, tuple(notes))
+
+
+def to_itk(volume: Volume) -> itk.Image:
+    """A volume for the itk package (float32; boolean masks as uint8)."""
+    import itk
+
+    dtype = np.uint8 if volume.array.dtype == bool else np.float32
+    image = itk.image_from_array(np.ascontiguousarray(volume.array, dtype=dtype))
+    image.SetSpacing(volume.geometry.spacing_xyz)
+    image.SetOrigin(volume.geometry.origin_xyz)
+    image.SetDirection(itk.matrix_from_array(volume.geometry.axes))
+    return image
+
+
+def _run(fixed: Volume, moving: Volume, mask: Volume, stages: list[dict[str, list[str]]], folder: Path) -> None:
+    """Run elastix; its TransformParameters files appear in `folder`."""
+    import itk
+
+    parameters = itk.ParameterObject.New()
+    for stage in stages:
+        parameters.AddParameterMap({key: tuple(words) for key, words in stage.items()})
+    image_type = itk.Image[itk.F, 3]
+    method = itk.ElastixRegistrationMethod[image_type, image_type].New()
+    method.SetFixedImage(to_itk(fixed))
+    method.SetMovingImage(to_itk(moving))
+    method.SetFixedMask(to_itk(mask.with_array(mask.array > 0)))
+    method.SetParameterObject(parameters)
+    method.SetOutputDirectory(str(folder))
+    method.SetLogFileName("elastix.log")
+    method.SetLogToFile(True)
+    method.SetLogToConsole(False)
+    threads = int(os.environ.get("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "0"))
+    if threads > 0:
+        method.SetNumberOfThreads(threads)
+    try:
+        method.Update()
+    except RuntimeError as error:
+        raise InputError(moving.name or "elastix", f"elastix gave up ({_reason(folder / 'elastix.log')})",
+                         "images that overlap and share contrast inside the mask") from error  # fmt: skip
+
+
+def _reason(log: Path) -> str:
+    """The first sentence of elastix's own error in its log."""
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    found = re.search(r"Description:\s*(?:itk::)?(?:ERROR:)?\s*(.+)", text) or re.search(r"ERROR:?\s*(.+)", text)
+    return found[1].strip()[:160] if found else "no reason in its log"
+
+
+def _above_air(volume: Volume) -> Volume:
+    return volume.with_array(volume.array.astype(np.float32) - AIR_HU)
+
+
+def _isotropic(levels: tuple[int, ...]) -> list[str]:
+    return [str(level) for level in levels for _ in range(3)]
+
+
+def _common_parameters(seed: int) -> dict[str, list[str]]:
+    return {
+        "FixedInternalImagePixelType": ["float"],
+        "MovingInternalImagePixelType": ["float"],
+        "UseDirectionCosines": ["true"],
+        "Optimizer": ["AdaptiveStochasticGradientDescent"],
+        "Interpolator": ["BSplineInterpolator"],
+        "BSplineInterpolationOrder": ["3"],
+        "ResampleInterpolator": ["FinalBSplineInterpolator"],
+        "FinalBSplineInterpolationOrder": ["3"],
+        "Resampler": ["DefaultResampler"],
+        "HowToCombineTransforms": ["Compose"],
+        "AutomaticParameterEstimation": ["true"],
+        "ASGDParameterEstimationMethod": ["Original"],
+        "DefaultPixelValue": ["-1000"],
+        "WriteResultImage": ["false"],
+        "RandomSeed": [str(seed)],
+    }
