@@ -23,7 +23,7 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     an opening that cuts off couch and straps, and every hole of an axial slice filled (lungs, bowel gas).
 
     Args:
-        volume: MR, or CT/CBCT in HU (`Task.CBCT`); axes z, y, x with z along the body, any spacing.
+        volume: MR, or CT/CBCT in HU (`Task.CBCT`); any orientation and spacing.
         task: What the image is.
 
     Returns:
@@ -32,13 +32,16 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     Raises:
         InputError: Nothing in the image looks like a body.
     """
-    step = np.maximum(1, np.rint(_COARSE_MM / np.array(volume.geometry.spacing_xyz[::-1]))).astype(int)
-    step = np.minimum(step, np.maximum(1, np.array(volume.array.shape) // 8))
-    image = volume.array.astype(np.float32, copy=False)
+    # "Slices" below are axial: bring the axis that runs along the body to the front.
+    along = 2 - int(np.argmax(np.abs(volume.geometry.axes[2])))
+    image = np.moveaxis(volume.array, along, 0)
+    spacing = np.array(volume.geometry.spacing_xyz[::-1])[[along, *(k for k in range(3) if k != along)]]
+    step = np.maximum(1, np.rint(_COARSE_MM / spacing)).astype(int)
+    step = np.minimum(step, np.maximum(1, np.array(image.shape) // 8))
     threshold = BODY_THRESHOLD_HU if task is Task.CBCT else _mr_threshold(image)
-    coarse_mm = np.array(volume.geometry.spacing_xyz[::-1]) * step
-    smooth = ndimage.uniform_filter(image, step.tolist(), mode="nearest")
-    coarse = smooth[tuple(slice(s // 2, None, s) for s in step)] > threshold
+    coarse_mm = spacing * step
+    means = _block_means(image, step)
+    coarse = means > threshold
     core = _largest_part(_open(coarse, coarse_mm))
     if core is None:
         raise InputError(volume.name or "image", f"nothing above {threshold:g} that could be a body",
@@ -47,12 +50,18 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     body = near & coarse | core
     body = _distance(~body, coarse_mm) <= _CLOSING_MM
     body = _distance(body, coarse_mm) > _CLOSING_MM
-    values = smooth[tuple(slice(s // 2, None, s) for s in step)] if task is Task.CBCT else None
-    body = _fill_slices(body | core, values)
+    body = _fill_slices(body | core, means if task is Task.CBCT else None)
     full = np.repeat(np.repeat(np.repeat(body, step[0], 0), step[1], 1), step[2], 2)
-    pad = [(0, max(0, n - f)) for n, f in zip(volume.array.shape, full.shape, strict=True)]
-    full = np.pad(full, pad, mode="edge")[tuple(slice(n) for n in volume.array.shape)]
-    return Volume(full, volume.geometry, f"body mask of {volume.name}")
+    full = np.pad(full, [(0, n - f) for n, f in zip(image.shape, full.shape, strict=True)], mode="edge")
+    return Volume(np.ascontiguousarray(np.moveaxis(full, 0, along)), volume.geometry, f"body mask of {volume.name}")
+
+
+def _block_means(image: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Mean of every block of `step` voxels (z, y, x), float32; a cut block at the end is left out."""
+    count = np.array(image.shape) // step
+    whole = image[tuple(slice(n * s) for n, s in zip(count, step, strict=True))]
+    blocks = whole.reshape([k for pair in zip(count, step, strict=True) for k in pair])
+    return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
 
 
 def _mr_threshold(image: np.ndarray) -> float:
@@ -62,7 +71,7 @@ def _mr_threshold(image: np.ndarray) -> float:
     """
     from skimage.filters import threshold_otsu
 
-    sample = image[::2, ::2, ::2] if image.size > 1_000_000 else image
+    sample = (image[::2, ::2, ::2] if image.size > 1_000_000 else image).astype(np.float32)
     high = float(np.percentile(sample, 99))
     roots = np.sqrt(np.clip(sample, 0, max(high, 0)))
     if roots.max() <= roots.min():

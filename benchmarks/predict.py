@@ -1,0 +1,224 @@
+"""Speed and memory of the main job: seconds a step, slices/s, share of pure network time, peak memory, cold start.
+
+    python benchmarks/predict.py --out benchmarks/predict_cpu.json                      # demonstration bundle
+    python benchmarks/predict.py --size 512x512x300 --slices 24 --out …                 # peak memory of a large case
+    python benchmarks/predict.py --recipe full --size 465x367x91 --out …                # ResNet-34, random weights, on a GPU
+    python benchmarks/predict.py --recipe full --size 320x320x8 --plain --out …         # beside the plain float32 loop
+
+Every figure comes from a process of its own, so that peak memory is that run's. The machine stands in the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def phantom(size_xyz: tuple[int, int, int], body_slices: int | None = None):
+    """A smooth random MR-like ellipse with its mask; `body_slices` limits the slices that hold body."""
+    from scipy.ndimage import zoom
+
+    from model.volume import Geometry, Volume
+
+    x, y, z = size_xyz
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(50, 800, (max(2, z // 8), max(2, y // 16), max(2, x // 16))).astype(np.float32)
+    array = zoom(coarse, np.array((z, y, x)) / coarse.shape, order=1)
+    yy, xx = np.ogrid[-1 : 1 : y * 1j, -1 : 1 : x * 1j]
+    mask = np.broadcast_to(xx**2 + yy**2 < 0.9, (z, y, x)).copy()
+    if body_slices is not None:
+        first = (z - body_slices) // 2
+        mask[:first] = mask[first + body_slices :] = False
+    geometry = Geometry(size_xyz, (1.0, 1.0, 3.0))
+    noise = rng.integers(0, 20, array.shape).astype(np.int16)
+    return Volume(np.where(mask, array.astype(np.int16), 0) + noise, geometry), Volume(mask, geometry)
+
+
+def full_bundle(folder: Path, encoder: str) -> None:
+    """Five folds of the full recipe with random weights: the time doesn't depend on their values."""
+    import torch
+
+    from model.bundle import Bundle, Fold, RegionGroup, Registration, save_fold, write_bundle
+    from model.network import build_network
+    from model.recipe import NetworkSettings, Recipe
+
+    recipe = Recipe(name="benchmark", task="mri", network=NetworkSettings(encoder=encoder))
+    folds = []
+    for k in range(5):
+        torch.manual_seed(k)
+        state = build_network(recipe.network).state_dict()
+        folds.append(Fold(weights=save_fold(state, folder, f"fold_{k}.safetensors", "float32"), storage="float32"))
+    write_bundle(
+        Bundle(name="benchmark", recipe=recipe, groups=(RegionGroup(regions=("AB", "HN", "TH"), folds=folds),),
+               registration=Registration(method="none", convention="aligned"), intended_use="benchmark"),
+        folder,
+    )  # fmt: skip
+
+
+def run_case(source: Path, mask: Path, weights: Path | None, device: str, folder: Path) -> dict:
+    """One run of process.py in its own process."""
+    report = folder / "run.json"
+    command = [sys.executable, __file__, "--child", "--source", source, "--mask", mask, "--device", device,
+               "--report", report, "--started", repr(time.time())]  # fmt: skip
+    if weights is not None:
+        command += ["--weights", weights]
+    subprocess.run([str(c) for c in command], check=True)
+    return json.loads(report.read_text())
+
+
+def child(options: argparse.Namespace) -> None:
+    """Run the real entry point, note when the network is first called and how much memory it all took."""
+    import model.pipeline
+    import process
+
+    original, first_call = model.pipeline.Synthesiser._load, []
+
+    def load(self, *arguments):
+        backends = original(self, *arguments)
+
+        class Watched:
+            def __init__(self, inner):
+                self.inner, self.device = inner, inner.device
+
+            def __call__(self, stacks):
+                first_call.append(time.time() - options.started)
+                return self.inner(stacks)
+
+        return [Watched(backends[0]), *backends[1:]]
+
+    model.pipeline.Synthesiser._load = load
+    arguments = ["--input", str(options.source), "--mask", str(options.mask), "--task", "mri", "--region", "AB",
+                 "--output", str(options.report.parent / "out"), "--device", options.device,
+                 "--report", str(options.report)]  # fmt: skip
+    if options.weights is not None:
+        arguments += ["--weights", str(options.weights)]
+    code = process.main(arguments)
+    if code:
+        sys.exit(code)
+    report = json.loads(options.report.read_text())
+    report["cold_start_seconds"] = first_call[0]
+    report["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    if "cuda" in report["device"]:
+        import torch
+
+        report["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1024**3
+    options.report.write_text(json.dumps(report))
+
+
+def plain_loop(source: Path, mask: Path, weights: Path, device_name: str) -> float:
+    """Seconds of the network in the straightforward way: float32, one fold, view and slice batch at a time."""
+    import torch
+
+    from model.bundle import load_fold, read_bundle
+    from model.network import build_network
+    from model.preparation import prepare, stack_indices
+    from model.reading import read_mask, read_volume
+
+    bundle = read_bundle(weights)
+    prepared = prepare(read_volume(source), read_mask(mask), bundle.recipe)
+    device = torch.device("cuda" if device_name == "auto" and torch.cuda.is_available() else "cpu")
+    volume = torch.from_numpy(prepared.source)
+    neighbours = stack_indices(len(volume), bundle.recipe.network.slices)
+    networks = []
+    for fold in bundle.groups[0].folds:
+        network = build_network(bundle.recipe.network)
+        network.load_state_dict(load_fold(weights, fold))
+        networks.append(network.to(device).eval())
+    with torch.no_grad():
+        networks[0](volume[neighbours[:1]].to(device))  # warm up
+        start = time.perf_counter()
+        total = torch.zeros_like(volume)
+        for network in networks:
+            for flips in ((), (-1,), (-2,)):
+                for k in range(len(volume)):
+                    stack = torch.flip(volume[neighbours[k : k + 1]], flips).to(device)
+                    total[k] += torch.flip(network(stack), flips)[0, 0].cpu()
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="320x256x24", help="x, y, z voxels of 1x1x3 mm")
+    parser.add_argument("--slices", type=int, help="slices that hold body; all by default")
+    parser.add_argument("--recipe", choices=("demo", "full"), default="demo")
+    parser.add_argument("--encoder", default="resnet34")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--plain", action="store_true", help="also time the plain float32 loop (full recipe)")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    for hidden in ("--source", "--mask", "--weights", "--report"):
+        parser.add_argument(hidden, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options)
+        return
+
+    from model.writing import write_volume
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        size = tuple(int(n) for n in options.size.split("x"))
+        for volume, stem in zip(phantom(size, options.slices), ("source", "mask"), strict=True):
+            write_volume(volume, folder / f"{stem}.mha")
+        weights = None
+        if options.recipe == "full":
+            weights = folder / "weights"
+            full_bundle(weights, options.encoder)
+        runs = [run_case(folder / "source.mha", folder / "mask.mha", weights, options.device, folder)
+                for _ in range(options.repeats)]  # fmt: skip
+        plain = (
+            plain_loop(folder / "source.mha", folder / "mask.mha", weights, options.device) if options.plain else None
+        )
+
+    result = summarise(runs, options, plain)
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.out is not None:
+        options.out.write_text(text + "\n")
+
+
+def summarise(runs: list[dict], options: argparse.Namespace, plain: float | None) -> dict:
+    """Medians over the repeats."""
+    cases = [run["cases"][0] for run in runs]
+    seconds = {k: float(np.median([c["seconds"].get(k, 0.0) for c in cases])) for k in cases[0]["seconds"]}
+    # What a run costs beyond reading and network: waiting for weights is start-up, reported as cold start.
+    steps = ("read", "prepare", "predict", "restore", "write")
+    total = sum(seconds[k] for k in steps)
+    result = {
+        "command": "python benchmarks/predict.py " + " ".join(a for a in sys.argv[1:]),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {runs[0]['device']}",
+        "versions": runs[0]["versions"],
+        "size_xyz": options.size,
+        "slices": cases[0]["slices"],
+        "batch": cases[0]["batch"],
+        "seconds": {k: round(v, 3) for k, v in seconds.items()},
+        "slices_per_second": round(cases[0]["slices"] / total, 2),
+        "network_share": round(seconds["network"] / total, 4),
+        "cold_start_seconds": round(float(np.median([r["cold_start_seconds"] for r in runs])), 2),
+        "peak_memory_gb": round(max(r["peak_memory_gb"] for r in runs), 2),
+    }
+    if "peak_gpu_memory_gb" in runs[0]:
+        result["peak_gpu_memory_gb"] = round(max(r["peak_gpu_memory_gb"] for r in runs), 2)
+    if plain is not None:
+        result["plain_float32_loop_seconds"] = round(plain, 2)
+        result["speedup_over_plain_loop"] = round(plain / seconds["network"], 2)
+    return result
+
+
+if __name__ == "__main__":
+    main()
