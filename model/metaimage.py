@@ -23,20 +23,22 @@ from model.volume import Geometry, Volume
 
 MAX_HEADER_BYTES = 1 << 20
 DEFAULT_MAX_VOXELS = 1 << 29  # 512 Mi voxels: 1024 x 1024 x 512, four times the largest clinical CT
+MAX_DEFLATE_RATIO = 1032  # zlib can't do better (https://zlib.net/zlib_tech.html)
 
 ELEMENT_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4",
     "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8",
     "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
-# Older writers use other names for the same thing; the first one present wins.
+# Older writers use other names for the same thing.
 OFFSET_KEYS = ("Offset", "Position", "Origin")
 DIRECTION_KEYS = ("TransformMatrix", "Rotation", "Orientation")
+BYTE_ORDER_KEYS = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 STRUCTURAL_KEYS = frozenset(
     ("ObjectType", "NDims", "DimSize", "ElementType", "ElementSpacing", "ElementSize", "ElementDataFile",
-     "ElementNumberOfChannels", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB",
-     "CompressedData", "CompressedDataSize", "HeaderSize", "ElementToIntensityFunctionSlope",
-     "ElementToIntensityFunctionOffset", *OFFSET_KEYS, *DIRECTION_KEYS)
+     "ElementNumberOfChannels", "BinaryData", "CompressedData", "CompressedDataSize", "HeaderSize",
+     "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset",
+     *OFFSET_KEYS, *DIRECTION_KEYS, *BYTE_ORDER_KEYS)
 )  # fmt: skip
 _INTEGER = re.compile(r"[+-]?\d{1,19}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
@@ -98,20 +100,23 @@ def parse_header(raw: bytes, where: str, *, max_voxels: int = DEFAULT_MAX_VOXELS
         if key in values and _numbers(values[key], 1, key, where)[0] != neutral:
             raise refuse(f"{key} = {values[key][:40]}", f"{neutral:g}: rescale the image before")
 
-    spacing = _numbers(values.get("ElementSpacing", values.get("ElementSize", "1 1 1")), 3, "ElementSpacing", where)
-    if min(spacing) <= 0:
-        raise refuse(f"ElementSpacing = {values['ElementSpacing'][:60]}", "three positive numbers (mm)")
-    origin = next((_numbers(values[k], 3, k, where) for k in OFFSET_KEYS if k in values), (0.0, 0.0, 0.0))
-    rows = next((_numbers(values[k], 9, k, where) for k in DIRECTION_KEYS if k in values), None)
+    spacing_key = "ElementSpacing" if "ElementSpacing" in values else "ElementSize"
+    spacing = _numbers(values.get(spacing_key, "1 1 1"), 3, spacing_key, where)
+    check_spacing(spacing, where)
+    origin = _numbers(_one_of(values, OFFSET_KEYS, "0 0 0", where), 3, "Offset", where)
     # The file lists the direction of each axis in turn; ITK's matrix has them as columns.
-    axes = np.eye(3) if rows is None else np.array(rows).reshape(3, 3).T
+    rows = _numbers(_one_of(values, DIRECTION_KEYS, "1 0 0 0 1 0 0 0 1", where), 9, "TransformMatrix", where)
+    axes = np.array(rows).reshape(3, 3).T
     check_direction(axes, where)
 
-    big_endian = any(_boolean(values, k, False, where) for k in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"))
+    _one_of(values, BYTE_ORDER_KEYS, "", where)
+    big_endian = any(_boolean(values, key, False, where) for key in BYTE_ORDER_KEYS)
     dtype = np.dtype(ELEMENT_TYPES[values["ElementType"]]).newbyteorder(">" if big_endian else "<")
     compressed = _boolean(values, "CompressedData", False, where)
     compressed_size = None
-    if compressed and "CompressedDataSize" in values:
+    if compressed:
+        if "CompressedDataSize" not in values:
+            raise refuse("compressed data without CompressedDataSize", "its number of bytes")
         compressed_size = _integer(values["CompressedDataSize"], "CompressedDataSize", where)
         if compressed_size < 1:
             raise refuse(f"CompressedDataSize = {compressed_size}", "a positive number of bytes")
@@ -131,6 +136,13 @@ def parse_header(raw: bytes, where: str, *, max_voxels: int = DEFAULT_MAX_VOXELS
         offset = header_size
     geometry = Geometry(size, spacing, origin, tuple(axes.ravel()))
     return MetaHeader(geometry, dtype, compressed, compressed_size, data_file, offset)
+
+
+def check_spacing(spacing_xyz: tuple[float, ...], where: str) -> None:
+    """Refuse a voxel pitch that isn't finite, positive and of the size of anything a scanner makes."""
+    if not all(1e-3 <= s <= 1e3 for s in spacing_xyz):
+        raise InputError(where, f"spacing {' x '.join(f'{s:g}' for s in spacing_xyz)} mm",
+                         "finite positive spacing between 0.001 and 1000 mm", "the header is damaged")  # fmt: skip
 
 
 def check_direction(axes: np.ndarray, where: str) -> None:
@@ -159,8 +171,8 @@ def read_metaimage(path: str | Path, *, max_voxels: int = DEFAULT_MAX_VOXELS) ->
         payload = header.data_bytes if offset >= 0 else data_path.stat().st_size
     else:
         offset = header.data_offset
-    if payload < max(1, expected or 0):
-        raise InputError(path, f"{max(payload, 0)} bytes of voxel data", f"{expected or 'some'} bytes",
+    if payload < expected:
+        raise InputError(path, f"{max(payload, 0)} bytes of voxel data", f"{expected} bytes",
                          "the file is truncated: copy it again")  # fmt: skip
     if not header.compressed:
         if payload != expected:
@@ -174,13 +186,16 @@ def read_metaimage(path: str | Path, *, max_voxels: int = DEFAULT_MAX_VOXELS) ->
 
 def _inflate(data_path: Path, header: MetaHeader, offset: int, where: str) -> np.ndarray:
     """Inflate at most the declared number of bytes."""
+    if header.data_bytes > MAX_DEFLATE_RATIO * header.compressed_size:
+        raise InputError(where, f"{header.compressed_size} bytes of compressed data", f"enough for {header.data_bytes} bytes",
+                         "header and data disagree")  # fmt: skip
     inflater = zlib.decompressobj()
     out = bytearray(header.data_bytes)
     filled = 0
     try:
         with data_path.open("rb") as handle:
             handle.seek(offset)
-            left = header.compressed_size if header.compressed_size is not None else 1 << 62
+            left = header.compressed_size
             while not inflater.eof:
                 if inflater.unconsumed_tail:
                     block = inflater.unconsumed_tail
@@ -205,34 +220,54 @@ def _inflate(data_path: Path, header: MetaHeader, offset: int, where: str) -> np
 
 
 def _read_keys(raw: bytes, where: str) -> tuple[dict[str, str], int]:
-    """Structural `key = value` lines up to ElementDataFile, and the offset behind that line."""
+    """Structural `key = value` lines up to ElementDataFile, and the offset behind that line.
+
+    Stricter than ITK where two readers could disagree: repeated keys, keys before NDims, and text without
+    a separator, which ITK takes as part of the next line's key.
+    """
+
+    def refuse(found: str, expected: str) -> InputError:
+        return InputError(where, found, expected, "the file is damaged or of another type")
+
     values: dict[str, str] = {}
-    position = 0
-    while True:
+    position, dangling = 0, False
+    while position < len(raw):
         end = raw.find(b"\n", position)
-        if end < 0:
-            # An .mhd may end without a newline.
-            end = len(raw)
-        line = raw[position:end]
-        if position >= len(raw):
-            raise InputError(
-                where, "no ElementDataFile line", "a MetaImage header", "the file is damaged or of another type"
-            )
-        position = end + 1
-        key, equals, value = line.partition(b"=")
-        name = key.strip().decode("ascii", "replace")
-        if not equals:
+        end = len(raw) if end < 0 else end  # an .mhd may end without a newline
+        line, position = raw[position:end], end + 1
+        if b"\0" in line or end >= MAX_HEADER_BYTES:
+            break
+        separator = re.search(rb"[=:]", line)  # ITK takes a colon, too
+        if separator is None:
             if line.strip() and not values:
-                raise InputError(where, "a first line without '='", "a MetaImage header", "the file is of another type")
+                raise refuse("a first line without '='", "a MetaImage header")
+            dangling = dangling or bool(line.strip())
             continue
+        name = line[: separator.start()].strip(b" \t\r").decode("ascii", "replace")
+        text = line[separator.end() :].strip(b" \t\r").decode("ascii", "replace")
+        if dangling and (not name or name in STRUCTURAL_KEYS):
+            raise refuse(f"text without '=' before {name or 'a value'}", "key = value lines")
+        dangling = False
         if name not in STRUCTURAL_KEYS:
             continue
-        text = value.strip().decode("ascii", "replace")
         if name in values:
-            raise InputError(where, f"{name} stands twice in the header", "each key once", "the file is damaged")
+            raise refuse(f"{name} stands twice in the header", "each key once")
+        if not re.fullmatch(r"[ -~\t]*", text):
+            raise refuse(f"{name} = {text[:40]!r}", "printable text")
+        if "NDims" not in values and name not in ("ObjectType", "NDims"):
+            raise refuse(f"{name} before NDims", "NDims first")
         values[name] = text
         if name == "ElementDataFile":
             return values, min(position, len(raw))
+    raise refuse("no ElementDataFile line", "a MetaImage header")
+
+
+def _one_of(values: dict[str, str], keys: tuple[str, ...], default: str, where: str) -> str:
+    """The value of whichever of several names of one thing is there; refused when they differ."""
+    found = {key: values[key] for key in keys if key in values}
+    if len(set(found.values())) > 1:
+        raise InputError(where, f"{' and '.join(found)} with different values", "one of them", "the file is damaged")
+    return next(iter(found.values()), default)
 
 
 def _boolean(values: dict[str, str], key: str, default: bool, where: str) -> bool:
