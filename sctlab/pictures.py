@@ -14,6 +14,7 @@ from model.writing import atomic_path
 CT_WINDOW = (-200.0, 300.0)  # soft tissue, HU
 WIDE_WINDOW = (-1000.0, 1000.0)  # lung to bone, HU
 DIFFERENCE_WINDOW = (-300.0, 300.0)  # HU
+GRID_LINE_MM = 10.0
 PLANES = ("axial", "coronal", "sagittal")
 
 
@@ -27,6 +28,7 @@ class Layer:
         window: Display limits; None takes the 1st to 99th percentile.
         colormap: A matplotlib colour map.
         contour: Mask or label volume on the same grid, drawn as a line.
+        coordinates: Where each voxel's x, y and z go (three volumes, mm), drawn as a deformed grid of lines.
     """
 
     title: str
@@ -34,6 +36,7 @@ class Layer:
     window: tuple[float, float] | None = None
     colormap: str = "gray"
     contour: Volume | None = None
+    coordinates: tuple[Volume, Volume, Volume] | None = None
 
 
 def plane(volume: Volume, name: str, index_xyz: Sequence[int]) -> tuple[np.ndarray, float]:
@@ -91,6 +94,11 @@ def save_planes(
                 line = plane(layer.contour, name, index_xyz)[0]
                 if line.any() and not line.all():
                     axis.contour(line > 0, levels=[0.5], colors="tab:orange", linewidths=0.6)
+            if layer.coordinates is not None:
+                for component in {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}[name]:
+                    along = plane(layer.coordinates[component], name, index_xyz)[0]
+                    levels = np.arange(np.floor(along.min()), along.max(), GRID_LINE_MM)
+                    axis.contour(along, levels=levels, colors="black", linewidths=0.4)
             axis.set_axis_off()
             if row == 0:
                 axis.set_title(f"{layer.title}\n[{window[0]:.0f}, {window[1]:.0f}]", fontsize=8)

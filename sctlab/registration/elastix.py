@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BONE_HU = 200.0  # cancellous and cortical bone, contrast-filled vessels aside
 MIN_BONE_VOXELS = 100
+NOMINAL_MM = (1.0, 1.0, 3.0)  # SynthRAD's voxels, for which the organisers chose their settings
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,28 @@ def baseline_settings(task: Task, region: Region) -> BaselineSettings:
     return BaselineSettings(grid_mm, 100, 50, 2, False, (4, 2, 1), (500, 300, 200), (4, 2, 1), False)
 
 
-def rigid_parameters(seed: int) -> dict[str, list[str]]:
-    """elastix parameters of the rigid stage."""
+def factors(levels: tuple[int, ...], spacing_xyz: tuple[float, float, float]) -> list[str]:
+    """Pyramid factors or sampling steps of the table, a level and axis each, for a voxel size.
+
+    The table's numbers are voxels of 1 x 1 x 3 mm. Taken literally at 3 mm, the rigid stage's coarsest level would
+    sample a 24 mm image at every fourth voxel: some 36 points, on which the rigid stage goes astray and the
+    B-spline folds. Larger voxels therefore get proportionally smaller factors, at least 1; at SynthRAD's voxel size
+    (and below) the numbers are the organisers'.
+
+    Example:
+        >>> factors((8, 1), (1.0, 1.0, 3.0))
+        ['8', '8', '8', '1', '1', '1']
+        >>> factors((8,), (3.0, 3.0, 3.0))
+        ['3', '3', '8']
+    """
+    scale = [min(1.0, nominal / s) for nominal, s in zip(NOMINAL_MM, spacing_xyz, strict=True)]
+    return [str(max(1, round(level * s))) for level in levels for s in scale]
+
+
+def rigid_parameters(seed: int, spacing_xyz: tuple[float, float, float] = NOMINAL_MM) -> dict[str, list[str]]:
+    """elastix parameters of the rigid stage for images of a voxel size."""
     return {
-        **_common_parameters(seed),
+        **_common_parameters(seed, spacing_xyz),
         "Registration": ["MultiResolutionRegistration"],
         "Transform": ["EulerTransform"],
         "Metric": ["AdvancedMattesMutualInformation"],
@@ -75,11 +94,11 @@ def rigid_parameters(seed: int) -> dict[str, list[str]]:
         "NumberOfResolutions": ["4"],
         "FixedImagePyramid": ["FixedRecursiveImagePyramid"],
         "MovingImagePyramid": ["MovingRecursiveImagePyramid"],
-        "ImagePyramidSchedule": _isotropic((8, 4, 2, 1)),
+        "ImagePyramidSchedule": factors((8, 4, 2, 1), spacing_xyz),
         "MaximumNumberOfIterations": ["1000", "1000", "500", "500"],
         "NumberOfSpatialSamples": ["3000"],
         "ImageSampler": ["Grid"],
-        "SampleGridSpacing": _isotropic((4, 4, 4, 2)),
+        "SampleGridSpacing": factors((4, 4, 4, 2), spacing_xyz),
         "Scales": ["10000"],
         "AutomaticTransformInitialization": ["true"],
         "AutomaticTransformInitializationMethod": ["CenterOfGravity"],
@@ -88,13 +107,18 @@ def rigid_parameters(seed: int) -> dict[str, list[str]]:
 
 
 def bspline_parameters(
-    settings: BaselineSettings, seed: int, rigidity_image: Path | None = None, rigidity_on_fixed: bool = False
+    settings: BaselineSettings,
+    seed: int,
+    spacing_xyz: tuple[float, float, float] = NOMINAL_MM,
+    rigidity_image: Path | None = None,
+    rigidity_on_fixed: bool = False,
 ) -> dict[str, list[str]]:
     """elastix parameters of the B-spline stage.
 
     Args:
         settings: The organisers' row.
         seed: Of the random sampler.
+        spacing_xyz: The fixed image's voxels in mm.
         rigidity_image: 1 on bone, 0 elsewhere; None leaves the rigidity penalty out.
         rigidity_on_fixed: The image belongs to the fixed image (the CT is fixed).
     """
@@ -117,10 +141,10 @@ def bspline_parameters(
             "SampleRegionSize": ["100", "100", "100"],
         }
     else:
-        extra |= {"ImageSampler": ["Grid"], "SampleGridSpacing": _isotropic(settings.sample_grid)}
+        extra |= {"ImageSampler": ["Grid"], "SampleGridSpacing": factors(settings.sample_grid, spacing_xyz)}
     pyramid = "Smoothing" if settings.smoothing_pyramid else "Recursive"
     return {
-        **_common_parameters(seed),
+        **_common_parameters(seed, spacing_xyz),
         "Registration": ["MultiMetricMultiResolutionRegistration"],
         "Transform": ["BSplineTransform"],
         "BSplineTransformSplineOrder": ["3"],
@@ -132,7 +156,7 @@ def bspline_parameters(
         "NumberOfResolutions": [str(len(settings.pyramid))],
         "FixedImagePyramid": [f"Fixed{pyramid}ImagePyramid"],
         "MovingImagePyramid": [f"Moving{pyramid}ImagePyramid"],
-        "ImagePyramidSchedule": _isotropic(settings.pyramid),
+        "ImagePyramidSchedule": factors(settings.pyramid, spacing_xyz),
         "MaximumNumberOfIterations": [str(n) for n in settings.iterations],
         "MaximumNumberOfSamplingAttempts": ["5"],
         "RequiredRatioOfValidSamples": ["0.05"],
@@ -190,7 +214,8 @@ def register_elastix(
     ct = fixed if ct_is_fixed else moving
     with tempfile.TemporaryDirectory(prefix="sctlab-elastix-") as name:
         folder = Path(name)
-        stages = [rigid_parameters(seed)]
+        spacing = fixed.geometry.spacing_xyz
+        stages = [rigid_parameters(seed, spacing)]
         if not rigid_only:
             rigidity_image = None
             if settings.rigidity == 0:
@@ -202,7 +227,9 @@ def register_elastix(
                 else:
                     rigidity_image = folder / "rigidity.mha"
                     write_volume(bone.with_array((bone.array > 0).astype(np.float32)), rigidity_image)
-            stages.append(bspline_parameters(settings, seed, rigidity_image, ct_is_fixed) | dict(overrides or {}))
+            stages.append(
+                bspline_parameters(settings, seed, spacing, rigidity_image, ct_is_fixed) | dict(overrides or {})
+            )
         hounsfield = (ct_is_fixed or task is Task.CBCT, not ct_is_fixed or task is Task.CBCT)
         images = [_above_air(v) if hu else v for v, hu in zip((fixed, moving), hounsfield, strict=True)]
         _run(*images, fixed_mask, stages, folder)
@@ -264,8 +291,12 @@ def _isotropic(levels: tuple[int, ...]) -> list[str]:
     return [str(level) for level in levels for _ in range(3)]
 
 
-def _common_parameters(seed: int) -> dict[str, list[str]]:
+def _common_parameters(seed: int, spacing_xyz: tuple[float, float, float]) -> dict[str, list[str]]:
+    # elastix's own default is the mean voxel size, which is this at SynthRAD's voxels; larger steps at larger
+    # voxels are another optimiser.
+    step_mm = min(sum(NOMINAL_MM), sum(spacing_xyz)) / 3
     return {
+        "MaximumStepLength": [f"{step_mm:.6g}"],
         "FixedInternalImagePixelType": ["float"],
         "MovingInternalImagePixelType": ["float"],
         "UseDirectionCosines": ["true"],

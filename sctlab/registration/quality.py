@@ -1,0 +1,256 @@
+"""How far a registration can be trusted: similarity before and after, overlap, the field itself; and against truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from model.body import body_mask
+from model.errors import InputError, ProductError
+from model.interface import Task
+from model.volume import Geometry, Volume, resample
+from sctlab.registration.applying import apply_to_image, apply_to_labels, field_of_view
+from sctlab.registration.inversion import inverse_consistency
+from sctlab.registration.pairs import Pair
+from sctlab.registration.transforms import (
+    AffineTransform,
+    DisplacementField,
+    Transform,
+    displacement_field,
+    grid_points,
+    jacobian_determinant,
+)
+
+WORKING_MM = 3.0  # similarity is measured at this spacing: features of a full grid would take gigabytes
+NMI_BINS = 64
+IDENTITY = AffineTransform(np.eye(3))
+
+
+def measure(
+    pair: Pair,
+    transform: Transform,
+    *,
+    backward: Transform | None = None,
+    spread: Volume | None = None,
+) -> dict[str, Any]:
+    """Every measure of a registration that needs no truth, as JSON values.
+
+    Args:
+        pair: The images.
+        transform: From fixed points to moving points.
+        backward: A registration of the same pair with the roles exchanged, for inverse consistency.
+        spread: Standard deviation of several presets' fields in mm, on the fixed grid.
+
+    Returns:
+        `similarity` (before, after: NMI, feature distance, edges), `overlap` (Dice of bodies and labels, before
+        and after, share of the body with data), `field` (displacements, deformation beyond a rigid motion,
+        Jacobian), `inverse_consistency_mm`, `preset_spread_mm` (None where not measured).
+    """
+    grid = working_grid(pair)
+    mask = resample(pair.fixed_mask, grid, interpolation="nearest")
+    field = displacement_field(transform, grid)
+    steps = {"before": IDENTITY, "after": field}
+    fixed = _smooth_resample(pair.fixed, grid)
+    moving = _blurred(pair.moving)
+    views = {name: field_of_view(pair.moving.geometry, t, grid).array for name, t in steps.items()}
+    region = mask.array & views["before"] & views["after"]
+    if region.sum() < 100:
+        region = mask.array & views["after"]
+    similarity, overlap = {}, {"field_of_view": float(views["after"][mask.array].mean())}
+    bodies = _bodies(pair, grid)
+    warped = {name: apply_to_image(moving, step, grid, interpolation="linear", outside=pair.outside)
+              for name, step in steps.items()}  # fmt: skip
+    distances = feature_distances(fixed, list(warped.values()), region)
+    for (name, step), distance in zip(steps.items(), distances, strict=True):
+        similarity[name] = {
+            "nmi": normalised_mutual_information(fixed.array[region], warped[name].array[region]),
+            "feature_distance": distance,
+            "edges": edge_agreement(fixed, warped[name], region),
+        }
+        overlap[name] = {
+            "body_dice": body_dice(step, grid, bodies, views[name]),
+            "label_dice": label_dice(pair, IDENTITY if name == "before" else transform),
+        }
+    return {
+        "similarity": similarity,
+        "overlap": overlap,
+        "field": field_measures(field, mask.array),
+        "inverse_consistency_mm": None if backward is None else _summary(
+            inverse_consistency(transform, backward, grid, region)),
+        "preset_spread_mm": None if spread is None else _summary(spread.array[pair.fixed_mask.array]),
+    }  # fmt: skip
+
+
+def working_grid(pair: Pair) -> Geometry:
+    """The box around the fixed body at about 3 mm (its own spacing where that is coarser)."""
+    index = np.argwhere(pair.fixed_mask.array)
+    low, high = index.min(0)[::-1], index.max(0)[::-1]
+    margin = np.ceil(4 * WORKING_MM / np.array(pair.fixed.geometry.spacing_xyz)).astype(int)
+    low = np.maximum(low - margin, 0)
+    high = np.minimum(high + margin, np.array(pair.fixed.geometry.size_xyz) - 1)
+    box = pair.fixed.geometry.cropped(tuple(int(n) for n in low), tuple(int(n) for n in high - low + 1))
+    grid = box.resized(tuple(max(WORKING_MM, s) for s in box.spacing_xyz))
+    return grid if min(grid.size_xyz) > 1 else box
+
+
+# --- similarity -------------------------------------------------------------------------------------
+
+
+def normalised_mutual_information(a: np.ndarray, b: np.ndarray, bins: int = NMI_BINS) -> float:
+    """(H(a) + H(b)) / H(a, b) (Studholme et al., Pattern Recognition 32(1), 1999): 1 independent, 2 identical.
+
+    Values are clipped to their 0.5th and 99.5th percentiles.
+    """
+    if a.size == 0:
+        return 1.0
+    indices = []
+    for values in (a, b):
+        low, high = np.percentile(values, (0.5, 99.5))
+        scaled = (values - low) / max(high - low, 1e-9) * bins
+        indices.append(np.clip(scaled, 0, bins - 1).astype(np.int64))
+    joint = np.bincount(indices[0] * bins + indices[1], minlength=bins * bins).reshape(bins, bins) / a.size
+    entropies = [-(p[p > 0] * np.log(p[p > 0])).sum() for p in (joint.sum(1), joint.sum(0), joint.ravel())]
+    return float((entropies[0] + entropies[1]) / max(entropies[2], 1e-12))
+
+
+def feature_distances(fixed: Volume, warped: Sequence[Volume], region: np.ndarray) -> list[float]:
+    """Mean absolute difference of MIND-SSC features of each image to the fixed one's, over `region` (0 to 1)."""
+    import torch
+
+    from sctlab.features.mind import MindSSC
+
+    extractor = MindSSC()
+    inside = torch.from_numpy(region)
+
+    def features(volume: Volume) -> torch.Tensor:
+        image = torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))
+        return extractor(image[None, None])[0][0][:, inside]
+
+    with torch.inference_mode():
+        reference = features(fixed)
+        return [float((features(v) - reference).abs_().mean()) if region.any() else 1.0 for v in warped]
+
+
+def edge_agreement(fixed: Volume, warped: Volume, region: np.ndarray) -> float:
+    """Mean squared cosine between the gradients of two images over `region`, weak gradients damped (0 to 1).
+
+    Haber and Modersitzki's normalised gradient field (Methods Inf Med 46(3), 2007), averaged with the fixed
+    image's gradient as the weight: the edges of one image that the other has too.
+    """
+    gradients = []
+    for volume in (fixed, warped):
+        values = volume.array.astype(np.float32)
+        parts = np.gradient(values, *volume.geometry.spacing_xyz[::-1])
+        gradient = np.stack([p[region] for p in parts], axis=-1)
+        noise = np.median(np.linalg.norm(gradient, axis=-1)) + 1e-6
+        gradients.append((gradient, noise))
+    (f, f_noise), (m, m_noise) = gradients
+    f_norm, m_norm = (f**2).sum(-1), (m**2).sum(-1)
+    agreement = (f * m).sum(-1) ** 2 / ((f_norm + f_noise**2) * (m_norm + m_noise**2))
+    weight = np.sqrt(f_norm)
+    return float((agreement * weight).sum() / max(weight.sum(), 1e-9))
+
+
+# --- overlap ----------------------------------------------------------------------------------------
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Dice coefficient of two boolean arrays; None when both are empty."""
+    total = int(a.sum()) + int(b.sum())
+    return None if total == 0 else float(2 * np.count_nonzero(a & b) / total)
+
+
+def body_dice(step: Transform, grid: Geometry, bodies: tuple[Volume, Volume] | None, view: np.ndarray) -> float | None:
+    """Dice of the two images' own body masks where the moving image has data; None where a body isn't found."""
+    if bodies is None:
+        return None
+    fixed, moving = bodies
+    warped = apply_to_labels(moving, step, grid).array > 0
+    return dice((fixed.array > 0) & view, warped & view)
+
+
+def label_dice(pair: Pair, step: Transform) -> dict[str, float] | None:
+    """Mean Dice over the labels that both images have, and the Dice of each; None without labels on both grids."""
+    if pair.moving_labels is None or pair.fixed_labels is None:
+        return None
+    grid = pair.fixed.geometry
+    warped = apply_to_labels(pair.moving_labels, step, grid).array
+    view = field_of_view(pair.moving.geometry, step, grid).array
+    fixed = np.where(view, pair.fixed_labels.array, 0)
+    count = int(max(fixed.max(), warped.max())) + 1
+    joint = np.bincount(fixed[fixed == warped].ravel(), minlength=count)
+    sizes = np.bincount(fixed.ravel(), minlength=count), np.bincount(warped.ravel(), minlength=count)
+    common = [i for i in range(1, count) if sizes[0][i] and np.isin(i, pair.moving_labels.array)]
+    each = {str(i): float(2 * joint[i] / (sizes[0][i] + sizes[1][i])) for i in common}
+    return {"mean": float(np.mean(list(each.values()))), **each} if each else None
+
+
+def _bodies(pair: Pair, grid: Geometry) -> tuple[Volume, Volume] | None:
+    try:
+        kinds = [Task.MRI if name == "mr" else Task.CBCT for name in (pair.fixed_name, pair.moving_name)]
+        fixed = resample(pair.fixed, grid, interpolation="linear", outside=0)
+        return body_mask(fixed, kinds[0]), body_mask(pair.moving, kinds[1])
+    except ProductError:
+        return None
+
+
+# --- the field --------------------------------------------------------------------------------------
+
+
+def field_measures(field: DisplacementField, mask: np.ndarray) -> dict[str, Any]:
+    """Displacement, deformation and Jacobian inside `mask` [z, y, x].
+
+    `deformation_mm` is what remains of the displacements after the best rigid motion. `folds` is the share of
+    voxels with a Jacobian determinant of at most 0.
+    """
+    points = grid_points(field.grid)[mask]
+    vectors = np.moveaxis(field.vectors, 0, -1)[mask]
+    determinant = jacobian_determinant(field)[mask]
+    return {
+        "displacement_mm": _summary(np.linalg.norm(vectors, axis=1)),
+        "deformation_mm": _summary(np.linalg.norm(points + vectors - best_rigid(points, points + vectors)(points), axis=1)),
+        "jacobian": {
+            "minimum": float(determinant.min()),
+            "p1": float(np.percentile(determinant, 1)),
+            "p99": float(np.percentile(determinant, 99)),
+            "maximum": float(determinant.max()),
+            "log_std": float(np.std(np.log(np.maximum(determinant, 1e-3)))),
+            "folds": float((determinant <= 0).mean()),
+        },
+    }  # fmt: skip
+
+
+def best_rigid(points: np.ndarray, moved: np.ndarray) -> AffineTransform:
+    """The rigid motion nearest to a set of displacements (Kabsch, Acta Cryst A32, 1976)."""
+    centre, moved_centre = points.mean(0), moved.mean(0)
+    u, _, vt = np.linalg.svd((points - centre).T @ (moved - moved_centre))
+    flip = np.diag([1.0, 1.0, np.sign(np.linalg.det(vt.T @ u.T))])
+    return AffineTransform(vt.T @ flip @ u.T, tuple(moved_centre - centre), tuple(centre))
+
+
+def _summary(values: np.ndarray) -> dict[str, float]:
+    if values.size == 0:
+        raise InputError("quality", "no voxels to measure", "a body with data in both images")
+    return {
+        "mean": float(values.mean()),
+        "median": float(np.median(values)),
+        "p95": float(np.percentile(values, 95)),
+        "max": float(values.max()),
+    }
+
+
+def _blurred(volume: Volume) -> Volume:
+    """The image low-pass filtered for sampling at the working spacing."""
+    from scipy.ndimage import gaussian_filter
+
+    spacing = np.array(volume.geometry.spacing_xyz[::-1])
+    sigma = np.sqrt(np.maximum((0.4 * WORKING_MM) ** 2 - (0.4 * spacing) ** 2, 0)) / spacing
+    values = volume.array.astype(np.float32)
+    return volume.with_array(gaussian_filter(values, sigma, mode="nearest") if sigma.any() else values)
+
+
+def _smooth_resample(volume: Volume, grid: Geometry) -> Volume:
+    edge = float(np.percentile(volume.array, 1))
+    return resample(_blurred(volume), grid, interpolation="linear", outside=edge)
