@@ -27,6 +27,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 
+# Typer has carried its own copy of click since 0.26: a command's endings and the group's are different classes.
+_EXITS = (click.exceptions.Exit, typer.Exit)
+_ABORTS = (KeyboardInterrupt, click.Abort, typer.Abort)
+_USAGE_ERRORS = (click.ClickException, typer.BadParameter.__mro__[2])
+
+
 class _LazyGroup(click.Group):
     """Lists every command, imports the one that is called."""
 
@@ -72,12 +78,12 @@ def run(command, *, debug: bool = False) -> int:
     except ProductError as error:
         console.print(f"error: {error}", style="red", markup=False)
         return error.exit_code
-    except click.exceptions.Exit as error:
+    except _EXITS as error:
         return error.exit_code
-    except click.ClickException as error:
+    except _USAGE_ERRORS as error:
         error.show()
         return ExitCode.BAD_INPUT
-    except (KeyboardInterrupt, click.Abort):
+    except _ABORTS:
         console.print("interrupted", style="red")
         return 130
     except Exception as error:

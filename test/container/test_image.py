@@ -242,8 +242,8 @@ def test_labels_and_user():
 @pytest.mark.parametrize(
     ("door", "word"),
     [
-        (("--entrypoint", "sctlab", EXEC, "train", "--help"), "--recipe"),
-        (("--entrypoint", "python", EXEC, "train.py", "--help"), "--recipe"),
+        (("--entrypoint", "sctlab", EXEC, "train", "--help"), "--pairs"),
+        (("--entrypoint", "python", EXEC, "train.py", "--help"), "--pairs"),
         (("--entrypoint", "sctlab", EXEC, "info"), "onnxruntime-gpu"),
         ((EXEC, "--help"), "--serve"),
     ],
