@@ -127,7 +127,8 @@ def _pair(case: Case, target_file: Path, target: Target) -> Pair:
             "method": str(described.get("method", "as delivered")),
             "convention": str(described.get("convention", "unknown")),
         }
-    patient = str(described.get("patient") or truth.get("patient") or case.id)
+    # Cases simulated from one CT are one patient.
+    patient = described.get("patient") or truth.get("patient") or (truth.get("options") or {}).get("ct") or case.id
     return Pair(
         id=case.id,
         task=case.task,
@@ -135,10 +136,10 @@ def _pair(case: Case, target_file: Path, target: Target) -> Pair:
         source=case.source,
         target=target_file,
         mask=case.mask,
-        patient=patient,
+        patient=str(patient),
         centre=case.id[CENTRE_POSITION] if len(case.id) > CENTRE_POSITION else "",
         registration=tuple(sorted(registration.items())),
-        field_of_view=find_image(case.folder, "fov"),
+        field_of_view=find_image(case.folder, "fov") if target == "ct" else None,
     )
 
 
