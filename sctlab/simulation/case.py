@@ -1,0 +1,254 @@
+"""One simulated case: patient → motion → CT, and MR or CBCT of another day, with the truth beside them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from model.interface import Region, Task
+from model.volume import AIR_HU, Geometry, Volume, resample
+from model.writing import atomic_path, write_json, write_volume
+from sctlab.simulation.anatomy import build_phantom, default_grid
+from sctlab.simulation.content import change_content
+from sctlab.simulation.deformation import Motion, sample_motion
+from sctlab.simulation.phantom import Phantom, public_labels
+from sctlab.simulation.tissues import PROPERTIES, Tissue
+
+DIRECTION = (
+    "points of the source grid to points of ct.mha (ITK's resampling direction): "
+    "resample(ct.mha, source grid, deformation.h5) = ct_aligned.mha outside content_changed.mha"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person chooses; the rest is random.
+
+    Args:
+        spacing_xyz: Voxel pitch of the case's images, mm.
+        size_xyz: Voxels of the source image; None for what the region usually covers.
+        amplitude_mm: 95th percentile of the displacement between CT and source; 0 aligns them perfectly.
+        content: How much bowel content changes; 0 for none.
+        seed: Seed of the cohort.
+        ct, labels: A real CT to start from, and its labels (TotalSegmentator ids).
+    """
+
+    spacing_xyz: tuple[float, float, float] = (1.0, 1.0, 3.0)
+    size_xyz: tuple[int, int, int] | None = None
+    amplitude_mm: float = 8.0
+    content: float = 1.0
+    seed: int = 0
+    ct: str | None = None
+    labels: str | None = None
+
+
+def case_id(task: Task, region: Region, index: int) -> str:
+    """SynthRAD's pattern, with S for simulated: `1ABS001`."""
+    return f"{1 if task == Task.MRI else 2}{region}S{index + 1:03d}"
+
+
+def streams(seed: int, task: Task, region: Region, index: int) -> dict[str, np.random.Generator]:
+    """Independent random numbers for every part of a case; they depend on nothing else, so order and jobs don't matter."""
+    key = (seed, list(Task).index(task), list(Region).index(region), index)
+    names = ("grid", "anatomy", "motion", "content", "noise", "source")
+    children = np.random.SeedSequence(key).spawn(len(names))
+    return {name: np.random.default_rng(child) for name, child in zip(names, children, strict=True)}
+
+
+def simulate_case(folder: Path, task: Task, region: Region, index: int, options: Options) -> str:
+    """Simulate a case into `folder`; it appears whole or not at all.
+
+    Returns:
+        The case's id.
+    """
+    random = streams(options.seed, task, region, index)
+    phantom, grid, ct_grid = _patient(task, region, options, random)
+    hu_of = _typical_hu(phantom)
+    motion = sample_motion(phantom, grid, region, options.amplitude_mm, random["motion"])
+    content = options.content if options.amplitude_mm > 0 else 0.0
+    other_day, changed = change_content(phantom, hu_of, random["content"], content)
+    noise = _ct_noise(phantom, random["noise"])
+    transform = motion.transform()
+
+    ct = _on_slices(phantom.with_hu(phantom.hu + noise), ct_grid)
+    aligned = _aligned(other_day.with_hu(other_day.hu + noise), grid, transform)
+    labels = Volume(public_labels(phantom.label), phantom.geometry)
+    labels_ct = resample(labels, ct_grid, interpolation="nearest")
+    labels_source = resample(labels, grid, interpolation="nearest", transform=transform)
+    wide = ndimage.binary_dilation(changed, iterations=1)
+    changed_source = resample(Volume(wide, phantom.geometry), grid, interpolation="nearest", transform=transform)
+
+    source, mask, facts = _source(task, region, other_day, grid, transform, hu_of, random["source"])
+    truth = {
+        "direction": DIRECTION,
+        "transform": "ITK DisplacementFieldTransform, mm, linear between nodes",
+        "motion": motion.facts,
+        "breathing_phase": "exhale: the CT aligned to the source shows the patient as at the end of exhalation",
+        "source": facts,
+        "region": str(region),
+        "options": asdict(options) | {"task": str(task), "index": index},
+    }
+    files = {
+        f"{task.source_name}.mha": source,
+        "ct.mha": ct,
+        "mask.mha": mask.with_array(mask.array.astype(np.uint8)),
+        "labels.mha": labels_ct,
+        "truth/ct_aligned.mha": aligned,
+        "truth/labels_source.mha": labels_source,
+        "truth/labels_ct.mha": labels_ct,
+        "truth/content_changed.mha": changed_source.with_array(changed_source.array.astype(np.uint8)),
+    }
+    _write(folder, files, motion, truth)
+    return folder.name
+
+
+def _typical_hu(phantom: Phantom) -> np.ndarray:
+    """HU of every tissue in this patient: the median where there is enough of it, the table's mean elsewhere."""
+    values = np.array([PROPERTIES[t].hu for t in Tissue], np.float32)
+    for tissue in Tissue:
+        if tissue in (Tissue.CORTICAL_BONE, Tissue.RED_MARROW, Tissue.YELLOW_MARROW, Tissue.TOOTH, Tissue.METAL):
+            continue
+        where = phantom.tissue == tissue
+        if int(where.sum()) > 500:
+            values[tissue] = np.median(phantom.hu[where])
+    return values
+
+
+def _patient(task: Task, region: Region, options: Options, random) -> tuple[Phantom, Geometry, Geometry]:
+    """The patient, the grid of the source and the grid of the CT (the same lattice, with a margin for motion)."""
+    if options.ct is not None:
+        from sctlab.simulation.from_ct import load_phantom
+
+        return load_phantom(options)
+    grid = default_grid(region, random["grid"], options.spacing_xyz, options.size_xyz, short=task == Task.CBCT)
+    margin_mm = 0.0 if options.amplitude_mm == 0 else 1.6 * options.amplitude_mm + 3
+    pad = np.ceil(margin_mm / np.array(grid.spacing_xyz)).astype(int)
+    ct_grid = grid.cropped(tuple(-pad), tuple(np.array(grid.size_xyz) + 2 * pad))
+    return build_phantom(region, fine_grid(ct_grid), random["anatomy"]), grid, ct_grid
+
+
+def fine_grid(grid: Geometry) -> Geometry:
+    """The grid with two sub-slices a slice, where slices are thick against their pixels."""
+    if grid.spacing_xyz[2] < 1.4 * grid.spacing_xyz[0]:
+        return grid
+    return grid.resized((*grid.spacing_xyz[:2], grid.spacing_xyz[2] / 2))
+
+
+def _slice_profile(phantom: Phantom, grid: Geometry) -> Volume:
+    """HU averaged over the slice thickness of `grid`, at every sub-slice position."""
+    if np.isclose(phantom.geometry.spacing_xyz[2], grid.spacing_xyz[2]):
+        return Volume(phantom.hu, phantom.geometry)
+    mean = (phantom.hu[:-1] + phantom.hu[1:]) / 2
+    g = phantom.geometry
+    origin = (*g.origin_xyz[:2], g.origin_xyz[2] + g.spacing_xyz[2] / 2)
+    return Volume(mean, Geometry((*g.size_xyz[:2], g.size_xyz[2] - 1), g.spacing_xyz, origin, g.direction))
+
+
+def _on_slices(phantom: Phantom, grid: Geometry) -> Volume:
+    return to_int16(resample(_slice_profile(phantom, grid), grid, outside=AIR_HU), AIR_HU, 3071)
+
+
+def _aligned(phantom: Phantom, grid: Geometry, transform) -> Volume:
+    return to_int16(resample(_slice_profile(phantom, grid), grid, outside=AIR_HU, transform=transform), AIR_HU, 3071)
+
+
+def to_int16(volume: Volume, low: float = -32768, high: float = 32767) -> Volume:
+    """Rounded and clipped to int16."""
+    return volume.with_array(np.rint(np.clip(volume.array, low, high)).astype(np.int16))
+
+
+def _ct_noise(phantom: Phantom, rng: np.random.Generator) -> np.ndarray:
+    """Noise of the planning CT: 6 to 16 HU, correlated over about a millimetre. It belongs to the CT and moves with it."""
+    sigma = np.array([0.5, 0.7, 0.7])
+    noise = ndimage.gaussian_filter(rng.standard_normal(phantom.hu.shape, dtype=np.float32), sigma)
+    level = float(rng.uniform(6, 16))
+    return noise * (level / (noise.std() + 1e-9))
+
+
+def _source(task: Task, region: Region, phantom: Phantom, grid: Geometry, transform, hu_of: np.ndarray,
+            rng: np.random.Generator) -> tuple[Volume, Volume, dict[str, Any]]:  # fmt: skip
+    """The MR or CBCT, its body mask, and how it was made."""
+    fine = fine_grid(grid)
+    hu = resample(Volume(phantom.hu, phantom.geometry), fine, outside=-1000, transform=transform).array
+    tissue = resample(
+        Volume(phantom.tissue, phantom.geometry), fine, interpolation="nearest", transform=transform
+    ).array
+    body = _pairs(_body(hu, tissue, fine).astype(np.float32), grid) > 0.25
+    spacing = np.array(grid.spacing_xyz[::-1])
+    mask = ndimage.distance_transform_edt(~body, sampling=spacing) < 4.0 if body.any() else ~body
+    if task == Task.MRI:
+        array, facts = _mr(hu, tissue, fine, grid, region, hu_of, rng)
+    else:
+        array, facts = _cbct(hu, tissue, fine, grid, region, rng)
+        mask &= array > AIR_HU + 0.5
+    return to_int16(Volume(array, grid)), Volume(mask, grid), facts
+
+
+def _body(hu: np.ndarray, tissue: np.ndarray, grid: Geometry) -> np.ndarray:
+    solid = ~np.isin(tissue, (Tissue.AIR, Tissue.COUCH_SHELL, Tissue.COUCH_FOAM)) & (
+        (hu > -500) | (tissue != Tissue.AIR)
+    )
+    return np.stack([ndimage.binary_fill_holes(s) for s in solid])
+
+
+def _pairs(array: np.ndarray, grid: Geometry) -> np.ndarray:
+    """Average sub-slices into the slices of `grid`."""
+    n = grid.size_xyz[2]
+    if array.shape[0] == n:
+        return array
+    return array[: 2 * n].reshape(n, 2, *array.shape[1:]).mean(1)
+
+
+def _mr(hu, tissue, fine, grid, region, hu_of, rng) -> tuple[np.ndarray, dict[str, Any]]:
+    from sctlab.simulation.mr import Sequence, tissue_signals, water_and_fat
+    from sctlab.simulation.mr_artefacts import Acquisition, acquire
+
+    sequence = Sequence.sample(region, rng)
+    settings = Acquisition.sample(sequence, rng)
+    signals = tissue_signals(sequence, rng)
+    water, fat = water_and_fat(hu, tissue, hu_of, signals)
+    air = np.isin(tissue, (Tissue.AIR, Tissue.GAS)).astype(np.float32)
+    water, fat, air = (_pairs(a, grid) for a in (water, fat, air))
+    image = acquire(water, fat, air, grid, sequence, settings, rng)
+    return image, {"sequence": asdict(sequence), "acquisition": asdict(settings)}
+
+
+def _cbct(hu, tissue, fine, grid, region, rng) -> tuple[np.ndarray, dict[str, Any]]:
+    from sctlab.simulation.cbct import Scan, simulate_cbct
+
+    scan = Scan.sample(region, rng)
+    slices = _pairs(hu, grid)
+    pad = int(np.ceil(0.14 * len(slices)))  # oblique rays pass tissue beyond the field of view
+    extended = np.pad(slices, ((pad, pad), (0, 0), (0, 0)), mode="edge")
+    geometry = grid.cropped((0, 0, -pad), (*grid.size_xyz[:2], grid.size_xyz[2] + 2 * pad))
+    image = simulate_cbct(extended, geometry, grid, scan, rng)
+    return np.clip(image, AIR_HU, 3071), {"scan": asdict(scan)}
+
+
+def _write(folder: Path, files: dict[str, Volume], motion: Motion, truth: dict[str, Any]) -> None:
+    from sctlab.simulation.overview import save_overview
+
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    (part / "truth").mkdir(parents=True)
+    for name, volume in files.items():
+        write_volume(volume, part / name)
+    write_transform(motion, part / "truth" / "deformation.h5")
+    save_overview(files, part / "overview.png", title=folder.name)
+    write_json(part / "truth" / "truth.json", truth)
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.replace(folder)
+
+
+def write_transform(motion: Motion, path: Path) -> None:
+    """Write the motion as an ITK displacement field transform (HDF5)."""
+    import SimpleITK as sitk
+
+    with atomic_path(path) as temporary:
+        sitk.WriteTransform(motion.transform(), str(temporary))

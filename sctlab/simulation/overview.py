@@ -1,0 +1,28 @@
+"""The picture of a case: source, CT as it lies, CT aligned (the truth), and what the motion did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from model.volume import AIR_HU, Volume, resample
+from sctlab.pictures import CT_WINDOW, DIFFERENCE_WINDOW, Layer, centre_index, save_planes
+
+
+def save_overview(files: dict[str, Volume], path: Path, title: str) -> Path:
+    """Write `overview.png` for the files of a case (names relative to the case folder)."""
+    name = "mr.mha" if "mr.mha" in files else "cbct.mha"
+    source, aligned, mask = files[name], files["truth/ct_aligned.mha"], files["mask.mha"]
+    ct = resample(files["ct.mha"], source.geometry, outside=AIR_HU)
+    difference = aligned.with_array(ct.array.astype(np.float32) - aligned.array)
+    inside = source.array[mask.array > 0]
+    window = (0.0, float(np.percentile(inside, 99.5))) if name == "mr.mha" and inside.size else CT_WINDOW
+    layers = [
+        Layer(name.split(".")[0].upper(), source, window, contour=mask),
+        Layer("CT", ct, CT_WINDOW),
+        Layer("CT aligned (truth)", aligned, CT_WINDOW),
+        Layer("CT − truth", difference, DIFFERENCE_WINDOW, "RdBu_r"),
+        Layer("labels", files["truth/labels_source.mha"], (0, 118), "nipy_spectral"),
+    ]
+    return save_planes(layers, path, index_xyz=centre_index(mask, source), title=title)

@@ -1,0 +1,133 @@
+"""Tissues: Hounsfield units for CT, and proton density, T1, T2 for MR, with their sources.
+
+HU: ICRU 44 compositions as measured in Schneider, Bortfeld, Schlegel, Phys Med Biol 45 (2000) 459 and the
+organ values of clinical CT at 120 kV (partly with venous contrast). Relaxation times at 1.5 T and 3 T:
+Stanisz et al., Magn Reson Med 54 (2005) 507 (muscle, cartilage, white and grey matter, blood, cord, heart);
+de Bazelaire et al., Radiology 230 (2004) 652 (liver, spleen, kidney, pancreas, marrow, fat, prostate).
+At 0.35 T: T1 = A ν^B of Bottomley et al., Med Phys 11 (1984) 425, T2 almost independent of the field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+
+class Tissue(IntEnum):
+    """What a voxel is mostly made of. The codes are internal: files hold TotalSegmentator ids."""
+
+    AIR = 0
+    GAS = 1
+    LUNG = 2
+    FAT = 3
+    SKIN = 4
+    MUSCLE = 5
+    LIVER = 6
+    SPLEEN = 7
+    KIDNEY = 8
+    MEDULLA = 9
+    PANCREAS = 10
+    BLOOD = 11
+    HEART = 12
+    GREY_MATTER = 13
+    WHITE_MATTER = 14
+    CSF = 15
+    CORD = 16
+    CORTICAL_BONE = 17
+    RED_MARROW = 18
+    YELLOW_MARROW = 19
+    CARTILAGE = 20
+    DISC = 21
+    BOWEL_WALL = 22
+    STOOL = 23
+    FLUID = 24
+    GLAND = 25
+    THYROID = 26
+    PROSTATE = 27
+    TOOTH = 28
+    METAL = 29
+    VITREOUS = 30
+    URINE = 31
+    MUCOSA = 32
+    COUCH_SHELL = 33
+    COUCH_FOAM = 34
+    BILE = 35
+
+
+@dataclass(frozen=True)
+class Properties:
+    """One tissue's numbers.
+
+    Args:
+        hu: Mean HU at 120 kV.
+        hu_spread: Standard deviation of that mean between patients, HU.
+        texture: Standard deviation of the texture inside the tissue, HU.
+        pd: Proton density relative to water.
+        t1_ms: T1 at 0.35, 1.5 and 3 T.
+        t2_ms: T2 at 1.5 T.
+        t2_prime_ms: Static dephasing at 1.5 T (1/T2* = 1/T2 + 1/T2').
+    """
+
+    hu: float
+    hu_spread: float
+    texture: float
+    pd: float
+    t1_ms: tuple[float, float, float]
+    t2_ms: float
+    t2_prime_ms: float = 60.0
+
+
+_P, _T = Properties, Tissue
+PROPERTIES: dict[Tissue, Properties] = {
+    _T.AIR: _P(-1000, 0, 0, 0.0, (1, 1, 1), 1),
+    _T.GAS: _P(-985, 5, 4, 0.0, (1, 1, 1), 1),
+    _T.LUNG: _P(-815, 35, 18, 0.22, (900, 1200, 1350), 40, 1.6),
+    _T.FAT: _P(-104, 6, 9, 0.95, (215, 288, 371), 75, 50),
+    _T.SKIN: _P(20, 12, 12, 0.60, (480, 750, 950), 30, 30),
+    _T.MUSCLE: _P(54, 7, 9, 0.79, (510, 1008, 1412), 44, 50),
+    _T.LIVER: _P(68, 18, 5, 0.75, (340, 586, 809), 46, 28),
+    _T.SPLEEN: _P(62, 18, 5, 0.80, (680, 1057, 1328), 79, 60),
+    _T.KIDNEY: _P(70, 35, 7, 0.82, (600, 966, 1142), 87, 60),
+    _T.MEDULLA: _P(52, 22, 6, 0.85, (880, 1412, 1545), 85, 60),
+    _T.PANCREAS: _P(48, 15, 11, 0.80, (390, 584, 725), 46, 50),
+    _T.BLOOD: _P(75, 45, 3, 0.90, (950, 1441, 1932), 230, 60),
+    _T.HEART: _P(62, 18, 6, 0.80, (640, 1030, 1471), 42, 35),
+    _T.GREY_MATTER: _P(38, 2, 3, 0.86, (640, 1124, 1820), 95, 70),
+    _T.WHITE_MATTER: _P(29, 2, 2, 0.71, (440, 884, 1084), 72, 65),
+    _T.CSF: _P(8, 3, 2, 1.00, (3600, 4000, 4300), 1600, 200),
+    _T.CORD: _P(38, 4, 3, 0.75, (450, 745, 993), 74, 60),
+    _T.CORTICAL_BONE: _P(1250, 130, 60, 0.08, (180, 220, 250), 0.5, 1),
+    _T.RED_MARROW: _P(165, 45, 38, 0.62, (380, 549, 586), 49, 14),
+    _T.YELLOW_MARROW: _P(40, 45, 38, 0.75, (230, 300, 380), 70, 22),
+    _T.CARTILAGE: _P(115, 20, 12, 0.65, (650, 1024, 1168), 30, 40),
+    _T.DISC: _P(85, 10, 8, 0.75, (640, 1000, 1250), 85, 50),
+    _T.BOWEL_WALL: _P(46, 14, 8, 0.80, (560, 950, 1250), 55, 45),
+    _T.STOOL: _P(25, 25, 45, 0.60, (420, 650, 850), 60, 12),
+    _T.FLUID: _P(18, 8, 5, 0.97, (2100, 2500, 2800), 350, 150),
+    _T.GLAND: _P(18, 18, 14, 0.85, (400, 650, 850), 75, 55),
+    _T.THYROID: _P(105, 25, 9, 0.82, (620, 980, 1300), 75, 60),
+    _T.PROSTATE: _P(42, 6, 5, 0.85, (820, 1317, 1597), 88, 70),
+    _T.TOOTH: _P(2300, 200, 60, 0.02, (200, 250, 300), 0.4, 1),
+    _T.METAL: _P(3071, 0, 0, 0.0, (1, 1, 1), 1, 1),
+    _T.VITREOUS: _P(9, 3, 2, 1.0, (3500, 4000, 4300), 1200, 200),
+    _T.URINE: _P(6, 5, 2, 1.0, (3000, 3500, 3900), 1000, 200),
+    _T.MUCOSA: _P(40, 8, 8, 0.85, (600, 1000, 1350), 90, 50),
+    _T.COUCH_SHELL: _P(-180, 80, 4, 0.0, (1, 1, 1), 1),
+    _T.COUCH_FOAM: _P(-930, 15, 4, 0.0, (1, 1, 1), 1),
+    _T.BILE: _P(8, 5, 3, 0.97, (1700, 2400, 2700), 500, 150),
+}  # fmt: skip
+
+FIELDS_TESLA = (0.35, 1.5, 3.0)
+
+
+def sample_hu(rng: np.random.Generator) -> np.ndarray:
+    """HU of every tissue in one patient, indexed by `Tissue` (float32). Tissues vary together only by chance."""
+    z = np.clip(rng.standard_normal(len(Tissue)), -2, 2)
+    return np.array([PROPERTIES[t].hu + PROPERTIES[t].hu_spread * z[t] for t in Tissue], dtype=np.float32)
+
+
+def texture_hu() -> np.ndarray:
+    """Standard deviation of the texture of every tissue, HU, indexed by `Tissue`."""
+    return np.array([PROPERTIES[t].texture for t in Tissue], dtype=np.float32)
