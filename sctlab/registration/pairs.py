@@ -44,6 +44,7 @@ class PairFiles:
         ct_labels: Labels on the CT's grid.
         source_labels: The same labels on the source's grid, for Dice.
         truth: A simulated case's `truth` folder.
+        mask_is_fixed: The mask belongs to the fixed image, even if the source has the same grid.
     """
 
     id: str
@@ -55,6 +56,7 @@ class PairFiles:
     ct_labels: Path | None = None
     source_labels: Path | None = None
     truth: Path | None = None
+    mask_is_fixed: bool = False
 
     @classmethod
     def of(cls, case: Case) -> PairFiles:
@@ -141,6 +143,16 @@ def load_pair(files: PairFiles, convention: Convention) -> Pair:
     return pair
 
 
+def exchanged(pair: Pair) -> Pair:
+    """The same images with their roles exchanged."""
+    back = Convention.CT_TO_SOURCE if pair.ct_is_fixed else Convention.SOURCE_TO_CT
+    moving_is_mr = pair.moving_name == "mr"
+    mask = pair.source_mask if pair.ct_is_fixed else body_mask(pair.moving, Task.MRI if moving_is_mr else Task.CBCT)
+    return Pair(
+        pair.files, back, pair.moving, pair.fixed, mask, pair.source_mask, pair.fixed_labels, pair.moving_labels
+    )
+
+
 def check_overlap(pair: Pair, transform: Transform, *, stage: str = "before registration") -> float:
     """The share of the fixed body that has moving data under `transform`.
 
@@ -165,7 +177,7 @@ def _masks(files: PairFiles, source: Volume, ct: Volume, ct_is_fixed: bool) -> t
     mask = read_mask(files.mask)
     if not mask.array.any():
         raise InputError(files.mask, "an empty mask", "a body mask", "leave the mask out to have one computed")
-    if mask.geometry.same_grid(source.geometry, 1e-2):
+    if mask.geometry.same_grid(source.geometry, 1e-2) and not (files.mask_is_fixed and ct_is_fixed):
         mask = Volume(mask.array, source.geometry, mask.name)
         return (body_mask(ct, Task.CBCT) if ct_is_fixed else mask), mask
     if mask.geometry.same_grid(fixed.geometry, 1e-2):  # the CT's own body

@@ -1,0 +1,119 @@
+"""`sctlab register apply`: a transform file onto an image, labels or points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import InputError
+from model.reading import read_volume
+from model.volume import AIR_HU, Geometry, Volume
+from model.writing import write_text, write_volume
+from sctlab.registration.applying import apply_to_image, field_of_view, read_transform
+from sctlab.registration.elastix_files import ElastixTransform
+from sctlab.registration.inversion import invert
+
+HEADER_TOLERANCE_MM = 0.01  # published grid headers are rounded to float32
+
+
+def apply_file(
+    transform: Path,
+    image: Path,
+    out: Path,
+    *,
+    like: Path | None = None,
+    interpolation: str = "safe",
+    outside: float | None = None,
+    inverse: bool = False,
+) -> Iterator[str]:
+    """Apply a transform file and write the result; yields lines about what was done.
+
+    Args:
+        transform: See `read_transform`.
+        image: Moving image, or a `.csv` of points (x, y, z in mm, LPS; a header line is allowed).
+        out: Result; the format follows the suffix.
+        like: Image whose grid the result gets. A transform file's own grid that agrees with it within 0.01 mm (they
+            carry float32 rounding) is taken to be that grid.
+        interpolation: See `apply_to_image`.
+        outside: Value without data; the transform file's, or air for images in HU and 0 for others.
+        inverse: Apply the inverse (`image` then lies in the fixed space and the result in the moving one).
+
+    Raises:
+        InputError: What is missing or malformed; nothing is written then.
+    """
+    found = read_transform(transform)
+    if image.suffix == ".csv":
+        yield from _apply_to_points(found, image, out, like, inverse)
+        return
+    volume = read_volume(image)
+    grid, note = _grid(found, transform, like, inverse)
+    if note:
+        yield note
+    mapping = found.transform
+    if inverse:
+        mapping, error = invert(found.transform, grid)
+        yield (f"inverse: error {error.mean_mm:.4f} mm on average, {error.p95_mm:.4f} mm at the 95th percentile; "
+               f"none found for {error.missing:.1%} of the points")  # fmt: skip
+    if outside is None:
+        # A file's own value counts unless it's the 0 of a file that says nothing.
+        outside = found.default_value or (float(AIR_HU) if float(volume.array.min()) < -300 else 0.0)
+        outside = 0.0 if interpolation == "nearest" else outside
+    covered = field_of_view(volume.geometry, mapping, grid).array.mean()
+    if covered == 0:
+        raise InputError(image, "no voxel of the result lies inside this image", "the moving image of this transform",
+                         "check that image and transform belong together")  # fmt: skip
+    result = apply_to_image(volume, mapping, grid, interpolation=interpolation, outside=outside)
+    write_volume(Volume(result.array, grid), out)
+    yield f"{out}: {covered:.0%} inside the image, {outside:g} elsewhere"
+
+
+def _grid(found: ElastixTransform, transform: Path, like: Path | None, inverse: bool) -> tuple[Geometry, str]:
+    """The result's grid, and a line if the file's own one was set aside."""
+    if like is not None:
+        grid = read_volume(like).geometry
+        if found.grid is not None and not inverse and not grid.same_grid(found.grid, HEADER_TOLERANCE_MM):
+            return grid, f"the grid of {like.name} is taken; {transform.name} states another one"
+        return grid, ""
+    if found.grid is None or inverse:
+        why = "an inverse goes to the moving image's grid" if inverse else "no grid in the file"
+        raise InputError(transform, why, "--like IMAGE", "name an image whose grid the result gets")
+    return found.grid, ""
+
+
+def _apply_to_points(found: ElastixTransform, path: Path, out: Path, like: Path | None, inverse: bool) -> Iterator[str]:
+    points = _read_points(path)
+    mapping = found.transform
+    if inverse:
+        if like is None:
+            raise InputError(path, "no grid for the inverse", "--like IMAGE", "name the moving image")
+        mapping, error = invert(found.transform, read_volume(like).geometry)
+        yield f"inverse: error {error.mean_mm:.4f} mm on average, {error.p95_mm:.4f} mm at the 95th percentile"
+    moved = mapping(points)
+    write_text(out, "x,y,z\n" + "".join(",".join(f"{v:.6f}" for v in p) + "\n" for p in moved))
+    shift = np.linalg.norm(moved - points, axis=1)
+    yield f"{out}: {len(points)} points moved by {shift.mean():.2f} mm on average, at most {shift.max():.2f} mm"
+
+
+def _read_points(path: Path) -> np.ndarray:
+    """Points [n, 3] of a CSV file."""
+    if not path.is_file():
+        raise InputError(path, "no such file", "points, x,y,z a line")
+    points = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        words = [w for w in line.replace(";", ",").split(",") if w.strip()]
+        if not words:
+            continue
+        try:
+            values = [float(w) for w in words]
+        except ValueError:
+            if number == 1:
+                continue  # a header
+            values = []
+        if len(values) != 3 or not np.isfinite(values).all():
+            raise InputError(path, f"line {number} is '{line[:40]}'", "three finite numbers x,y,z in mm")
+        points.append(values)
+    if not points:
+        raise InputError(path, "no points", "three numbers x,y,z a line")
+    return np.array(points)

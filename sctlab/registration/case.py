@@ -1,0 +1,205 @@
+"""One case from files to files: register, judge, picture, and write a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.errors import InputError, ProductError
+from model.interface import read_json
+from model.volume import Volume
+from model.writing import write_json, write_volume
+from sctlab.registration.applying import apply_to_image, apply_to_labels, field_of_view
+from sctlab.registration.elastix_files import write_elastix
+from sctlab.registration.itk_files import write_displacement, write_itk
+from sctlab.registration.methods import Registration, Settings, register_back, register_pair
+from sctlab.registration.overview import save_overview
+from sctlab.registration.pairs import Pair, PairFiles, check_overlap, load_pair
+from sctlab.registration.quality import measure
+from sctlab.registration.transforms import displacement_field
+from sctlab.registration.truth import measure_truth
+
+PAIR, QUALITY, FAILURE, OVERVIEW = "pair.json", "quality.json", "failure.json", "overview.png"
+COARSE_RANGE = 50.0  # an image with a smaller range would lose its contrast as whole numbers
+
+
+def register_case(
+    files: PairFiles, settings: Settings, folder: str | Path, scratch: str | Path | None = None
+) -> dict[str, Any]:
+    """Register one case into `folder`, or leave a finished one as it is.
+
+    The folder is made beside its place and moved there when it is complete. A case that fails leaves a folder
+    with `failure.json` and no images, so nothing downstream takes it for a pair.
+
+    Args:
+        files: The images.
+        settings: How.
+        folder: The case's folder.
+        scratch: Where the folder is made, on the same file system; beside `folder` when left out.
+
+    Returns:
+        `{"skipped": bool, "seconds": float}`.
+
+    Raises:
+        ProductError: What the case lacks; it is recorded as well.
+    """
+    folder = Path(folder)
+    start = time.monotonic()
+    key = settings.hash(files)
+    if is_finished(folder, key):
+        return {"skipped": True, "seconds": 0.0}
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (PAIR, FAILURE)):
+        raise InputError(folder, "a folder with other files", "an empty or new folder, or an earlier result")
+    partial = Path(scratch or folder.parent) / f".partial-{files.id}-{uuid.uuid4().hex[:8]}"
+    try:
+        partial.mkdir(parents=True)
+        _register_into(partial, files, settings, key)
+        _replace(folder, partial)
+    except Exception as error:
+        reason = str(error) if isinstance(error, ProductError) else f"{type(error).__name__}: {error}"
+        record_failure(folder, scratch or folder.parent, files.id, reason, settings)
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return {"skipped": False, "seconds": time.monotonic() - start}
+
+
+def record_failure(folder: Path, scratch: str | Path, case_id: str, reason: str, settings: Settings) -> None:
+    """Make `folder` hold nothing but `failure.json`."""
+    partial = Path(scratch) / f".partial-{case_id}-{uuid.uuid4().hex[:8]}"
+    partial.mkdir(parents=True)
+    try:
+        write_json(partial / FAILURE, {"case": case_id, "error": reason, "settings": asdict(settings)})
+        _replace(folder, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_finished(folder: Path, key: str) -> bool:
+    """Whether a folder holds the complete result of the same settings and inputs."""
+    path = folder / PAIR
+    if not path.is_file():
+        return False
+    try:
+        return read_json(path).get("key") == key
+    except (ProductError, AttributeError):
+        return False
+
+
+def _register_into(folder: Path, files: PairFiles, settings: Settings, key: str) -> None:
+    pair = load_pair(files, settings.convention)
+    start = time.monotonic()
+    found = register_pair(pair, settings)
+    seconds = time.monotonic() - start
+    coverage = check_overlap(pair, found.transform, stage="after registration")
+    back = register_back(pair, settings) if settings.both_ways else None
+
+    names = write_images(pair, found, folder)
+    transforms = write_transforms(pair, found, folder, displacement=settings.displacement)
+    quality = {
+        "case": files.id,
+        **measure(pair, found.transform, backward=back, spread=found.spread),
+        "truth": measure_truth(pair, found.transform),
+        "seconds": round(seconds, 2),
+    }
+    write_json(folder / QUALITY, quality)
+    save_overview(pair, found.transform, folder / OVERVIEW,
+                  title=f"{files.id} · {files.task.folder} {files.region} · {settings.method} · {settings.convention}")  # fmt: skip
+    write_json(
+        folder / PAIR,
+        {
+            "case": files.id,
+            "patient": _patient(files),
+            "task": files.task,
+            "region": files.region,
+            "convention": settings.convention,
+            "method": settings.method,
+            "presets": list(settings.presets),
+            "fixed_image": pair.fixed_name,
+            "fixed_file": files.ct.name if pair.ct_is_fixed else files.source.name,
+            "moving_image": pair.moving_name,
+            "moving_file": files.source.name if pair.ct_is_fixed else files.ct.name,
+            "outside_value": pair.outside,
+            "images": names,
+            "transform": transforms,
+            "transform_direction": "points of the fixed image to points of the moving image, mm, LPS",
+            "body_with_data": coverage,
+            "seed": settings.seed,
+            "device": found.device,
+            "seconds": round(seconds, 2),
+            "notes": list(found.notes),
+            "details": found.details,
+            "key": key,
+        },
+    )
+
+
+def write_images(pair: Pair, found: Registration, folder: Path) -> list[str]:
+    """Fixed image as it is, moving image on the fixed grid, mask, field of view, labels; returns their names."""
+    grid = pair.fixed.geometry
+    registered = apply_to_image(pair.moving, found.transform, grid, outside=pair.outside)
+    mask = (
+        pair.fixed_mask if not pair.ct_is_fixed else _as_mask(apply_to_labels(pair.source_mask, found.transform, grid))
+    )
+    volumes = {
+        pair.fixed_name: pair.fixed,
+        pair.moving_name: as_int16(registered),
+        "mask": mask,
+        "fov": field_of_view(pair.moving.geometry, found.transform, grid),
+    }
+    if pair.moving_labels is not None and not pair.ct_is_fixed:
+        volumes["labels"] = apply_to_labels(pair.moving_labels, found.transform, grid)
+    elif pair.fixed_labels is not None and pair.ct_is_fixed:
+        volumes["labels"] = pair.fixed_labels
+    if found.spread is not None:
+        volumes["spread_mm"] = found.spread.with_array(found.spread.array.astype(np.float32))
+    for name, volume in volumes.items():
+        write_volume(volume, folder / f"{name}.mha")
+    return [f"{name}.mha" for name in volumes]
+
+
+def write_transforms(pair: Pair, found: Registration, folder: Path, *, displacement: bool) -> dict[str, Any]:
+    """elastix text files, an ITK composite and, if asked for, vectors on the fixed grid."""
+    paths = write_elastix(found.transform, folder, pair.fixed.geometry, default_value=pair.outside)
+    itk_path = write_itk(found.transform, folder / "transform.h5", grid=pair.fixed.geometry)
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in paths)).hexdigest()
+    files = {"elastix": [p.name for p in paths], "itk": itk_path.name, "sha256": digest}
+    if displacement:
+        field = displacement_field(found.transform, pair.fixed.geometry)
+        files["displacement"] = write_displacement(field, folder / "displacement.mha").name
+    return files
+
+
+def as_int16(volume: Volume) -> Volume:
+    """Whole numbers, clipped to int16; an image whose range is too small for that stays float32."""
+    array = volume.array
+    if array.dtype.kind == "f" and float(np.ptp(array)) < COARSE_RANGE:
+        return volume.with_array(array.astype(np.float32))
+    return volume.with_array(np.clip(np.rint(array.astype(np.float64)), -32768, 32767).astype(np.int16))
+
+
+def _as_mask(volume: Volume) -> Volume:
+    return volume.with_array(volume.array > 0)
+
+
+def _patient(files: PairFiles) -> str:
+    path = files.truth / "truth.json" if files.truth else None
+    described = read_json(path) if path and path.is_file() else {}
+    return str(described.get("patient") or files.id)
+
+
+def _replace(folder: Path, complete: Path) -> None:
+    """Put `complete` in the place of `folder`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    old = complete.with_name(complete.name + "-old")
+    if folder.exists():
+        folder.rename(old)
+    complete.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

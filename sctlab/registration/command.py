@@ -1,0 +1,247 @@
+"""`sctlab register`: a cohort, one pair, a published transform applied, a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from model.errors import ExitCode, InputError
+from model.interface import Region, Task, find_cohort, is_cohort
+from sctlab.jobs import run_jobs, summarise
+from sctlab.registration.methods import Method, Settings
+from sctlab.registration.pairs import Convention, PairFiles
+
+_DEFAULT = "pairs"
+
+
+class _DefaultGroup(TyperGroup):
+    """`register COHORT OUT` is `register pairs COHORT OUT`: a first word that is no subcommand is an argument."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_DefaultGroup,
+    help="Register pairs, or apply a registration. `sctlab register COHORT OUT` is `sctlab register pairs COHORT OUT`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command(_DEFAULT)
+def pairs(
+    paths: Annotated[
+        list[Path], typer.Argument(help="COHORT OUT, or OUT with --fixed and --moving.", metavar="[COHORT] OUT")
+    ],
+    method: Annotated[Method, typer.Option(help="How to register.")] = Method.IMPACT,
+    preset: Annotated[str, typer.Option(help="Preset of the engine; several, separated by commas, are averaged.")] = "",
+    convention: Annotated[Convention, typer.Option(help="Which image stays.")] = Convention.CT_TO_SOURCE,
+    jobs: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    executor: Annotated[str, typer.Option(help="local (processes) or ray (a cluster).")] = "local",
+    seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
+    task: Annotated[Task | None, typer.Option(help="Only this task; for one pair: what the source is.")] = None,
+    region: Annotated[Region | None, typer.Option(help="Only this region; for one pair: its region.")] = None,
+    cases: Annotated[int, typer.Option(min=0, help="At most this many cases a region; 0 takes all.")] = 0,
+    fixed: Annotated[Path | None, typer.Option(help="One pair: the fixed image.")] = None,
+    moving: Annotated[Path | None, typer.Option(help="One pair: the moving image.")] = None,
+    fixed_mask: Annotated[Path | None, typer.Option(help="One pair: the body on the fixed image's grid.")] = None,
+    moving_labels: Annotated[Path | None, typer.Option(help="One pair: labels on the moving image's grid.")] = None,
+    fixed_labels: Annotated[
+        Path | None, typer.Option(help="One pair: the same labels on the fixed image's grid.")
+    ] = None,
+    displacement: Annotated[bool, typer.Option("--displacement-field", help="Also write the vectors.")] = False,
+    both_ways: Annotated[
+        bool, typer.Option("--inverse-consistency", help="Also register the other way round and report the difference.")
+    ] = False,
+) -> int:
+    """Register a cohort into OUT/<method>, or one pair into OUT. Finished cases are left as they are."""
+    console = Console(stderr=True)
+    presets = tuple(p.strip() for p in preset.split(",") if p.strip())
+    settings = Settings(method, presets, convention, seed, device, both_ways, displacement)
+    check_settings(settings)
+    if fixed is not None or moving is not None:
+        if len(paths) != 1 or fixed is None or moving is None:
+            raise InputError("register", f"{len(paths)} folders with --fixed or --moving",
+                             "OUT --fixed IMAGE --moving IMAGE")  # fmt: skip
+        files = pair_files(fixed, moving, fixed_mask, moving_labels, fixed_labels, convention, task, region, console)
+        return _register_one(files, settings, paths[0], console)
+    if len(paths) != 2:
+        raise InputError("register", f"{len(paths)} folders", "COHORT OUT, or OUT --fixed IMAGE --moving IMAGE")
+    for name, value in (
+        ("--fixed-mask", fixed_mask),
+        ("--moving-labels", moving_labels),
+        ("--fixed-labels", fixed_labels),
+    ):
+        if value is not None:
+            raise InputError(
+                name, "a file with a cohort", "--fixed and --moving", "a cohort has its own masks and labels"
+            )
+    return _register_cohort(paths[0], paths[1], settings, task, region, cases, jobs, executor, console)
+
+
+@app.command("apply")
+def apply(
+    transform: Annotated[Path, typer.Argument(help="TransformParameters .txt, ITK .h5/.tfm, or a displacement image.")],
+    image: Annotated[Path, typer.Argument(help="Moving image; or points, a .csv with x, y, z in mm (LPS) a line.")],
+    out: Annotated[Path, typer.Argument(help="The result.")],
+    like: Annotated[
+        Path | None, typer.Option(help="An image whose grid the result gets; needed for ITK files.")
+    ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="The image holds labels or a mask: nearest neighbour.")
+    ] = False,
+    interpolation: Annotated[
+        str, typer.Option(help="safe (cubic without overshoot), cubic, linear or nearest.")
+    ] = "safe",
+    outside: Annotated[float | None, typer.Option(help="Value where the image has no data.")] = None,
+    inverse: Annotated[bool, typer.Option("--inverse", help="Apply the inverse; its error is printed.")] = False,
+) -> int:
+    """Apply a published registration to an image, labels or points."""
+    from sctlab.registration.apply_command import apply_file
+
+    console = Console(stderr=True)
+    interpolation = "nearest" if labels else interpolation
+    for line in apply_file(
+        transform, image, out, like=like, interpolation=interpolation, outside=outside, inverse=inverse
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
+    return ExitCode.OK
+
+
+@app.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(help="OUT/<method>.")],
+) -> int:
+    """Write report.html and exclusions.json of a registered cohort again."""
+    from sctlab.registration.report import REPORT, write_report
+
+    excluded = write_report(folder)
+    Console(stderr=True).print(f"{folder / REPORT}: {len(excluded)} proposed for exclusion", soft_wrap=True)
+    return ExitCode.OK
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse what no case can be registered with, before the first one is read.
+
+    Raises:
+        InputError: An unknown device, a GPU that isn't there, an unknown preset.
+    """
+    if settings.device not in ("auto", "cpu") and not settings.device.startswith("cuda"):
+        raise InputError("--device", f"'{settings.device}'", "auto, cpu or cuda")
+    if settings.method is Method.ELASTIX and settings.presets:
+        raise InputError("--preset", ", ".join(settings.presets), "none with --method elastix")
+    if settings.device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("--device", f"'{settings.device}' and no CUDA device", "--device cpu or auto")
+
+
+def pair_files(
+    fixed: Path,
+    moving: Path,
+    fixed_mask: Path | None,
+    moving_labels: Path | None,
+    fixed_labels: Path | None,
+    convention: Convention,
+    task: Task | None,
+    region: Region | None,
+    console: Console,
+) -> PairFiles:
+    """The files of one pair given by options. A task that isn't given follows from the source's values."""
+    from model.reading import read_volume
+
+    ct_is_fixed = convention is Convention.SOURCE_TO_CT
+    source, ct = (moving, fixed) if ct_is_fixed else (fixed, moving)
+    if task is None:
+        task = Task.CBCT if float(read_volume(source).array.min()) < -300 else Task.MRI
+        console.print(f"task {task} (by the values of {source.name}; --task says otherwise)", highlight=False)
+    if region is None:
+        region = Region.AB
+        console.print("region AB (--region says otherwise)", highlight=False)
+    ct_labels, source_labels = (fixed_labels, moving_labels) if ct_is_fixed else (moving_labels, fixed_labels)
+    for path in (ct, source, fixed_mask, ct_labels, source_labels):
+        if path is not None and not path.is_file():
+            raise InputError(path, "no such file", "an image")
+    name = moving.name.split(".")[0]
+    return PairFiles(name, task, region, source, ct, fixed_mask, ct_labels, source_labels, mask_is_fixed=True)
+
+
+def _register_one(files: PairFiles, settings: Settings, out: Path, console: Console) -> int:
+    from model.interface import read_json
+    from sctlab.registration.case import PAIR, QUALITY, register_case
+
+    result = register_case(files, settings, out)
+    quality, pair = read_json(out / QUALITY), read_json(out / PAIR)
+    before, after = quality["similarity"]["before"], quality["similarity"]["after"]
+    state = (
+        "was already registered with these settings" if result["skipped"] else f"registered in {quality['seconds']} s"
+    )
+    console.print(f"{files.id} {state} on {pair['device']}", highlight=False, soft_wrap=True)
+    console.print(
+        f"NMI {before['nmi']:.3f} → {after['nmi']:.3f}, features {before['feature_distance']:.3f} → "
+        f"{after['feature_distance']:.3f}, folds {quality['field']['jacobian']['folds']:.2%}; see {out / 'overview.png'}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    return ExitCode.OK
+
+
+def _register_cohort(
+    cohort: Path, out: Path, settings: Settings, task: Task | None, region: Region | None, cases: int, jobs: int,
+    executor: str, console: Console,
+) -> int:  # fmt: skip
+    from sctlab.registration.report import EXCLUSIONS, REPORT, write_report
+
+    if not cohort.is_dir():
+        raise InputError(cohort, "no such folder", "a cohort with Task1/ or Task2/")
+    if not is_cohort(cohort):
+        raise InputError(cohort, "neither Task1/ nor Task2/ in it", "a SynthRAD cohort")
+    root = out / settings.method
+    if root.resolve() == cohort.resolve() or out.resolve() == cohort.resolve():
+        raise InputError(out, "the cohort's own folder", "another folder for the registered pairs")
+    found = find_cohort(cohort, task=task, region=region)
+    if cases:
+        taken: dict[tuple[Task, Region | None], int] = {}
+        chosen = []
+        for case in found:
+            taken[(case.task, case.region)] = taken.get((case.task, case.region), 0) + 1
+            if taken[(case.task, case.region)] <= cases:
+                chosen.append(case)
+        found = chosen
+    absolute = root.resolve()  # workers of a cluster may start elsewhere
+    work = [
+        (f"{case.task.folder}/{case.region}/{case.id}",
+         (case, settings, absolute / case.task.folder / str(case.region) / case.id, absolute))
+        for case in found
+    ]  # fmt: skip
+    outcomes = run_jobs(_register_job, work, title=f"register ({settings.method})", processes=jobs, executor=executor,
+                        console=console)  # fmt: skip
+    skipped = sum(1 for o in outcomes if o.ok and o.result["skipped"])
+    if skipped:
+        console.print(f"{skipped} of {len(outcomes)} cases were finished before", highlight=False)
+    excluded = write_report(root)
+    console.print(f"{root / REPORT}; {len(excluded)} proposed for exclusion in {root / EXCLUSIONS}", highlight=False,
+                  soft_wrap=True)  # fmt: skip
+    return summarise(outcomes, console)
+
+
+def _register_job(case: Any, settings: Settings, folder: Path, scratch: Path) -> dict[str, Any]:
+    """One case in whatever process runs it; a case without a CT is a recorded failure too."""
+    from sctlab.registration.case import record_failure, register_case
+
+    try:
+        files = PairFiles.of(case)
+    except InputError as error:
+        record_failure(folder, scratch, case.id, str(error), settings)
+        raise
+    return register_case(files, settings, folder, scratch)

@@ -1,0 +1,120 @@
+"""The methods of `sctlab register`, behind one call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+
+from model.errors import InputError
+from model.volume import Volume
+from sctlab.registration.elastix import register_elastix
+from sctlab.registration.pairs import Convention, Pair, PairFiles, exchanged
+from sctlab.registration.transforms import Transform
+
+RESULT_VERSION = 1  # raise it when results of older code must be made again
+
+
+class Method(StrEnum):
+    """How pairs are registered.
+
+    `elastix`: the organisers' baseline. `impact`: the engine with feature metrics. `mi`: the engine with mutual
+    information. `rigid`: the engine's rigid stage alone.
+    """
+
+    ELASTIX = "elastix"
+    IMPACT = "impact"
+    MI = "mi"
+    RIGID = "rigid"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything of the command that changes a result.
+
+    Args:
+        method: How.
+        presets: Names of the engine's presets, several are averaged; empty chooses by task and region.
+        convention: Which image is fixed.
+        seed: Of every random choice.
+        device: `auto`, `cpu` or `cuda`.
+        both_ways: Register with the roles exchanged too and report the inverse consistency.
+        displacement: Also write the displacement field.
+    """
+
+    method: Method = Method.IMPACT
+    presets: tuple[str, ...] = ()
+    convention: Convention = Convention.CT_TO_SOURCE
+    seed: int = 0
+    device: str = "auto"
+    both_ways: bool = False
+    displacement: bool = False
+
+    def hash(self, files: PairFiles) -> str:
+        """SHA-256 of the settings, the result version and the contents of the input files."""
+        digest = hashlib.sha256(json.dumps([RESULT_VERSION, asdict(self)], sort_keys=True).encode())
+        for path in files.inputs():
+            digest.update(path.name.encode())
+            with path.open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a method found.
+
+    Args:
+        transform: From fixed to moving points.
+        device: The device that ran, in words.
+        notes: Decisions for the record.
+        spread: Standard deviation of several presets' fields, mm, on the fixed grid.
+        details: What the method says about itself (JSON values).
+    """
+
+    transform: Transform
+    device: str = "cpu"
+    notes: tuple[str, ...] = ()
+    spread: Volume | None = None
+    details: dict = field(default_factory=dict)
+
+
+def register_pair(pair: Pair, settings: Settings) -> Registration:
+    """Register one pair.
+
+    Raises:
+        InputError: The method can't register this pair, or doesn't know the preset.
+    """
+    if settings.method is Method.ELASTIX:
+        if settings.presets:
+            raise InputError("--preset", ", ".join(settings.presets), "no preset with --method elastix",
+                             "its settings follow from task and region")  # fmt: skip
+        result = register_elastix(
+            pair.fixed, pair.moving, pair.fixed_mask, task=pair.files.task, region=pair.files.region,
+            ct_is_fixed=pair.ct_is_fixed, seed=settings.seed,
+        )  # fmt: skip
+        notes = result.notes
+        if settings.device == "cuda":
+            notes = (*notes, "elastix runs on the CPU")
+        return Registration(result.transform, f"cpu (itk-elastix {_version('itk-elastix')})", notes)
+    return _with_engine(pair, settings)
+
+
+def register_back(pair: Pair, settings: Settings) -> Transform:
+    """The same registration with fixed and moving exchanged: from moving to fixed points."""
+    return register_pair(exchanged(pair), settings).transform
+
+
+def _with_engine(pair: Pair, settings: Settings) -> Registration:
+    from sctlab.registration import engine
+
+    raise NotImplementedError(engine)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
