@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from model.errors import InputError
+from model.metaimage import MAX_HEADER_BYTES, parse_header
 from model.volume import Volume
 
+NIFTI_HEADER_BYTES = 352
 SUFFIXES = (".nii.gz", ".mha", ".mhd", ".nii", ".nrrd")
 
 
@@ -61,7 +64,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             path, f"can't be written ({error.strerror or error})", "a writable folder with room"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be what is wrong
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -78,7 +82,7 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> Path:
     """Write an image atomically; the format follows the suffix (`.mha`, `.nii.gz`, `.nii`, `.nrrd`).
 
-    Float64 becomes float32 and booleans become uint8; other types are kept.
+    Float64 and float16 become float32 and booleans become uint8; other types are kept.
     """
     import SimpleITK as sitk
 
@@ -86,7 +90,7 @@ def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> 
     if split_suffix(path)[1] not in (".mha", ".nii.gz", ".nii", ".nrrd"):
         raise InputError(path, f"unknown suffix '{path.suffix}'", "one of .mha, .nii.gz, .nii, .nrrd")
     array = volume.array
-    if array.dtype == np.float64:
+    if array.dtype in (np.float64, np.float16):
         array = array.astype(np.float32)
     image = volume.with_array(array).to_sitk()
     with atomic_path(path) as temporary:
@@ -98,4 +102,26 @@ def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> 
             writer.Execute(image)
         except RuntimeError as error:
             raise OSError(str(error).strip().splitlines()[-1]) from error
+        _check_whole(temporary, array)
     return path
+
+
+def _check_whole(path: Path, array: np.ndarray) -> None:
+    """Refuse a file that the writer left short: ITK's NIfTI writer only prints that the disk is full."""
+    stored, suffix = path.stat().st_size, split_suffix(path)[1]
+    voxels = array.nbytes
+    with path.open("rb") as handle:
+        start = handle.read(MAX_HEADER_BYTES)
+        handle.seek(-min(4, stored), os.SEEK_END)
+        last = int.from_bytes(handle.read(), "little")
+    if suffix == ".mha":
+        header = parse_header(start, str(path), max_voxels=array.size)
+        whole = stored == header.data_offset + (header.compressed_size or header.data_bytes)
+    elif suffix == ".nii":
+        whole = stored == NIFTI_HEADER_BYTES + voxels
+    elif suffix == ".nii.gz":
+        whole = last == (NIFTI_HEADER_BYTES + voxels) % 2**32  # gzip ends with the size of what it holds
+    else:
+        whole = stored - (start.find(b"\n\n") + 2) == voxels or last == voxels % 2**32  # raw or gzip
+    if not whole:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,13 +1,25 @@
-"""Fixtures that every part's tests share."""
+"""Fixtures that every part's tests share: the real images, a body, and bundles with random weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from model.bundle import Bundle, Fold, RegionGroup, Registration, save_fold, write_bundle
+from model.interface import Region, Task
+from model.recipe import Canvas, NetworkSettings, RangeNormalisation, Recipe
+from model.volume import Geometry, Volume
+
+if TYPE_CHECKING:
+    from model.network import SynthesisNetwork
+
 SHARED = Path(__file__).parents[1] / "../shared"
+TINY_NETWORK = NetworkSettings(encoder="tu-mobilenetv3_small_100", slices=3, decoder_channels=(16, 16, 8, 8, 4))
 
 # Shared machines stall: a slow example says nothing about the code.
 settings.register_profile(
@@ -23,3 +35,130 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the checkout")
     return folder
+
+
+# --- a trunk of 300 mm by 190 mm: fat around muscle, gas in front on the left, a spine at the back ------------------
+
+GRID = Geometry((60, 48, 10), (6.0, 6.0, 6.0))
+
+
+def _plane() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x and y in mm from the centre (+y is the back), and the squared radius of the trunk (1 at the skin)."""
+    x, y = ((np.arange(n) - (n - 1) / 2) * s for n, s in zip(GRID.size_xyz[:2], GRID.spacing_xyz[:2], strict=True))
+    x, y = np.meshgrid(x, y)
+    return x, y, (x / 150) ** 2 + (y / np.where(y > 0, 80.0, 110.0)) ** 2  # round belly, flat back
+
+
+def _slices(plane: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(plane, GRID.shape_zyx).copy()
+
+
+@pytest.fixture(scope="session")
+def outline() -> Volume:
+    """The trunk's mask as it was drawn."""
+    return Volume(_slices(_plane()[2] < 1), GRID, "outline")
+
+
+@pytest.fixture(scope="session")
+def cbct() -> Volume:
+    """The trunk on a couch, in HU with noise."""
+    x, y, radius = _plane()
+    hu = np.where(radius < 0.75, 40.0, np.where(radius < 1, -100.0, -1000.0))
+    hu[(x - 40) ** 2 + (y + 60) ** 2 < 20**2] = -900
+    hu[x**2 + (y - 45) ** 2 < 20**2] = 400
+    hu[(abs(y - 105) < 5) & (abs(x) < 170)] = 100
+    return Volume(_slices(hu) + np.random.default_rng(0).normal(0, 10, GRID.shape_zyx), GRID, "cbct")
+
+
+@pytest.fixture(scope="session")
+def mr() -> Volume:
+    """The trunk with bright fat, darker muscle, black gas and bone, and Rician noise."""
+    x, y, radius = _plane()
+    signal = np.where(radius < 0.75, 350.0, np.where(radius < 1, 700.0, 0.0))
+    signal[(x - 40) ** 2 + (y + 60) ** 2 < 20**2] = 0
+    signal[x**2 + (y - 45) ** 2 < 20**2] = 60
+    noise = np.random.default_rng(1).normal(0, 15, (2, *GRID.shape_zyx))
+    return Volume(np.hypot(_slices(signal) + noise[0], noise[1]), GRID, "mr")
+
+
+# --- bundles ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Recipe:
+    """CBCT on its own grid, source and target by the same linear rule, a small network on a small canvas."""
+    return Recipe(name="tiny", task=Task.CBCT, spacing_xyz=GRID.spacing_xyz, network=TINY_NETWORK,
+                  normalisation=RangeNormalisation(lower=-1024, upper=3071), canvas=Canvas(minimum_yx=(64, 64)))  # fmt: skip
+
+
+NetworkMaker = Callable[[int], "SynthesisNetwork"]
+
+
+@pytest.fixture(scope="session")
+def random_network() -> NetworkMaker:
+    """`random_network(seed)`: the tiny network with random weights and batch norms that have seen data."""
+    import torch
+
+    from model.network import build_network
+
+    def make(seed: int) -> SynthesisNetwork:
+        torch.manual_seed(seed)
+        network = build_network(TINY_NETWORK)
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+        return network.eval()
+
+    return make
+
+
+BundleMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_bundle(
+    tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Recipe, random_network: NetworkMaker
+) -> BundleMaker:
+    """Write a bundle with random weights; `training_cases` has one tuple of case ids for every fold."""
+
+    def make(
+        folder: Path | None = None,
+        *,
+        task: Task = Task.CBCT,
+        groups: tuple[tuple[Region, ...], ...] = (tuple(Region),),
+        folds: int = 2,
+        training_cases: tuple[tuple[str, ...], ...] | None = None,
+        recipe: Recipe | None = None,
+    ) -> Path:
+        folder = folder or tmp_path_factory.mktemp("bundle") / f"tiny-{task.value}"
+        recipe = (recipe or tiny_recipe).model_copy(update={"task": task})
+        seen = training_cases or ((),) * folds
+        entries = []
+        for number, regions in enumerate(groups):
+            members = []
+            for k in range(folds):
+                state = random_network(10 * number + k).state_dict()
+                weights = save_fold(state, folder, f"group_{number}_fold_{k}.safetensors", "float32")
+                members.append(Fold(weights=weights, storage="float32", training_cases=seen[k]))
+            entries.append(RegionGroup(regions=regions, folds=tuple(members)))
+        write_bundle(Bundle(name=folder.name, recipe=recipe, groups=tuple(entries), intended_use="tests", demonstration=True,
+                            registration=Registration(method="none", convention="aligned")), folder)  # fmt: skip
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cbct_bundle(make_bundle: BundleMaker) -> Path:
+    """Two folds for CBCT, one group for every region."""
+    return make_bundle()
+
+
+@pytest.fixture(scope="session")
+def mr_bundle(make_bundle: BundleMaker, tiny_recipe: Recipe) -> Path:
+    """Two folds for MR, normalised by percentiles."""
+    from model.recipe import PercentileNormalisation
+
+    recipe = tiny_recipe.model_copy(update={"normalisation": PercentileNormalisation()})
+    return make_bundle(task=Task.MRI, recipe=recipe)
