@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "predict": ("sctlab.training.predict_command", "predict", "Synthesise a cohort with folds that did not see it."),
     "evaluate": ("sctlab.evaluation.command", "evaluate", "Score predictions as the challenge does, and beyond."),
     "compare": ("sctlab.evaluation.command", "compare", "Compare two evaluations case by case."),
+    "gamma": ("sctlab.evaluation.command", "gamma", "Compare two dose files by the gamma index."),
     "features": ("sctlab.features.command", "app", "List or download feature extractors."),
     "info": ("sctlab.info", "info", "Versions, devices and the bundles that are here."),
 }

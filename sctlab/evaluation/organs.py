@@ -79,7 +79,7 @@ def organ_metrics(
     classes: Sequence[int],
     spacing_zyx: Sequence[float],
     *,
-    threads: int = 2,
+    threads: int | None = None,
     device: str | torch.device = "cpu",
 ) -> OrganMetrics:
     """Dice and HD95 per class and their means.
@@ -89,7 +89,7 @@ def organ_metrics(
         reference_labels: Same shape.
         classes: Ids that count, a region's list from `REGION_CLASSES`.
         spacing_zyx: Voxel pitch in mm.
-        threads: Organs worked on at a time (on the CPU).
+        threads: Organs worked on at a time on the CPU; as many as torch has threads when left out.
         device: `cpu`, or a CUDA device for both counting and distances.
 
     Raises:
@@ -114,7 +114,7 @@ def organ_metrics(
         box = _union(boxes_predicted[index - 1], boxes_reference[index - 1])
         return hd95(predicted[box] == index, reference[box] == index, spacing_zyx, device=device)
 
-    with ThreadPoolExecutor(threads if str(device) == "cpu" else 1) as pool:
+    with ThreadPoolExecutor((threads or torch.get_num_threads()) if str(device) == "cpu" else 1) as pool:
         distances = list(pool.map(distance, present))
     organs = tuple(OrganScore(int(classes[i - 1]), float(dice[i]), d) for i, d in zip(present, distances, strict=True))
     defined = [o.hd95 for o in organs if not o.lost]

@@ -1,0 +1,114 @@
+"""Can this pair be scored? Each kind of bad input is refused, or scored with a note, by an explicit rule."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.errors import InputError
+from model.volume import AIR_HU, Volume
+from sctlab.evaluation.ms_ssim import HU_RANGE, MIN_AXIS
+
+NORMALISED_SPAN = 20.0  # HU; an image that spans less was never brought back from the network's range
+LOWEST_OF_A_BODY = -50.0  # HU; every body has fat and air below this
+SAME_GRID_MM = 1e-2
+
+
+def check_hounsfield(ct: Volume, what: str) -> list[str]:
+    """Notes about HU of a CT or sCT.
+
+    Args:
+        ct: Image that should be in HU.
+        what: Its role, for the message.
+
+    Raises:
+        InputError: The values can't be HU.
+    """
+    low, high = float(ct.array.min()), float(ct.array.max())
+    found = f"{what} runs from {low:g} to {high:g}"
+    if high - low < NORMALISED_SPAN:
+        raise InputError(ct.name, found, "HU", "it looks normalised: map it back to HU")
+    if low >= LOWEST_OF_A_BODY:
+        raise InputError(ct.name, found, "HU, with air near -1000", "it looks offset: apply slope and intercept")
+    if not HU_RANGE[0] <= low or not high <= HU_RANGE[1]:
+        outside = float(np.mean((ct.array < HU_RANGE[0]) | (ct.array > HU_RANGE[1])))
+        return [f"{found}: {outside:.2%} of the voxels lie outside [-1024, 3071]; MAE counts them as they are, PSNR and "
+                "MS-SSIM clip them"]  # fmt: skip
+    return []
+
+
+def check_grids(prediction: Volume, reference: Volume) -> list[str]:
+    """Notes about geometry: the challenge compares voxel by voxel, whatever the headers say, and so do we.
+
+    Raises:
+        InputError: Another shape: nothing can be compared.
+    """
+    if prediction.array.shape != reference.array.shape:
+        raise InputError(prediction.name, f"{_size(prediction)} voxels", f"{_size(reference)}, as {reference.name}",
+                         "resample the prediction to the reference's grid")  # fmt: skip
+    if prediction.geometry.same_grid(reference.geometry, SAME_GRID_MM):
+        return []
+    return [f"the prediction's geometry differs from the reference's ({_grid(prediction)} against {_grid(reference)}): "
+            "compared voxel by voxel all the same, as the challenge does; a clinical system would misplace it"]  # fmt: skip
+
+
+def check_mask(mask: Volume, reference: Volume) -> list[str]:
+    """Notes about the body mask.
+
+    Raises:
+        InputError: Empty, or another shape.
+    """
+    if mask.array.shape != reference.array.shape:
+        raise InputError(mask.name, f"{_size(mask)} voxels", f"{_size(reference)}, as {reference.name}",
+                         "use the mask on the reference's grid")  # fmt: skip
+    if not mask.array.any():
+        raise InputError(mask.name, "an empty mask", "a body mask", "no score is defined without one")
+    notes = []
+    if not mask.geometry.same_grid(reference.geometry, SAME_GRID_MM):
+        notes.append("the mask's geometry differs from the reference's: used voxel by voxel")
+    thin = [f"{n} along {axis}" for n, axis in zip(mask.array.shape, "zyx", strict=True) if n < MIN_AXIS]
+    if thin:
+        notes.append(f"thin volume ({', '.join(thin)}): MS-SSIM repeats its edges up to {MIN_AXIS} voxels")
+    return notes
+
+
+def check_field_of_view(reference: Volume, mask: np.ndarray, view: Volume | None) -> list[str]:
+    """A note when part of the body mask has no reference CT behind it."""
+    if view is None or view.array.shape != mask.shape:
+        return []
+    uncovered = float((mask & ~view.array).sum() / mask.sum())
+    if uncovered < 0.001:
+        return []
+    return [f"{uncovered:.1%} of the mask lies outside the reference CT's field of view, where the reference is {AIR_HU} HU: "
+            "the prediction is scored there as if it had to be air"]  # fmt: skip
+
+
+def check_labels(labels: Volume, image: Volume) -> Volume:
+    """Labels as integers on the image's shape.
+
+    Raises:
+        InputError: Another shape, fractions, or negative values.
+    """
+    if labels.array.shape != image.array.shape:
+        raise InputError(labels.name, f"{_size(labels)} voxels", f"{_size(image)}, as {image.name}",
+                         "resample the labels by nearest neighbour")  # fmt: skip
+    array = labels.array
+    if array.dtype.kind == "f":
+        array = np.rint(array)
+        if not np.array_equal(array, labels.array):
+            raise InputError(labels.name, "fractional labels", "integers", "resample by nearest neighbour")
+    if array.min() < 0:
+        raise InputError(labels.name, f"label {array.min():g}", "labels of 0 and above")
+    return labels.with_array(array.astype(np.uint8 if array.max() < 256 else np.int32))
+
+
+def _size(volume: Volume) -> str:
+    return "x".join(map(str, volume.geometry.size_xyz))
+
+
+def _grid(volume: Volume) -> str:
+    g = volume.geometry
+    return f"origin {_numbers(g.origin_xyz)}, spacing {_numbers(g.spacing_xyz)} mm"
+
+
+def _numbers(values) -> str:
+    return "(" + ", ".join(f"{v:.5g}" for v in values) + ")"

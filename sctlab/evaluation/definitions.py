@@ -1,0 +1,65 @@
+"""The metrics by name: title, unit, which way is better, how many digits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How to read a number.
+
+    Args:
+        key: Name in `metrics.csv` and `details.json`; Grand Challenge's own spelling for its five.
+        title: For people.
+        unit: Empty for numbers without one.
+        better: `higher`, `lower`, or `zero` for signed differences. Ranking scripts have taken Dice for lower-is-better:
+            nothing here guesses the direction from a name.
+        digits: Decimals shown.
+        group: Heading in the report.
+    """
+
+    key: str
+    title: str
+    unit: str = ""
+    better: str = "lower"
+    digits: int = 2
+    group: str = "Beyond the leaderboard"
+
+    @property
+    def label(self) -> str:
+        """Title with unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+CHALLENGE_IMAGE = ("mae", "psnr", "ms_ssim")
+CHALLENGE_ORGANS = ("DICE", "HD95")
+CHALLENGE = CHALLENGE_IMAGE + CHALLENGE_ORGANS
+
+_LEADERBOARD, _REFERENCE_FREE, _BIAS = "The challenge's metrics", "Without a registered reference", "Registration bias"
+_ALL = (
+    Metric("mae", "MAE", "HU", "lower", 2, _LEADERBOARD),
+    Metric("psnr", "PSNR", "dB", "higher", 2, _LEADERBOARD),
+    Metric("ms_ssim", "MS-SSIM", "", "higher", 4, _LEADERBOARD),
+    Metric("DICE", "Dice", "", "higher", 4, _LEADERBOARD),
+    Metric("HD95", "HD95", "mm", "lower", 2, _LEADERBOARD),
+    Metric("ms_ssim_textbook", "MS-SSIM, textbook", "", "higher", 4),
+    Metric("mean_error", "Mean error", "HU", "zero", 2),
+    Metric("rmse", "RMSE", "HU", "lower", 2),
+    Metric("red_mae", "Electron density error", "% of water", "lower", 2),
+    Metric("wepl_mean", "Path length difference, mean", "mm water", "lower", 2),
+    Metric("wepl_p95", "Path length difference, 95th percentile", "mm water", "lower", 2),
+    Metric("banding", "Offset between slices along z", "HU", "lower", 2),
+    Metric("nmi_input", "NMI with the input", "", "higher", 4, _REFERENCE_FREE),
+    Metric("edge_agreement_input", "Edge agreement with the input", "", "higher", 4, _REFERENCE_FREE),
+    Metric("dice_input", "Dice against labels on the input", "", "higher", 4, _REFERENCE_FREE),
+    Metric("mae_truth", "MAE against the aligned truth", "HU", "lower", 2, _BIAS),
+    Metric("psnr_truth", "PSNR against the aligned truth", "dB", "higher", 2, _BIAS),
+    Metric("ms_ssim_truth", "MS-SSIM against the aligned truth", "", "higher", 4, _BIAS),
+    Metric("bias", "Bias: MAE registered minus MAE aligned", "HU", "zero", 2, _BIAS),
+    Metric("reference_error", "Error of the registered reference itself", "HU", "lower", 2, _BIAS),
+    Metric("floor", "Registration floor", "HU", "lower", 2, _BIAS),
+    Metric("spread_calibration", "Calibration error of the spread", "", "lower", 3),
+    Metric("spread_rank", "Rank correlation of spread and error", "", "higher", 3),
+)
+METRICS: dict[str, Metric] = {m.key: m for m in _ALL}

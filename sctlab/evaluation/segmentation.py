@@ -1,0 +1,139 @@
+"""Organ labels: from files, from TotalSegmentator, or from any TorchScript segmenter, behind one protocol."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from model.errors import InputError
+from model.interface import find_image
+from model.reading import read_volume
+from model.volume import AIR_HU, Volume, resample
+from sctlab.evaluation.checks import SAME_GRID_MM
+
+TORCHSCRIPT_SPACING_MM = 3.0
+
+
+class Segmenter(Protocol):
+    """Labels the organs of a CT."""
+
+    name: str
+
+    def segment(self, ct: Volume) -> Volume:
+        """Class ids of TotalSegmentator's `total` task on the grid of `ct` (HU, array z, y, x)."""
+        ...
+
+
+def make_segmenter(text: str, device: str = "cpu") -> Segmenter | None:
+    """A segmenter by name: `none`, `totalsegmentator`, or the path of a TorchScript file.
+
+    Raises:
+        InputError: TotalSegmentator isn't installed, or the file is no TorchScript.
+    """
+    if text == "none":
+        return None
+    if text == "totalsegmentator":
+        return TotalSegmentator(device)
+    return TorchScriptSegmenter(text, device)
+
+
+def read_labels(folder: Path, case_id: str) -> Volume | None:
+    """Labels `<ID>.*` of a folder, or of a region's folder in it; None when there are none."""
+    for place in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
+        for stem in (case_id, f"sct_{case_id}"):
+            path = find_image(place, stem)
+            if path is not None:
+                return read_volume(path)
+    return None
+
+
+class TotalSegmentator:
+    """TotalSegmentator's 3 mm model (`fast`), as the challenge uses it: on the whole sCT, not masked.
+
+    Needs `pip install TotalSegmentator` (2.x) and its weights, which it downloads at first use. It sends usage
+    statistics unless its own configuration says otherwise (`totalseg_set_config`).
+    """
+
+    name = "TotalSegmentator total, 3 mm"
+
+    def __init__(self, device: str = "cpu") -> None:
+        try:
+            import nibabel  # noqa: F401 (a dependency of TotalSegmentator; asked for here for one clear message)
+            from totalsegmentator.python_api import totalsegmentator
+        except ImportError as error:
+            raise InputError("--segmenter totalsegmentator", f"TotalSegmentator isn't installed ({error})",
+                             "its Python package and weights",
+                             "pip install TotalSegmentator, or give label files with --labels") from error  # fmt: skip
+        self._call = totalsegmentator
+        self._device = _totalsegmentator_device(device)
+
+    def segment(self, ct: Volume) -> Volume:
+        """Labels on the CT's grid.
+
+        Raises:
+            InputError: TotalSegmentator failed, for example because its weights can't be downloaded.
+        """
+        import nibabel
+
+        image = nibabel.Nifti1Image(ct.array.astype(np.float32).transpose(2, 1, 0), _ras_affine(ct))
+        try:
+            result = self._call(image, None, ml=True, fast=True, task="total", device=self._device, quiet=True)
+        except (Exception, SystemExit) as error:
+            raise InputError(ct.name, f"TotalSegmentator failed ({type(error).__name__}: {error})", "labels",
+                             "are its weights here? see totalseg_download_weights -t total_fast") from error  # fmt: skip
+        labels = np.asarray(result.dataobj)
+        if labels.shape != ct.geometry.size_xyz or not np.allclose(result.affine, image.affine, atol=SAME_GRID_MM):
+            raise InputError(ct.name, f"TotalSegmentator returned a grid of {labels.shape}", f"{ct.geometry.size_xyz}")
+        return Volume(np.ascontiguousarray(labels.transpose(2, 1, 0)).astype(np.uint8), ct.geometry, self.name)
+
+
+class TorchScriptSegmenter:
+    """A TorchScript file: `forward(x)` with x [1, 1, z, y, x] float32 in HU.
+
+    It returns scores or one-hot [1, classes, z, y, x], a label map [1, z, y, x], or a list of layers of which the last is one of
+    these; channel k is class k. The CT is resampled to cubes of 3 mm for it (or to `spacing_mm`), and the labels
+    back by nearest neighbour.
+    """
+
+    def __init__(self, path: str | Path, device: str = "cpu", spacing_mm: float = TORCHSCRIPT_SPACING_MM) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise InputError("--segmenter", f"no file '{path}'", "none, totalsegmentator, or a TorchScript file")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch.jit is deprecated, published segmenters still use it
+                self._script = torch.jit.load(str(path), map_location=device).eval()
+        except (RuntimeError, ValueError) as error:
+            raise InputError(path, f"can't be loaded ({str(error).strip().splitlines()[0][:120]})",
+                             "a TorchScript file (torch.jit.save)") from error  # fmt: skip
+        self.name, self._device, self._spacing = path.stem, device, spacing_mm
+
+    def segment(self, ct: Volume) -> Volume:
+        """Labels on the CT's grid."""
+        grid = ct.geometry.resized((self._spacing,) * 3)
+        coarse = resample(ct.with_array(ct.array.astype(np.float32)), grid, outside=AIR_HU)
+        with torch.inference_mode():
+            result = self._script(torch.from_numpy(coarse.array).to(self._device)[None, None])
+        result = result[-1] if isinstance(result, (list, tuple)) else result
+        labels = result[0].argmax(0) if result.ndim == 5 else result[0]
+        if tuple(labels.shape) != grid.shape_zyx:
+            raise InputError(self.name, f"labels of shape {tuple(result.shape)}", f"[1, classes, {grid.shape_zyx}]")
+        fine = resample(Volume(labels.cpu().numpy().astype(np.uint8), grid), ct.geometry, interpolation="nearest")
+        return Volume(fine.array, ct.geometry, self.name)
+
+
+def _ras_affine(volume: Volume) -> np.ndarray:
+    """NIfTI's affine: index x, y, z to RAS+ mm (ITK's LPS with the first two axes turned)."""
+    affine = np.eye(4)
+    affine[:3, :3] = volume.geometry.matrix
+    affine[:3, 3] = volume.geometry.origin_xyz
+    return np.diag([-1, -1, 1, 1]) @ affine
+
+
+def _totalsegmentator_device(device: str) -> str:
+    """torch's names to TotalSegmentator's: `cuda` is `gpu`, `cuda:1` is `gpu:1`."""
+    return device.replace("cuda", "gpu")

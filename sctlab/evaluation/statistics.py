@@ -1,0 +1,83 @@
+"""Aggregates as Grand Challenge reports them, and paired comparison of two sets of scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+BOOTSTRAP_SAMPLES = 10_000
+CONFIDENCE = 0.95
+
+
+def aggregate(values: Iterable[float | None]) -> dict[str, float | int | None]:
+    """mean, max, min, std, 25pc, 50pc, 75pc, count over the defined values; None for all but count without any.
+
+    std is the sample's (n - 1), as pandas' `describe` and so Grand Challenge's own kits; None for one value.
+    """
+    numbers = np.array([v for v in values if v is not None and math.isfinite(v)], dtype=np.float64)
+    if numbers.size == 0:
+        return dict.fromkeys(("mean", "max", "min", "std", "25pc", "50pc", "75pc")) | {"count": 0}
+    quartiles = np.percentile(numbers, (25, 50, 75))
+    return {
+        "mean": float(numbers.mean()),
+        "max": float(numbers.max()),
+        "min": float(numbers.min()),
+        "std": float(numbers.std(ddof=1)) if numbers.size > 1 else None,
+        "25pc": float(quartiles[0]),
+        "50pc": float(quartiles[1]),
+        "75pc": float(quartiles[2]),
+        "count": int(numbers.size),
+    }
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """B minus A over the cases that both have.
+
+    Args:
+        count: Cases.
+        mean_a, mean_b: Means over those cases.
+        difference: Mean of B - A.
+        low, high: 95 % bootstrap interval of that mean (percentile method, 10,000 resamplings of cases).
+        p_value: Two-sided Wilcoxon signed-rank test; None where fewer than two cases differ.
+        b_better: Cases in which B is better.
+    """
+
+    count: int
+    mean_a: float
+    mean_b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float | None
+    b_better: int
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], *, better: str, seed: int = 0) -> PairedDifference:
+    """Compare two methods case by case.
+
+    Args:
+        a, b: Scores of the same cases in the same order, finite.
+        better: `higher`, `lower`, or `zero` (closer to 0).
+
+    Raises:
+        ValueError: No case, or unequal lengths.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.size == 0 or first.shape != second.shape:
+        raise ValueError(f"{first.size} and {second.size} scores, expected the same number of at least 1")
+    difference = second - first
+    random = np.random.default_rng(seed)
+    samples = random.integers(0, difference.size, (BOOTSTRAP_SAMPLES, difference.size))
+    means = difference[samples].mean(axis=1)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(means, (tail, 100 - tail))
+    # ties (difference 0) are dropped, as in Wilcoxon's own procedure
+    p_value = float(wilcoxon(difference).pvalue) if np.count_nonzero(difference) > 1 else None
+    gain = {"higher": difference, "lower": -difference, "zero": np.abs(first) - np.abs(second)}[better]
+    return PairedDifference(difference.size, float(first.mean()), float(second.mean()), float(difference.mean()),
+                            float(low), float(high), p_value, int((gain > 0).sum()))  # fmt: skip
