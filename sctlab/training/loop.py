@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.errors import InputError
 from model.network import build_network
+from model.preparation import hu_to_unit
 from sctlab.training.cache import PreparedCase
 from sctlab.training.checkpoint import (
     has_checkpoint,
@@ -174,6 +175,11 @@ class _Trainer:
         self.job, self.fabric = job, fabric
         torch.manual_seed(_number(*job.seed))  # the initial weights
         self.network = build_network(plan.recipe.network)
+        # A fresh head predicts the middle of the range, 1023 HU; hundreds of steps go by until it reaches tissue.
+        with torch.no_grad():
+            self.network.unet.segmentation_head[0].bias.fill_(
+                float(np.arctanh(hu_to_unit(np.zeros(1), plan.recipe)[0]))
+            )
         if job.start_folder is not None:
             tensors, _ = load_checkpoint(job.start_folder, "best")
             self.network.load_state_dict(part(tensors, "model"))
