@@ -184,8 +184,8 @@ def _source(task: Task, region: Region, phantom: Phantom, grid: Geometry, transf
     if task == Task.MRI:
         array, facts = _mr(hu, tissue, fine, grid, region, hu_of, rng)
     else:
-        array, facts = _cbct(hu, tissue, fine, grid, region, rng)
-        mask &= array > AIR_HU + 0.5
+        array, seen, facts = _cbct(hu, fine, grid, region, rng)
+        mask &= seen
     return to_int16(Volume(array, grid)), Volume(mask, grid), facts
 
 
@@ -218,8 +218,8 @@ def _mr(hu, tissue, fine, grid, region, hu_of, rng) -> tuple[np.ndarray, dict[st
     return image, {"sequence": asdict(sequence), "acquisition": asdict(settings)}
 
 
-def _cbct(hu, tissue, fine, grid, region, rng) -> tuple[np.ndarray, dict[str, Any]]:
-    from sctlab.simulation.cbct import Scan, simulate_cbct
+def _cbct(hu, fine, grid, region, rng) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    from sctlab.simulation.cbct import Scan, field_of_view, simulate_cbct
 
     scan = Scan.sample(region, rng)
     slices = _pairs(hu, grid)
@@ -227,7 +227,7 @@ def _cbct(hu, tissue, fine, grid, region, rng) -> tuple[np.ndarray, dict[str, An
     extended = np.pad(slices, ((pad, pad), (0, 0), (0, 0)), mode="edge")
     geometry = grid.cropped((0, 0, -pad), (*grid.size_xyz[:2], grid.size_xyz[2] + 2 * pad))
     image = simulate_cbct(extended, geometry, grid, scan, rng)
-    return np.clip(image, AIR_HU, 3071), {"scan": asdict(scan)}
+    return np.clip(image, AIR_HU, 3071), field_of_view(grid, scan), {"scan": asdict(scan)}
 
 
 def _write(folder: Path, files: dict[str, Volume], motion: Motion, truth: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from model.interface import Region
 from model.volume import AIR_HU, Geometry
 
 SOURCE_AXIS_MM = 1000.0
+PANEL_MM = 397.0  # width of a linac's flat panel
 # 125 kV spectrum behind a bowtie, in four bins (40, 60, 80, 100 keV): share of photons, and linear attenuation
 # of water and of compact bone (1.92 g/cm3) in 1/mm
 SPECTRUM = np.array([0.10, 0.38, 0.33, 0.19])
@@ -57,6 +58,11 @@ class Scan:
     gain: float
     offset_hu: float
     hann: float
+
+    @property
+    def shift_mm(self) -> float:
+        """Sideways shift of the panel."""
+        return 148.0 if self.half_fan else 0.0
 
     @classmethod
     def sample(cls, region: Region, rng: np.random.Generator) -> Scan:
@@ -121,7 +127,7 @@ def simulate_cbct(hu: np.ndarray, geometry: Geometry, grid: Geometry, scan: Scan
     mu = rtk.reconstruct(line, angles)
     result = 1000 * (mu / WATER_MU - 1)
     result = scan.gain * (result + 1000) - 1000 + scan.offset_hu
-    result[~rtk.field_of_view()] = AIR_HU
+    result[~field_of_view(grid, scan)] = AIR_HU
     return result.astype(np.float32)
 
 
@@ -191,6 +197,18 @@ def _move(array: np.ndarray, down_mm: np.ndarray, geometry: Geometry) -> np.ndar
     return below + t * (np.take_along_axis(array, low + 1, 0) - below)
 
 
+def fov_radius_mm(scan: Scan) -> float:
+    """Radius of the cylinder that every view, or with half fan every view or its opposite, sees."""
+    return SOURCE_AXIS_MM * float(np.sin(np.arctan((scan.shift_mm + PANEL_MM / 2) / scan.source_detector_mm)))
+
+
+def field_of_view(grid: Geometry, scan: Scan) -> np.ndarray:
+    """Voxels of a grid inside the scanned cylinder, boolean [z, y, x]."""
+    x, y = ((np.arange(grid.size_xyz[a]) - (grid.size_xyz[a] - 1) / 2) * grid.spacing_xyz[a] for a in (0, 1))
+    inside = (x[None, None, :] ** 2 + y[None, :, None] ** 2) < (fov_radius_mm(scan) - 1) ** 2
+    return np.broadcast_to(inside, grid.shape_zyx)
+
+
 class _Rtk:
     """Geometry and the two RTK filters, in the gantry's frame: isocentre 0, rotation about the array's axis 1."""
 
@@ -200,11 +218,9 @@ class _Rtk:
         magnification = scan.source_detector_mm / SOURCE_AXIS_MM
         size = np.array(grid.size_xyz) * grid.spacing_xyz
         self.radius = float(np.hypot(size[0], size[1]) / 2)
-        width = 397.0
-        self.shift = 148.0 if scan.half_fan else 0.0
-        reach = self.shift + width / 2  # outermost ray on the detector
-        self.fov_mm = SOURCE_AXIS_MM * np.sin(np.arctan(reach / scan.source_detector_mm))
-        height = size[2] * magnification / (1 - min(self.radius, self.fov_mm) / SOURCE_AXIS_MM)
+        width = PANEL_MM
+        self.shift = scan.shift_mm
+        height = size[2] * magnification / (1 - min(self.radius, fov_radius_mm(scan)) / SOURCE_AXIS_MM)
         self.columns = int(np.ceil(width / scan.pixel_mm))
         self.rows = max(8, int(np.ceil(height / scan.pixel_mm)))
 
@@ -212,13 +228,6 @@ class _Rtk:
         """Position of the detector's columns at the isocentre, mm."""
         u = (np.arange(self.columns) - (self.columns - 1) / 2) * self.scan.pixel_mm + self.shift
         return u * SOURCE_AXIS_MM / self.scan.source_detector_mm
-
-    def field_of_view(self) -> np.ndarray:
-        """Voxels of the grid inside the scanned cylinder, broadcast over z: [1, y, x]."""
-        x, y = ((np.arange(self.grid.size_xyz[a]) - (self.grid.size_xyz[a] - 1) / 2) * self.grid.spacing_xyz[a]
-                for a in (0, 1))  # fmt: skip
-        inside = (x[None, None, :] ** 2 + y[None, :, None] ** 2) < (self.fov_mm - 1) ** 2
-        return np.broadcast_to(inside, self.grid.shape_zyx)
 
     def project(self, array: np.ndarray, angles: np.ndarray) -> np.ndarray:
         """Line integrals in mm · unit, [views, rows, columns]."""

@@ -70,7 +70,7 @@ def _pockets(where: np.ndarray, chance: float, rng: np.random.Generator) -> np.n
 
 def _levels(where: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Gas lies on top (towards the front): the upper part of every connected pocket."""
-    parts, count = ndimage.label(where)
+    parts, _ = ndimage.label(where)
     result = np.zeros(where.shape, bool)
     for i, box in enumerate(ndimage.find_objects(parts), start=1):
         height = box[1].stop - box[1].start

@@ -59,12 +59,21 @@ def build_phantom(region: Region, grid: Geometry, rng: np.random.Generator) -> P
         paint_chest_wall(painter, patient)
         paint_pelvis(painter, patient)
         paint_spine(painter, patient)
-    outside = skin > 0
-    painter.label[outside] = 0
+    _trim(painter, skin)
     _texture(painter)
     if rng.random() < 0.92:
         paint_couch(painter, skin)
     return Phantom(painter.hu, painter.tissue, painter.label, grid)
+
+
+def _trim(painter: Painter, skin: np.ndarray) -> None:
+    """Nothing reaches beyond the skin."""
+    alpha = np.clip(0.5 + skin / painter.edge_mm, 0, 1)
+    painter.hu += alpha * np.minimum(painter.hu_of[Tissue.AIR] - painter.hu, 0) * (skin > 0)
+    outside = skin > 0.5 * painter.edge_mm
+    painter.hu[outside] = painter.hu_of[Tissue.AIR]
+    painter.tissue[skin > 0] = Tissue.AIR
+    painter.label[skin > 0] = 0
 
 
 def _texture(painter: Painter) -> None:
