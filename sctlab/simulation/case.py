@@ -47,9 +47,9 @@ class Options:
     labels: str | None = None
 
 
-def case_id(task: Task, region: Region, index: int) -> str:
-    """SynthRAD's pattern, with S for simulated: `1ABS001`."""
-    return f"{1 if task == Task.MRI else 2}{region}S{index + 1:03d}"
+def case_id(task: Task, region: Region, index: int, centre: str = "S") -> str:
+    """SynthRAD's pattern, with S (simulated) as the default centre: `1ABS001`."""
+    return f"{1 if task == Task.MRI else 2}{region}{centre}{index + 1:03d}"
 
 
 def streams(seed: int, task: Task, region: Region, index: int) -> dict[str, np.random.Generator]:

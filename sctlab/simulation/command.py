@@ -34,6 +34,9 @@ def simulate(
     labels: Annotated[
         list[Path], typer.Option(help="Labels of the CT (TotalSegmentator ids), one for each --from.")
     ] = [],  # noqa: B006
+    centre: Annotated[
+        str, typer.Option(help="Centre letter of the case ids; another one keeps cohorts of other seeds apart.")
+    ] = "S",
     jobs: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 1,
     executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
 ) -> int:
@@ -44,6 +47,8 @@ def simulate(
     chosen = [Region.parse(r, "--regions") for r in regions.split(",") if r.strip()]
     if not chosen:
         raise InputError("--regions", f"'{regions}'", "AB, TH, HN, separated by commas")
+    if not (len(centre) == 1 and centre.isalpha() and centre.isupper()):
+        raise InputError("--centre", f"'{centre}'", "one capital letter")
     spacing_xyz = _triple(spacing, float, "--spacing")
     size_xyz = _triple(size, int, "--size") if size else None
     if min(spacing_xyz) < 0.3 or max(spacing_xyz) > 10:
@@ -59,7 +64,7 @@ def simulate(
             label = labels[index % len(from_ct)] if labels else None
             options = Options(spacing_xyz, size_xyz, amplitude, content, seed,
                               str(ct) if ct else None, str(label) if label else None)  # fmt: skip
-            folder = out / task.folder / region / case_id(task, region, index)
+            folder = out / task.folder / region / case_id(task, region, index, centre)
             if not _finished(folder, options, task, index):
                 work.append((folder.name, (folder, task, region, index, options)))
     console = Console(stderr=True)
