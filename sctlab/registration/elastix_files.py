@@ -19,6 +19,7 @@ from model.writing import write_text
 from sctlab.registration.transforms import (
     AffineTransform,
     BSplineTransform,
+    DisplacementField,
     EulerTransform,
     Sum,
     Transform,
@@ -28,6 +29,7 @@ from sctlab.registration.transforms import (
 
 MAX_FILE_BYTES = 1 << 30
 MAX_CHAIN = 16
+MAX_FIELD_VOXELS = 4_000_000
 NO_INITIAL = "NoInitialTransform"
 KINDS = ("EulerTransform", "AffineTransform", "TranslationTransform", "BSplineTransform", "RecursiveBSplineTransform")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
@@ -72,16 +74,17 @@ def write_elastix(
     given to transformix, which is started in this folder because the names are relative.
 
     Args:
-        transform: Affine, Euler and B-spline steps.
+        transform: Affine, Euler and B-spline steps; a displacement field becomes a B-spline of order 1.
         folder: Where the files go.
         grid: The fixed image's grid, on which transformix resamples.
         default_value: For voxels outside the moving image.
         pixel_type: transformix's result type.
 
     Raises:
-        InputError: A step that elastix has no text file for (a displacement field).
+        InputError: A step that elastix has no text file for (a `Sum`), or a field with too many voxels.
     """
-    steps = tuple(flatten(transform)) or (AffineTransform(np.eye(3)),)
+    steps = tuple(_as_spline(s) if isinstance(s, DisplacementField) else s for s in flatten(transform))
+    steps = steps or (AffineTransform(np.eye(3)),)
     initial: str = NO_INITIAL
     paths = []
     bodies = [_step_lines(step) for step in steps]  # all steps are checked before the first file appears
@@ -286,6 +289,15 @@ def _geometry(file: _File, prefix: str, size: list[int]) -> Geometry:
 
 def _text(values: object) -> str:
     return " ".join(repr(float(v)) for v in np.ravel(values))
+
+
+def _as_spline(field: DisplacementField) -> BSplineTransform:
+    """A field as a B-spline of order 1, which interpolates linearly too; a border voxel keeps its outer half."""
+    if field.vectors[0].size > MAX_FIELD_VOXELS:
+        raise InputError("transform", f"a displacement field of {field.vectors[0].size} voxels", f"at most {MAX_FIELD_VOXELS}",
+                         "a text file of it would be gigabytes: write an ITK transform")  # fmt: skip
+    grid = field.grid.cropped((-1, -1, -1), tuple(n + 2 for n in field.grid.size_xyz))
+    return BSplineTransform(grid, np.pad(field.vectors, ((0, 0), (1, 1), (1, 1), (1, 1)), mode="edge"), 1)
 
 
 def _step_lines(step: Transform) -> list[str]:

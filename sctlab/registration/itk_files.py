@@ -24,6 +24,13 @@ from sctlab.registration.transforms import (
 )
 
 SUFFIXES = (".h5", ".hdf5", ".tfm")
+# Parameters of each type (None: three a control point or voxel) and the fewest fixed parameters.
+_PARAMETERS: dict[str, tuple[int | None, int]] = {
+    "IdentityTransform": (0, 0), "TranslationTransform": (3, 0), "ScaleTransform": (3, 3), "VersorTransform": (3, 3),
+    "Euler3DTransform": (6, 3), "VersorRigid3DTransform": (6, 3), "Similarity3DTransform": (7, 3),
+    "ScaleVersor3DTransform": (9, 3), "AffineTransform": (12, 3), "MatrixOffsetTransformBase": (12, 3),
+    "ScaleSkewVersor3DTransform": (15, 3), "BSplineTransform": (None, 18), "DisplacementFieldTransform": (None, 18),
+}  # fmt: skip
 _LINEAR_NAMES = ("AffineTransform", "VersorRigid3DTransform", "ScaleSkewVersor3DTransform", "Similarity3DTransform",
                  "VersorTransform", "ScaleVersor3DTransform", "ScaleTransform")  # fmt: skip
 
@@ -119,7 +126,7 @@ def from_sitk(transform: object, where: str | Path) -> Transform:
         raise InputError(where, f"a {transform.GetDimension()}D transform", "a 3D transform")
     if not np.isfinite(transform.GetParameters()).all() or not np.isfinite(transform.GetFixedParameters()).all():
         raise InputError(where, f"NaN or infinite values in a {name}", "finite values", "the file is damaged")
-    if name == "IdentityTransform":
+    if transform.GetTransformEnum() == sitk.sitkIdentity:
         return AffineTransform(np.eye(3))
     if name == "TranslationTransform":
         return AffineTransform(np.eye(3), transform.GetOffset())
@@ -160,18 +167,59 @@ def _from_vector_image(image: object, where: str | Path) -> DisplacementField:
 
 
 def _check_tfm(path: Path) -> None:
-    """Refuse a text transform that stops early: ITK's reader takes a shorter list of parameters as it is."""
-    with path.open("rb") as handle:
-        if not handle.read(64).startswith(b"#Insight Transform File"):
-            raise InputError(path, "no '#Insight Transform File' line", "an ITK text transform (.tfm)")
-    last = ""
+    """Refuse a malformed text transform before ITK sees it: a NaN in one corrupts memory in ITK's reader.
+
+    The format: `Transform: <type>_double_3_3`, `Parameters: …`, `FixedParameters: …`, repeated.
+    """
     with path.open(encoding="utf-8", errors="replace") as handle:
+        if not handle.readline(64).startswith("#Insight Transform File"):
+            raise InputError(path, "no '#Insight Transform File' line", "an ITK text transform (.tfm)")
+        name, numbers, announced = "", {}, False
         for line in handle:
-            if line.strip():
-                last = line
-    if not last.endswith("\n") or not last.startswith(("FixedParameters:", "Transform:")):
-        raise InputError(path, f"it ends with '{last.strip()[:30]}'", "a line of FixedParameters",
-                         "the transform file is cut")  # fmt: skip
+            if not line.endswith("\n"):
+                raise InputError(
+                    path, f"it ends with '{line[:30]}'", "a complete last line", "the transform file is cut"
+                )
+            key, _, rest = line.partition(":")
+            if key == "Transform":
+                _check_counts(path, name, numbers)
+                name, numbers, announced = rest.strip(), {}, False
+            elif key in ("Parameters", "FixedParameters"):
+                try:
+                    numbers[key] = np.array(rest.split(), dtype=np.float64)
+                except ValueError as error:
+                    raise InputError(path, f"{key} that aren't numbers", "numbers", "the file is damaged") from error
+            elif line.startswith("#"):
+                announced = line.startswith("#Transform")
+            elif line.strip():
+                raise InputError(path, f"a line '{line[:30].strip()}'", "Transform, Parameters or FixedParameters",
+                                 "the transform file is cut or of another type")  # fmt: skip
+    if announced or not name:
+        raise InputError(
+            path, "an announced transform that doesn't come", "an ITK text transform", "the transform file is cut"
+        )
+    _check_counts(path, name, numbers)
+
+
+def _check_counts(path: Path, name: str, numbers: dict[str, np.ndarray]) -> None:
+    """Whether a transform has as many parameters as its type takes, all of them finite."""
+    kind = name.split("_")[0]
+    if not name or kind == "CompositeTransform":
+        return
+    if "_2_2" in name:
+        raise InputError(path, f"a 2D transform ({name[:60]})", "a 3D transform")
+    if kind not in _PARAMETERS:
+        raise InputError(path, f"a transform {name[:60]}", " or ".join(_PARAMETERS), "convert it to one of these")
+    parameters, fixed = (numbers.get(key, np.zeros(0)) for key in ("Parameters", "FixedParameters"))
+    if not np.isfinite(parameters).all() or not np.isfinite(fixed).all():
+        raise InputError(path, f"NaN or infinite values in a {kind}", "finite values", "the file is damaged")
+    expected, least_fixed = _PARAMETERS[kind]
+    if expected is None:
+        size = fixed[:3]
+        expected = 3 * int(np.prod(size)) if len(size) == 3 and (size >= 1).all() and (size < 1 << 16).all() else -1
+    if len(parameters) != expected or len(fixed) < least_fixed:
+        raise InputError(path, f"{len(parameters)} parameters and {len(fixed)} fixed ones of a {kind}",
+                         f"{expected} and {least_fixed}", "the transform file is cut or damaged")  # fmt: skip
 
 
 __all__ = ["SUFFIXES", "from_sitk", "read_displacement", "read_itk", "write_displacement", "write_itk"]
