@@ -7,12 +7,15 @@ The way back undoes each step and ends on the source's own grid with the source'
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
+from scipy import ndimage
 
 from model.errors import InputError
+from model.metaimage import DEFAULT_MAX_VOXELS
 from model.recipe import Canvas, PercentileNormalisation, RangeNormalisation, Recipe, ZScoreNormalisation
 from model.volume import AIR_HU, Geometry, Volume, resample
 
@@ -43,8 +46,8 @@ class Prepared:
         return self.original_mask.geometry
 
     def without_source(self) -> Prepared:
-        """The same case without its voxels: all that `restore` needs, in less memory."""
-        return replace(self, source=np.empty(0, np.float32), mask=np.empty(0, bool))
+        """The same case without its source: all that `restore` needs, in less memory."""
+        return replace(self, source=np.empty(0, np.float32))
 
     @property
     def resampled(self) -> bool:
@@ -114,6 +117,10 @@ def prepare(source: Volume, mask: Volume, recipe: Recipe) -> Prepared:
         raise InputError(mask.name or "mask", f"grid {mask.geometry}", f"the source's grid {source.geometry}")
     oriented, oriented_mask = orient(source), orient(mask.with_array(mask.array > 0))
     upright = upright_grid(oriented.geometry, recipe)
+    if math.prod(upright.size_xyz) > DEFAULT_MAX_VOXELS:
+        raise InputError(source.name or "source", f"{_product(source.geometry.size_xyz)} voxels with a spacing of "
+                         f"{_product(source.geometry.spacing_xyz)} mm, {_product(upright.size_xyz)} when resampled",
+                         f"at most {DEFAULT_MAX_VOXELS} voxels", "is the spacing right?")  # fmt: skip
     image, body = to_upright(oriented, upright), _mask_to_upright(oriented_mask, upright)
     if not body.array.any():
         raise InputError(mask.name or "mask", "an empty body mask", "a mask that covers the body")
@@ -127,6 +134,10 @@ def prepare(source: Volume, mask: Volume, recipe: Recipe) -> Prepared:
         original_mask=mask.with_array(mask.array > 0),
         statistics=statistics,
     )
+
+
+def _product(values: tuple[float, ...]) -> str:
+    return "x".join(f"{v:g}" for v in values)
 
 
 def prepare_target(target: Volume, prepared: Prepared, recipe: Recipe) -> np.ndarray:
@@ -182,11 +193,34 @@ def restore_float(values: np.ndarray, prepared: Prepared, *, outside: float) -> 
     original = prepared.original
     order, flips = _nearest_axes(original)
     if prepared.resampled:
-        array = resample(upright, original, interpolation="linear", outside=outside).array
+        inside = cut(prepared.mask, tuple(start), prepared.upright.shape_zyx, False)
+        array = _interpolate_inside(upright, inside, prepared.original_mask)
     else:
         array = upright.array[tuple(slice(None, None, -1) if flips[2 - k] else slice(None) for k in range(3))]
         array = array.transpose(np.argsort([2 - order[2 - k] for k in range(3)]))
     return np.where(prepared.original_mask.array, array, np.float32(outside))
+
+
+def _interpolate_inside(values: Volume, inside: np.ndarray, mask: Volume) -> np.ndarray:
+    """Interpolate linearly onto the mask's grid from voxels inside the body only; float32.
+
+    The network says nothing outside the body, and slices without body aren't even run: mixing them in
+    would pull the skin and the last slices towards air. Weights are renormalised (normalised convolution,
+    Knutsson 1993); mask voxels with no inside neighbour take the nearest inside value.
+    """
+    weights = resample(values.with_array(inside.astype(np.float32)), mask.geometry).array
+    result = resample(values.with_array(np.where(inside, values.array, np.float32(0))), mask.geometry).array
+    lonely = mask.array & (weights < 0.01)
+    np.divide(result, weights, out=result, where=weights >= 0.01)
+    if lonely.any():
+        nearest = ndimage.distance_transform_edt(
+            ~inside, values.geometry.spacing_xyz[::-1], return_distances=False, return_indices=True
+        )
+        points = mask.geometry.to_physical(np.argwhere(lonely)[:, ::-1])
+        index = np.rint(values.geometry.to_index(points)).astype(int)[:, ::-1]
+        index = tuple(index.clip(0, np.array(inside.shape) - 1).T)
+        result[lonely] = values.array[tuple(axis[index] for axis in nearest)]
+    return result
 
 
 def to_upright(volume: Volume, upright: Geometry, *, outside: float | None = None) -> Volume:

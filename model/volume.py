@@ -86,10 +86,13 @@ class Geometry:
         return bool(np.abs(self.to_physical(corners) - other.to_physical(corners)).max() <= tolerance_mm)
 
     def resized(self, spacing_xyz: tuple[float, float, float]) -> Geometry:
-        """The grid that covers the same physical extent with another spacing; the extent's corner is kept."""
+        """The grid with another spacing that covers the same extent, on the same centre.
+
+        Every voxel centre lies inside the old extent, even where one old voxel is thinner than a new one.
+        """
         old, new = np.array(self.spacing_xyz), np.array(spacing_xyz, dtype=np.float64)
         size = np.maximum(1, np.ceil(np.array(self.size_xyz) * old / new - 1e-6)).astype(int)
-        origin = np.array(self.origin_xyz) + self.axes @ ((new - old) / 2)
+        origin = self.centre_xyz - self.axes @ (new * (size - 1) / 2)
         return Geometry(tuple(size), tuple(new), tuple(origin), self.direction)
 
     def cropped(self, start_xyz: tuple[int, int, int], size_xyz: tuple[int, int, int]) -> Geometry:
