@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    synthesiser = Synthesiser(options.weights, options.device, options.batch, options.uncertainty)
+    synthesiser = Synthesiser(options.weights, options.device, options.batch, options.uncertainty, options.runtime)
     if options.serve:
         from model.server import serve
 
@@ -180,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--mask", type=Path, help="body mask of a single image; computed when left out")
     add("--weights", type=Path, help="bundle folder [/opt/ml/model if not empty, else weights/ by task]")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N [auto]")
+    add("--runtime", choices=("torch", "onnx"), default="torch", help="PyTorch, or ONNX Runtime for exported bundles")
     add("--batch", type=_positive, help="samples that run together [planned from free memory]")
     add("--uncertainty", action="store_true", help="also write the ensemble's standard deviation in HU")
     add("--report", type=Path, help="write versions, device, weights, timings and warnings to this JSON file")

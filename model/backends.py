@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
-from model.bundle import Fold, load_fold
+from model.bundle import Fold, load_fold, read_checked
 from model.errors import InputError, WeightsError
 from model.network import build_network, fold_batch_norm
 from model.recipe import NetworkSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+Runtime = Literal["torch", "onnx"]
 
 
 class Backend(Protocol):
@@ -87,12 +90,84 @@ class TorchBackend:
             return torch.tanh(self.network.unet(stacks).float())
 
 
-def load_backend(folder: Path, fold: Fold, settings: NetworkSettings, device: torch.device) -> TorchBackend:
+class OnnxBackend:
+    """ONNX Runtime: fp32 on the CPU, on CUDA what the file holds, with tensors bound where they lie.
+
+    Args:
+        model: An ONNX file's bytes: `stacks` float32 [n, slices, y, x] to `unit` float32 [n, 1, y, x].
+        device: Where to run.
+        name: The file, for messages.
+
+    Raises:
+        InputError: CUDA was asked for and its provider doesn't load; a silent run on the CPU would be 50 times slower.
+        WeightsError: Not an ONNX model of this interface.
+    """
+
+    def __init__(self, model: bytes, device: torch.device, name: str = "ONNX model") -> None:
+        import onnxruntime
+
+        cuda = device.type == "cuda"
+        wanted = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
+        if cuda:
+            onnxruntime.preload_dlls()  # the CUDA libraries that PyTorch brought
+        onnxruntime.set_default_logger_severity(4)
+        options = onnxruntime.SessionOptions()
+        if not cuda:
+            options.intra_op_num_threads = torch.get_num_threads()
+        chosen = (wanted, {"device_id": device.index or 0}) if cuda else wanted
+        try:
+            self.session = onnxruntime.InferenceSession(model, options, providers=[chosen])
+            names = [v.name for v in (*self.session.get_inputs(), *self.session.get_outputs())]
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            reason = str(error).strip().splitlines()[0][:160]
+            if cuda and wanted not in onnxruntime.get_available_providers():
+                raise _no_cuda_provider(device, reason) from error
+            raise WeightsError(name, f"can't be loaded ({reason})", "an ONNX file of `sctlab export-onnx`") from error
+        if self.session.get_providers()[0] != wanted:
+            raise _no_cuda_provider(device, f"it offers {', '.join(self.session.get_providers())}")
+        if names != ["stacks", "unit"]:
+            raise WeightsError(name, f"an interface of {', '.join(names)}", "stacks to unit")
+        self.device = device
+        self.description = f"ONNX Runtime {onnxruntime.__version__}, {wanted}"
+
+    def __call__(self, stacks: torch.Tensor) -> torch.Tensor:
+        stacks = stacks.float().contiguous()
+        if self.device.type != "cuda":
+            return torch.from_numpy(self.session.run(["unit"], {"stacks": stacks.numpy()})[0])
+        unit = torch.empty((stacks.shape[0], 1, *stacks.shape[2:]), dtype=torch.float32, device=self.device)
+        binding, index = self.session.io_binding(), self.device.index or 0
+        binding.bind_input("stacks", "cuda", index, "float32", tuple(stacks.shape), stacks.data_ptr())
+        binding.bind_output("unit", "cuda", index, "float32", tuple(unit.shape), unit.data_ptr())
+        # The two libraries use streams of their own: each waits for the other.
+        torch.cuda.current_stream(self.device).synchronize()
+        self.session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return unit
+
+
+def _no_cuda_provider(device: torch.device, reason: str) -> InputError:
+    return InputError("ONNX Runtime", f"its CUDA provider doesn't load ({reason})", f"a provider for {device}",
+                      "install the onnxruntime-gpu that matches PyTorch's CUDA, or choose --device cpu")  # fmt: skip
+
+
+def load_backend(
+    folder: Path, fold: Fold, settings: NetworkSettings, device: torch.device, runtime: Runtime = "torch"
+) -> Backend:
     """Load one fold of a bundle.
+
+    Args:
+        runtime: `torch` runs the safetensors; `onnx` the exported file, fp16 on CUDA and fp32 on the CPU.
 
     Raises:
         WeightsError: The file is missing, altered, or doesn't fit the recipe's network.
+        InputError: ONNX Runtime can't use the device.
     """
+    if runtime == "onnx":
+        precision = "fp16" if device.type == "cuda" and "fp16" in fold.onnx else "fp32"
+        if precision not in fold.onnx:
+            raise WeightsError(folder, "no ONNX file in the bundle", f"one of precision {precision}",
+                               f"run `sctlab export-onnx {folder}`")  # fmt: skip
+        return OnnxBackend(read_checked(folder, fold.onnx[precision]), device, fold.onnx[precision].file)
     # The state dict overwrites every parameter: skip the initialisation, which costs seconds at start.
     with torch.device("meta"):
         network = build_network(settings)

@@ -20,7 +20,7 @@ from model.volume import AIR_HU, Volume
 from model.writing import write_volume
 
 if TYPE_CHECKING:
-    from model.backends import Backend
+    from model.backends import Backend, Runtime
 
 SPREAD_FOLDER = "uncertainty"
 
@@ -57,12 +57,19 @@ class Synthesiser:
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
         batch: Samples that run together; planned when left out.
         spread: Also write the ensemble's standard deviation.
+        runtime: `torch`, or `onnx` for bundles with exported files.
     """
 
     def __init__(
-        self, weights: Path | None = None, device: str = "auto", batch: int | None = None, spread: bool = False
+        self,
+        weights: Path | None = None,
+        device: str = "auto",
+        batch: int | None = None,
+        spread: bool = False,
+        runtime: Runtime = "torch",
     ) -> None:
         self.weights, self.device_name, self.batch, self.spread = weights, device, batch, spread
+        self.runtime: Runtime = runtime
         self._loader = ThreadPoolExecutor(1, "weights")
         self._bundles: dict[Task, tuple[Path, Bundle]] = {}
         self._folds: dict[tuple[Path, int], Future[list[Backend]]] = {}
@@ -89,7 +96,8 @@ class Synthesiser:
 
         device = choose_device(self.device_name)
         self.device = describe_device(device)
-        return [load_backend(folder, fold, bundle.recipe.network, device) for fold in bundle.groups[group].folds]
+        folds = bundle.groups[group].folds
+        return [load_backend(folder, fold, bundle.recipe.network, device, self.runtime) for fold in folds]
 
     def synthesise(self, case: Case, output: Path, *, progress: Callable[[int, int], None] | None = None) -> CaseReport:
         """Read a case, predict it, write `output / case.output_name`.

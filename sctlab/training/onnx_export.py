@@ -1,0 +1,93 @@
+"""Folds as ONNX files: any batch and plane size, fp32 and fp16, one self-contained file each."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from model.bundle import Bundle, Fold, HashedFile, load_fold, read_bundle, write_bundle
+from model.errors import InputError
+from model.network import build_network, fold_batch_norm
+from model.recipe import NetworkSettings
+from model.writing import atomic_path
+
+OPSET = 18
+
+
+class _InferenceNetwork(nn.Module):
+    """What a backend computes: float32 in and out, the body in fp16 on request, tanh in float32."""
+
+    def __init__(self, network: nn.Module, half: bool) -> None:
+        super().__init__()
+        self.unet = network.unet.half() if half else network.unet
+        self.half_precision = half
+
+    def forward(self, stacks: Tensor) -> Tensor:
+        if self.half_precision:
+            stacks = stacks.half()
+        return torch.tanh(self.unet(stacks).float())
+
+
+def export_network(state: dict[str, Tensor], settings: NetworkSettings, *, half: bool) -> bytes:
+    """An ONNX model: input `stacks` float32 [n, slices, y, x], output `unit` float32 [n, 1, y, x] in [-1, 1].
+
+    Batch norms are folded. `n` is free, `y` and `x` are multiples of 32.
+    """
+    import onnx
+
+    network = build_network(settings)
+    network.load_state_dict(state)
+    wrapped = _InferenceNetwork(fold_batch_norm(network, settings.slices), half).eval()
+    example = torch.zeros(2, settings.slices, 64, 96)
+    shapes = {"stacks": {0: torch.export.Dim("n", min=1, max=4096), 2: 32 * torch.export.Dim("rows", min=1, max=64),
+                         3: 32 * torch.export.Dim("columns", min=1, max=64)}}  # fmt: skip
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            wrapped, (example,), dynamo=True, dynamic_shapes=shapes, input_names=["stacks"], output_names=["unit"],
+            opset_version=OPSET, external_data=False, verbose=False,
+        )  # fmt: skip
+    model = program.model_proto
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def export_bundle(folder: Path, precisions: Sequence[str] = ("fp32", "fp16")) -> Bundle:
+    """Add ONNX files of every fold to a bundle and to its manifest.
+
+    Raises:
+        WeightsError: The bundle is damaged.
+        InputError: The exporter refuses the network.
+    """
+    bundle = read_bundle(folder)
+    groups = []
+    for group in bundle.groups:
+        folds = [_export_fold(folder, fold, bundle.recipe.network, precisions) for fold in group.folds]
+        groups.append(group.model_copy(update={"folds": tuple(folds)}))
+    bundle = bundle.model_copy(update={"groups": tuple(groups)})
+    write_bundle(bundle, folder)
+    return bundle
+
+
+def _export_fold(folder: Path, fold: Fold, settings: NetworkSettings, precisions: Sequence[str]) -> Fold:
+    state = load_fold(folder, fold)
+    files = dict(fold.onnx)
+    for precision in precisions:
+        try:
+            data = export_network(state, settings, half=precision == "fp16")
+        except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
+            reason = str(error).strip().splitlines()[0][:160]
+            raise InputError(folder / fold.weights.file, f"can't be exported ({type(error).__name__}: {reason})",
+                             "a network of operators that ONNX has") from error  # fmt: skip
+        name = f"{Path(fold.weights.file).stem}_{precision}.onnx"
+        with atomic_path(folder / name) as temporary:
+            temporary.write_bytes(data)
+        files[precision] = HashedFile(file=name, sha256=hashlib.sha256(data).hexdigest())
+    return fold.model_copy(update={"onnx": files})
