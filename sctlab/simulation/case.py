@@ -124,7 +124,8 @@ def _patient(task: Task, region: Region, options: Options, random) -> tuple[Phan
     if options.ct is not None:
         from sctlab.simulation.from_ct import load_phantom
 
-        return load_phantom(options)
+        phantom, grid = load_phantom(options.ct, options.labels, options.spacing_xyz, options.size_xyz)
+        return phantom, grid, phantom.geometry
     grid = default_grid(region, random["grid"], options.spacing_xyz, options.size_xyz, short=task == Task.CBCT)
     margin_mm = 0.0 if options.amplitude_mm == 0 else 1.6 * options.amplitude_mm + 3
     pad = np.ceil(margin_mm / np.array(grid.spacing_xyz)).astype(int)
@@ -178,18 +179,19 @@ def _source(task: Task, region: Region, phantom: Phantom, grid: Geometry, transf
     tissue = resample(
         Volume(phantom.tissue, phantom.geometry), fine, interpolation="nearest", transform=transform
     ).array
-    body = _pairs(_body(hu, tissue, fine).astype(np.float32), grid) > 0.25
+    solid = _body(hu, tissue)
+    body = _pairs(solid.astype(np.float32), grid) > 0.25
     spacing = np.array(grid.spacing_xyz[::-1])
     mask = ndimage.distance_transform_edt(~body, sampling=spacing) < 4.0 if body.any() else ~body
     if task == Task.MRI:
-        array, facts = _mr(hu, tissue, fine, grid, region, hu_of, rng)
+        array, facts = _mr(hu, tissue, solid, grid, region, hu_of, rng)
     else:
         array, seen, facts = _cbct(hu, fine, grid, region, rng)
         mask &= seen
     return to_int16(Volume(array, grid)), Volume(mask, grid), facts
 
 
-def _body(hu: np.ndarray, tissue: np.ndarray, grid: Geometry) -> np.ndarray:
+def _body(hu: np.ndarray, tissue: np.ndarray) -> np.ndarray:
     solid = ~np.isin(tissue, (Tissue.AIR, Tissue.COUCH_SHELL, Tissue.COUCH_FOAM)) & (
         (hu > -500) | (tissue != Tissue.AIR)
     )
@@ -204,7 +206,7 @@ def _pairs(array: np.ndarray, grid: Geometry) -> np.ndarray:
     return array[: 2 * n].reshape(n, 2, *array.shape[1:]).mean(1)
 
 
-def _mr(hu, tissue, fine, grid, region, hu_of, rng) -> tuple[np.ndarray, dict[str, Any]]:
+def _mr(hu, tissue, body, grid, region, hu_of, rng) -> tuple[np.ndarray, dict[str, Any]]:
     from sctlab.simulation.mr import Sequence, tissue_signals, water_and_fat
     from sctlab.simulation.mr_artefacts import Acquisition, acquire
 
@@ -213,7 +215,8 @@ def _mr(hu, tissue, fine, grid, region, hu_of, rng) -> tuple[np.ndarray, dict[st
     signals = tissue_signals(sequence, rng)
     water, fat = water_and_fat(hu, tissue, hu_of, signals)
     air = np.isin(tissue, (Tissue.AIR, Tissue.GAS)).astype(np.float32)
-    water, fat, air = (_pairs(a, grid) for a in (water, fat, air))
+    near = ndimage.binary_dilation(body, iterations=2)  # the couch gives no signal
+    water, fat, air = (_pairs(a, grid) for a in (water * near, fat * near, air))
     image = acquire(water, fat, air, grid, sequence, settings, rng)
     return image, {"sequence": asdict(sequence), "acquisition": asdict(settings)}
 

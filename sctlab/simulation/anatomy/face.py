@@ -87,8 +87,7 @@ def _mouth(painter: Painter) -> None:
     painter.ellipsoid((0, -62, 560), (25, 36, 20), Tissue.MUSCLE, rough_mm=1.5)
     box = painter.box((-30, -100, 555), (30, -20, 590))
     if box is not None:
-        x, y, _ = painter.at(box)
-        gap = np.abs(ellipsoid(painter.at(box), (0, -62, 560), (25, 36, 20)) - 1) - rng.uniform(0.1, 1.8)
+        gap = np.abs(ellipsoid(painter.at(box), (0, -62, 560), (25, 36, 20)) - 1) - rng.uniform(-0.6, 0.9)
         painter.fill(box, np.maximum(gap, 562 - painter.at(box)[2]), Tissue.GAS)
     metal = rng.random() < 0.35
     for height, length, label in ((571, 9.5, 91), (556, 9.0, MANDIBLE)):

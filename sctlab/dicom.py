@@ -1,0 +1,188 @@
+"""Read a CT series from a DICOM folder by slice position, whatever the file order, gaps and gantry tilt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from model.errors import InputError
+from model.metaimage import DEFAULT_MAX_VOXELS
+from model.volume import AIR_HU, Geometry, Volume
+
+_SERIES, _MODALITY, _POSITION, _ORIENTATION = "0020|000e", "0008|0060", "0020|0032", "0020|0037"
+LARGEST_GAP = 3.0  # times the usual distance of slices; beyond it slices are missing
+
+
+@dataclass(frozen=True)
+class _Slice:
+    path: Path
+    position: np.ndarray  # centre of the first pixel, mm (x, y, z)
+    axes: np.ndarray  # direction of rows and columns, and their normal: columns of a 3x3 matrix
+    spacing_xy: tuple[float, float]
+    size_xy: tuple[int, int]
+    series: str
+
+
+def is_dicom_folder(path: str | Path) -> bool:
+    """Whether a folder holds a DICOM file (by its magic word)."""
+    path = Path(path)
+    return path.is_dir() and any(_is_dicom(p) for p in sorted(path.iterdir()) if p.is_file())
+
+
+def read_dicom_series(folder: str | Path, *, tolerance_mm: float = 0.02) -> Volume:
+    """Read the CT series of a folder.
+
+    Slices are sorted by their position along the slice normal. Where gaps are even and slices lie straight
+    behind each other, voxels are kept. Uneven gaps and gantry tilt (slices that slide against each other) are
+    resampled linearly onto an even grid with the slices' orientation; the usual (25th percentile) gap becomes the
+    spacing.
+
+    Args:
+        folder: The series' files; other files that are not DICOM are left alone.
+        tolerance_mm: Deviation of slice positions that counts as none.
+
+    Returns:
+        HU as float32 or int16, axes z, y, x. Where a slid slice has no pixel: −1024.
+
+    Raises:
+        InputError: No DICOM files; several series; not CT; mixed sizes, spacings or orientations; two slices at one
+            position; missing slices; fewer than 3 slices.
+    """
+    folder = Path(folder)
+    slices = _headers(folder)
+    first = slices[0]
+    for name, values in (("series", {s.series for s in slices}), ("image sizes", {s.size_xy for s in slices})):
+        if len(values) > 1:
+            raise InputError(folder, f"{len(values)} {name}: {', '.join(map(str, sorted(values)))}"[:300], "one",
+                             "put one series into a folder of its own")  # fmt: skip
+    for other in slices:
+        if not np.allclose(other.axes, first.axes, atol=1e-3):
+            raise InputError(other.path, "another orientation than the first slice", "one orientation",
+                             "leave out localizers and reformats")  # fmt: skip
+        if not np.allclose(other.spacing_xy, first.spacing_xy, rtol=1e-3):
+            raise InputError(
+                other.path, f"pixels of {other.spacing_xy} mm", f"{first.spacing_xy} mm like the first slice"
+            )
+    if len(slices) < 3:
+        raise InputError(folder, f"{len(slices)} slices", "at least 3")
+    slices.sort(key=lambda s: float(s.position @ s.axes[:, 2]))
+    local = np.array([s.position @ s.axes for s in slices])  # in the slices' own axes
+    gaps = np.diff(local[:, 2])
+    if gaps.min() < tolerance_mm:
+        k = int(gaps.argmin())
+        raise InputError(folder, f"{slices[k].path.name} and {slices[k + 1].path.name} at one position",
+                         "one slice a position", "separate the phases or reconstructions")  # fmt: skip
+    usual = float(np.percentile(gaps, 25))
+    if gaps.max() > max(LARGEST_GAP * usual, usual + 2.0):
+        k = int(gaps.argmax())
+        raise InputError(folder, f"a gap of {gaps[k]:.1f} mm after {slices[k].path.name}", f"about {usual:.1f} mm",
+                         "slices are missing")  # fmt: skip
+    size = (*first.size_xy, len(slices))
+    if np.prod(np.array(size, dtype=np.int64)) > DEFAULT_MAX_VOXELS:
+        raise InputError(folder, f"{size} voxels", f"at most {DEFAULT_MAX_VOXELS}")
+    pixels = _pixels(slices)
+    even = np.abs(gaps - gaps.mean()).max() <= max(tolerance_mm, 0.005 * usual)
+    straight = np.abs(local[:, :2] - local[0, :2]).max() <= 0.05 * min(first.spacing_xy)
+    if even and straight:
+        geometry = Geometry(size, (*first.spacing_xy, float(gaps.mean())), tuple(slices[0].position),
+                            tuple(first.axes.ravel()))  # fmt: skip
+        return Volume(pixels, geometry, str(folder))
+    return _resampled(pixels, local, first, usual, str(folder))
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return handle.read(132)[128:] == b"DICM"
+
+
+def _headers(folder: Path) -> list[_Slice]:
+    import SimpleITK as sitk
+
+    if not folder.is_dir():
+        raise InputError(folder, "no such folder", "a folder of DICOM files")
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and _is_dicom(p))
+    if not files:
+        raise InputError(folder, "no DICOM file", "a CT series")
+    slices = []
+    for path in files:
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileName(str(path))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            raise InputError(path, "a damaged DICOM file", "a complete one") from error
+        modality = _value(reader, _MODALITY)
+        if modality and modality != "CT":
+            raise InputError(path, f"modality {modality}", "CT", "put the CT series into a folder of its own")
+        try:
+            position = np.array([float(v) for v in _value(reader, _POSITION).split("\\")])
+            row_column = np.array([float(v) for v in _value(reader, _ORIENTATION).split("\\")]).reshape(2, 3)
+        except ValueError as error:
+            raise InputError(path, "no position or orientation", "both tags of an axial CT slice") from error
+        if reader.GetSize()[2:] not in ((), (1,)):
+            raise InputError(path, "several frames in one file", "one slice a file", "export as single frames")
+        axes = np.column_stack([*row_column, np.cross(*row_column)])
+        slices.append(
+            _Slice(path, position, axes, reader.GetSpacing()[:2], reader.GetSize()[:2], _value(reader, _SERIES))
+        )
+    return slices
+
+
+def _value(reader, key: str) -> str:
+    return reader.GetMetaData(key).strip().strip("\0") if reader.HasMetaDataKey(key) else ""
+
+
+def _pixels(slices: list[_Slice]) -> np.ndarray:
+    """Rescaled pixels, one slice after the other [z, y, x]."""
+    import SimpleITK as sitk
+
+    planes = []
+    for item in slices:
+        try:
+            plane = sitk.GetArrayFromImage(sitk.ReadImage(str(item.path), imageIO="GDCMImageIO"))
+        except RuntimeError as error:
+            raise InputError(item.path, "pixels can't be decoded", "a supported transfer syntax") from error
+        plane = plane.reshape(plane.shape[-2:])
+        if plane.dtype.kind not in "iuf":
+            raise InputError(item.path, f"pixels of type {plane.dtype}", "numbers")
+        planes.append(plane)
+    stack = np.stack(planes)
+    return stack.astype(np.float32 if stack.dtype.kind == "f" else np.int16)
+
+
+def _resampled(pixels: np.ndarray, local: np.ndarray, first: _Slice, gap_mm: float, name: str) -> Volume:
+    """Linear interpolation between slices at even positions, every slice at its own place in the plane."""
+    spacing = np.array(first.spacing_xy)
+    low = local[:, :2].min(0)
+    extra = np.ceil((local[:, :2].max(0) - low) / spacing - 1e-3).astype(int)
+    size_xy = np.array(first.size_xy) + extra
+    count = int(np.floor((local[-1, 2] - local[0, 2]) / gap_mm + 1e-6)) + 1
+    placed: dict[int, np.ndarray] = {}
+
+    def place(k: int) -> np.ndarray:
+        if k not in placed:
+            for old in [o for o in placed if o < k - 1]:
+                del placed[old]
+            offset = (local[k, :2] - low) / spacing
+            padded = np.full((size_xy[1], size_xy[0]), np.nan, np.float32)
+            padded[: pixels.shape[1], : pixels.shape[2]] = pixels[k]
+            placed[k] = ndimage.shift(padded, offset[::-1], order=1, cval=np.nan)
+        return placed[k]
+
+    result = np.empty((count, size_xy[1], size_xy[0]), np.float32)
+    for i in range(count):
+        at = local[0, 2] + i * gap_mm
+        k = int(np.clip(np.searchsorted(local[:, 2], at + 1e-6) - 1, 0, len(local) - 2))
+        t = np.float32(np.clip((at - local[k, 2]) / (local[k + 1, 2] - local[k, 2]), 0, 1))
+        a, b = place(k), place(k + 1)
+        result[i] = np.where(np.isnan(a), b, np.where(np.isnan(b), a, a + t * (b - a)))
+    result[np.isnan(result)] = AIR_HU
+    origin = first.axes @ np.array([*low, local[0, 2]])
+    geometry = Geometry(
+        (*size_xy.tolist(), count), (*first.spacing_xy, gap_mm), tuple(origin), tuple(first.axes.ravel())
+    )
+    return Volume(result, geometry, name)

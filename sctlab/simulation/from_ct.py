@@ -1,0 +1,144 @@
+"""Start from a real CT: the same kind of patient as the painted ones, tissues from HU and labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from model.body import body_mask
+from model.errors import InputError
+from model.interface import Task
+from model.reading import read_volume
+from model.volume import AIR_HU, Geometry, Volume, resample
+from sctlab.dicom import read_dicom_series
+from sctlab.simulation.phantom import Phantom
+from sctlab.simulation.tissues import Tissue
+
+SMALLEST_VOXELS, SMALLEST_MM = 24, 60.0
+
+_T = Tissue
+_OF_LABEL: dict[int, Tissue] = {
+    1: _T.SPLEEN, 2: _T.KIDNEY, 3: _T.KIDNEY, 4: _T.BILE, 5: _T.LIVER, 6: _T.FLUID, 7: _T.PANCREAS, 8: _T.GLAND,
+    9: _T.GLAND, 15: _T.MUSCLE, 16: _T.GAS, 17: _T.THYROID, 18: _T.BOWEL_WALL, 19: _T.BOWEL_WALL, 20: _T.STOOL,
+    21: _T.URINE, 22: _T.PROSTATE, 23: _T.FLUID, 24: _T.FLUID, 51: _T.HEART, 79: _T.CORD, 90: _T.GREY_MATTER,
+    117: _T.CARTILAGE, **dict.fromkeys(range(10, 15), _T.LUNG), **dict.fromkeys(range(52, 69), _T.BLOOD),
+    **dict.fromkeys(range(80, 90), _T.MUSCLE),
+}  # fmt: skip
+_BONES = (*range(25, 51), *range(69, 79), 91, *range(92, 117))
+
+
+def read_ct(path: str | Path) -> Volume:
+    """A CT from an image file or a DICOM folder, axes turned to LPS, checked to be one.
+
+    Raises:
+        InputError: Unreadable, smaller than 24 voxels or 60 mm along an axis, or not in HU.
+    """
+    import SimpleITK as sitk
+
+    path = Path(path)
+    volume = read_dicom_series(path) if path.is_dir() else read_volume(path)
+    size_mm = np.array(volume.geometry.size_xyz) * volume.geometry.spacing_xyz
+    if (
+        min(volume.geometry.size_xyz[:2]) < SMALLEST_VOXELS
+        or volume.geometry.size_xyz[2] < 4
+        or min(size_mm[:2]) < SMALLEST_MM
+    ):
+        raise InputError(path, f"{'x'.join(map(str, volume.geometry.size_xyz))} voxels of {volume.geometry.spacing_xyz} mm",
+                         f"a CT of at least {SMALLEST_VOXELS}x{SMALLEST_VOXELS}x4 voxels and {SMALLEST_MM:g} mm across")  # fmt: skip
+    low, high = np.percentile(volume.array, (0.5, 99.5))
+    if low > -300 or high < 20 or high > 20000:
+        raise InputError(path, f"values from {low:g} to {high:g} (0.5th and 99.5th percentile)",
+                         "HU with air near -1000 and bone", "give a CT in Hounsfield units")  # fmt: skip
+    image = sitk.DICOMOrient(volume.with_array(volume.array.astype(np.float32)).to_sitk(), "LPS")
+    return Volume.from_sitk(image, str(path))
+
+
+def load_phantom(ct_path: str | Path, labels_path: str | Path | None, spacing_xyz: tuple[float, float, float],
+                 size_xyz: tuple[int, int, int] | None) -> tuple[Phantom, Geometry]:  # fmt: skip
+    """A real CT as a phantom on an even grid whose axes are x, y, z.
+
+    An oblique CT is resampled onto straight axes. HU are lightly denoised: the CT's noise must not become
+    contrast of the MR or noise of the CBCT.
+
+    Returns:
+        The phantom, and the grid of the source image: `size_xyz` voxels about the body's centre, or the
+        whole CT.
+
+    Raises:
+        InputError: See `read_ct`; labels on another grid than the CT.
+    """
+    ct = read_ct(ct_path)
+    grid = _straight(ct.geometry, spacing_xyz)
+    hu = resample(ct, grid, outside=AIR_HU).array
+    label = np.zeros(grid.shape_zyx, np.uint8)
+    if labels_path is not None:
+        label = _labels(labels_path, grid)
+    hu = np.clip(hu, AIR_HU, 3071)
+    quiet = ndimage.median_filter(hu, size=(1, 3, 3))
+    hu = np.where(np.abs(hu - quiet) < 60, quiet, hu)  # edges and small bones stay
+    body = body_mask(Volume(hu, grid, str(ct_path)), Task.CBCT).array
+    phantom = Phantom(hu, classify(hu, label, body, grid), label, grid)
+    if size_xyz is None:
+        return phantom, grid
+    centre = np.array([round(float(i.mean())) for i in np.nonzero(body)[::-1]])
+    start = centre - np.array(size_xyz) // 2
+    return phantom, grid.cropped(tuple(start), size_xyz)
+
+
+def classify(hu: np.ndarray, label: np.ndarray, body: np.ndarray, grid: Geometry) -> np.ndarray:
+    """`Tissue` of every voxel from HU and, where there are any, TotalSegmentator labels [z, y, x]."""
+    tissue = np.full(hu.shape, Tissue.AIR, np.uint8)
+    tissue[~body & (hu > -800)] = Tissue.COUCH_SHELL
+    limits = ((-2000, Tissue.GAS), (-300, Tissue.FAT), (-30, Tissue.MUSCLE))
+    for low, kind in limits:
+        tissue[body & (hu >= low)] = kind
+    # lung: gas-like voxels that are not as black as gas, in large connected parts
+    airy = body & (hu < -350)
+    parts, count = ndimage.label(ndimage.binary_opening(airy, iterations=1))
+    if count:
+        sizes = ndimage.sum_labels(np.ones(hu.shape, np.uint8), parts, np.arange(count + 1)) * grid.voxel_volume_mm3
+        level = ndimage.mean(hu, parts, np.arange(count + 1))
+        lungs = (sizes > 2e5) & (level > -930)
+        lungs[0] = False
+        tissue[ndimage.binary_dilation(lungs[parts], iterations=2) & airy] = Tissue.LUNG
+    for k, kind in _OF_LABEL.items():
+        where = label == k
+        if where.any():
+            tissue[where] = kind
+    bone = np.isin(label, _BONES) if label.any() else np.zeros(hu.shape, bool)
+    bone |= body & (hu > 180) & ~np.isin(label, [k for k, v in _OF_LABEL.items() if v == Tissue.BLOOD])
+    # close the cortex's shell so that marrow counts as bone where there are no labels
+    if not label.any():
+        filled = np.stack([ndimage.binary_fill_holes(s) for s in ndimage.binary_closing(bone, iterations=1)])
+        bone |= filled & (hu > -20) & ndimage.binary_dilation(bone, iterations=4)
+    tissue[bone] = np.where(hu[bone] > 600, Tissue.CORTICAL_BONE, Tissue.RED_MARROW)
+    tissue[body & (hu > 1900)] = Tissue.TOOTH
+    tissue[body & (hu > 2900)] = Tissue.METAL
+    hollow = np.isin(label, (6, 15, 16, 18, 19, 20)) & (hu < -350)
+    tissue[hollow] = Tissue.GAS
+    return tissue
+
+
+def _straight(geometry: Geometry, spacing_xyz: tuple[float, float, float]) -> Geometry:
+    """The grid with straight axes that covers a grid."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in geometry.size_xyz])).reshape(3, -1).T
+    points = geometry.to_physical(corners)
+    low, high = points.min(0), points.max(0)
+    size = np.maximum(1, np.round((high - low) / spacing_xyz).astype(int) + 1)
+    return Geometry(tuple(size), spacing_xyz, tuple(low))
+
+
+def _labels(path: str | Path, grid: Geometry) -> np.ndarray:
+    import SimpleITK as sitk
+
+    labels = read_volume(path)
+    values = np.unique(labels.array)
+    if values.min() < 0 or values.max() > 117 or (values != np.round(values)).any():
+        raise InputError(path, f"values from {values.min():g} to {values.max():g}", "TotalSegmentator ids 0 to 117")
+    image = sitk.DICOMOrient(labels.with_array(labels.array.astype(np.uint8)).to_sitk(), "LPS")
+    result = resample(Volume.from_sitk(image, str(path)), grid, interpolation="nearest").array
+    if not result.any():
+        raise InputError(path, "no label inside the CT's grid", "labels on the CT's grid")
+    return result
