@@ -176,11 +176,12 @@ def _print_summary(records: Sequence[Any], summary: dict[str, Any], out: Path) -
         console.print(f"[yellow]note[/yellow] {line}", soft_wrap=True)
     keys = [k for k in (*CHALLENGE, "mean_error", "mae_truth", "bias", "floor")
             if any(r.metrics.get(k) is not None for r in records)]  # fmt: skip
-    table = Table("region", "cases", *(METRICS[k].label for k in keys))
-    for region in sorted({r.region for r in records}):
-        chosen = [r for r in records if r.region == region]
-        means = [number(aggregate(r.metrics.get(k) for r in chosen)["mean"], METRICS[k]) for k in keys]
-        table.add_row(region, str(len(chosen)), *means)
+    regions = sorted({r.region for r in records})
+    counts = {g: sum(r.region == g for r in records) for g in regions}
+    table = Table("mean of", *(f"{g} ({counts[g]})" for g in regions))
+    for key in keys:
+        means = [aggregate(r.metrics.get(key) for r in records if r.region == g)["mean"] for g in regions]
+        table.add_row(METRICS[key].label, *(number(m, METRICS[key]) for m in means))
     console.print(table)
     for name, reason in summary["left_out"].items():
         console.print(f"[red]left out[/red] {name}: {reason}", soft_wrap=True)

@@ -37,10 +37,10 @@ def distributions(records: Sequence[CaseRecord], keys: Sequence[str]) -> str | N
     if not keys:
         return None
     regions = sorted({r.region for r in records})
-    columns = min(4, len(keys))
+    columns = min(5, len(keys))
     rows = -(-len(keys) // columns)
     with rc_context(STYLE):
-        figure = _figure(2.7 * columns, 2.3 * rows)
+        figure = _figure(2.2 * columns, 2.3 * rows)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis in axes[len(keys) :]:
             axis.set_visible(False)
@@ -145,7 +145,7 @@ def slices(record: CaseRecord) -> str | None:
             axis.plot(errors["position_mm"], errors["mean_error_hu"], color="#D55E00", linewidth=1.2, label="signed")
             axis.axhline(0, color="#9ca3af", linewidth=0.8)
             axis.set_xlabel(f"{name} (mm)")
-            axis.set_title(f"slices along {name}; offset between slices {record.banding[name]:.1f} HU")
+            axis.set_title(f"along {name}; offset of slices {record.banding[name]:.1f} HU")
         panels[0].set_ylabel("error (HU)")
         panels[0].legend()
         return _svg(figure)

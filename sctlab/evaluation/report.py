@@ -97,7 +97,7 @@ def _figures(records: Sequence[CaseRecord]) -> list[dict[str, str]]:
         ("Distributions", "A point is a case.", figures.distributions(records, CHALLENGE)),
         ("Registration bias", "Green: MAE against the aligned truth. Orange: against the registered reference, the number "
          "that a leaderboard would show. The bar between is what the registration adds.", figures.bias(records)),
-        ("Organs", "A point is a case, the line is the mean; worst organs at the bottom.", figures.organs(records)),
+        ("Organs", "A point is a case, the line is the mean; worst organs on top.", figures.organs(records)),
         ("Tissues", "By what the reference shows at a voxel, over the body mask.", figures.tissues(records)),
         ("Depth", "Near the skin registration, setup and coil effects dominate; deep inside, the synthesis. Grey lines are "
          "cases.", figures.depth(records)),

@@ -31,20 +31,40 @@ def image_metrics(sct, ct, mask) -> dict[str, float]:
 
 
 def ms_ssim(sct, ct, mask) -> float:
-    x, y = (np.where(mask, a.clip(LOW, HIGH), LOW) + 1024 for a in (sct, ct))
+    """The challenge's: (l c s)^w averaged over the mask at every level."""
+    value = 1.0
+    for weight, inside, luminance, contrast, structure in _levels(sct, ct, mask):
+        powered = luminance**weight * contrast**weight * structure**weight
+        value *= np.clip(powered[inside].mean(), 0, 1)
+    return float(value)
+
+
+def textbook_ms_ssim(sct, ct, mask) -> float:
+    """Wang's: mean of c s at every level, mean of l c s at the coarsest, then the powers."""
+    value = 1.0
+    for level, (weight, inside, luminance, contrast, structure) in enumerate(_levels(sct, ct, mask)):
+        factor = contrast * structure if level < len(WEIGHTS) - 1 else luminance * contrast * structure
+        value *= factor[inside].mean() ** weight
+    return float(value)
+
+
+def _levels(sct, ct, mask):
+    """(weight, mask, luminance, contrast, structure) of the five levels, borders dropped."""
+    mask = np.asarray(mask) > 0
+    x, y = (np.where(mask, a.astype(np.float64).clip(LOW, HIGH), LOW) + 1024 for a in (sct, ct))
     missing = [max(0, 97 - n) for n in x.shape]
     widths = [(m // 2, m - m // 2) for m in missing]
     x, y, mask = (np.pad(a, widths, mode="edge") for a in (x, y, mask))
     box = np.ones((2, 2, 2)) / 8
-    value = 1.0
+    inner = (slice(3, -3),) * 3
     for weight in WEIGHTS:
-        value *= np.clip(_ssim_map(x, y, weight)[mask[3:-3, 3:-3, 3:-3]].mean(), 0, 1)
+        yield weight, mask[inner], *(part[inner] for part in _comparisons(x, y))
         x, y = (fftconvolve(a, box, mode="same")[::2, ::2, ::2] for a in (x, y))
         mask = mask[::2, ::2, ::2]
-    return float(value)
 
 
-def _ssim_map(x, y, weight):
+def _comparisons(x, y):
+    """Luminance, contrast and structure in windows of 7x7x7."""
     c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
     c3 = c2 / 2
     mean_x, mean_y = uniform_filter(x, 7), uniform_filter(y, 7)
@@ -56,7 +76,7 @@ def _ssim_map(x, y, weight):
     luminance = np.clip((2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1), 0, None)
     contrast = np.clip((2 * std_x * std_y + c2) / (variance_x + variance_y + c2), 0, None)
     structure = np.clip((covariance + c3) / (std_x * std_y + c3), 0, None)
-    return (luminance**weight * contrast**weight * structure**weight)[3:-3, 3:-3, 3:-3]
+    return luminance, contrast, structure
 
 
 def organ_metrics(sct_labels, ct_labels, classes, spacing_zyx) -> dict[int, tuple[float, float]]:

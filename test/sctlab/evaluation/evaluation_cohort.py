@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from evaluation_phantom import Phantom, make_phantom
 
 from model.volume import Volume
 from model.writing import write_json, write_volume
-from phantom import Phantom, make_phantom
 
 SHAPE = (24, 40, 44)
 SPACING_XYZ = (4.0, 4.0, 5.0)
