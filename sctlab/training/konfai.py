@@ -1,0 +1,138 @@
+"""Checkpoints of the reference implementation (KonfAI) as a bundle, read without executing anything in them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.bundle import Bundle, Fold, RegionGroup, Registration, StorageType, save_fold, write_bundle
+from model.errors import InputError, WeightsError
+from model.interface import Region, Task
+from model.network import build_network
+from model.recipe import Recipe
+from model.writing import write_text
+from sctlab.training.card import model_card
+from sctlab.training.pack import INTENDED_USE, versions
+from sctlab.training.plan import load_plan
+
+PARTS = ("encoder", "decoder", "segmentation_head")  # of segmentation_models_pytorch
+# Besides tensors and plain containers: scores that NumPy computed.
+ALLOWED_GLOBALS = [np.dtype, np._core.multiarray.scalar, np.dtypes.Float64DType, np.dtypes.Float32DType,
+                   np.dtypes.Int64DType]  # fmt: skip
+
+
+def read_konfai(path: Path) -> dict[str, Tensor]:
+    """Weights of the `smp.UnetPlusPlus` inside a KonfAI checkpoint, under that library's own names.
+
+    The network of the challenge is this one followed by tanh. The live weights (`Model`) are read, as the
+    reference's own prediction does; a moving average beside them is left alone.
+
+    Raises:
+        WeightsError: Not a checkpoint, objects other than tensors and numbers in it, or another network.
+    """
+    if not path.is_file():
+        raise WeightsError(path, "no such file", "a KonfAI checkpoint (.pt)")
+    try:
+        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise WeightsError(path, f"can't be read safely ({_globals(path) or str(error).splitlines()[0][:120]})",
+                           "a checkpoint of tensors and numbers", "objects in it are not executed") from error  # fmt: skip
+    networks = state.get("Model") if isinstance(state, Mapping) else None
+    if not isinstance(networks, Mapping):
+        raise WeightsError(path, f"no 'Model' in it (keys: {_keys(state)})", "a checkpoint of KonfAI's trainer")
+    found: dict[str, dict[str, Tensor]] = {}
+    for network, tensors in networks.items():
+        for key, value in tensors.items():
+            pieces = str(key).split(".")
+            first = next((i for i, piece in enumerate(pieces) if piece in PARTS), None)
+            if first is None or not isinstance(value, Tensor):
+                raise WeightsError(path, f"a weight named {network}/{key}", "those of smp.UnetPlusPlus: "
+                                   + ", ".join(f"{p}.…" for p in PARTS))  # fmt: skip
+            prefix = f"{network}/{'.'.join(pieces[:first])}"
+            found.setdefault(prefix, {})[".".join(pieces[first:])] = (
+                value.float() if value.is_floating_point() else value
+            )
+    if len(found) != 1:
+        raise WeightsError(path, f"{len(found)} networks ({', '.join(found) or 'none'})", "one smp.UnetPlusPlus")
+    return next(iter(found.values()))
+
+
+def fit_recipe(weights: Mapping[str, Tensor], recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with the number of slices that the weights take; the rest must fit as it is."""
+    first = next((v for k, v in weights.items() if k.startswith("encoder.") and v.ndim == 4), None)
+    if first is None:
+        raise WeightsError(path, "no convolution in its encoder", "a 2D network")
+    network = recipe.network.model_copy(update={"slices": int(first.shape[1])})
+    fitted = Recipe.model_validate(recipe.model_dump() | {"network": network.model_dump()})
+    with torch.device("meta"):
+        wanted = build_network(fitted.network).unet.state_dict()
+    missing, more = [k for k in wanted if k not in weights], [k for k in weights if k not in wanted]
+    wrong = [k for k in wanted if k in weights and wanted[k].shape != weights[k].shape]
+    if missing or more or wrong:
+        raise WeightsError(path, f"{len(missing)} weights missing, {len(more)} unknown, {len(wrong)} of another shape "
+                           f"(first: {(missing + more + wrong)[0]})", f"U-Net++ with {network.encoder}",
+                           "give the recipe that it was trained with: --recipe")  # fmt: skip
+    return fitted
+
+
+def pack_konfai(
+    checkpoints: Sequence[Path], out: Path, *, task: Task, recipe: str, regions: str, storage: StorageType,
+) -> Bundle:  # fmt: skip
+    """Write a bundle whose folds are KonfAI checkpoints, one each.
+
+    Args:
+        recipe: Recipe name or YAML file; the challenge's `mri-submission` or `cbct-submission` fit its weights.
+        regions: Regions that the checkpoints serve, e.g. `AB,TH`.
+
+    Raises:
+        WeightsError: A checkpoint that isn't one of the network, or folds of different inputs.
+        InputError: A recipe of the other task, or an unknown region.
+    """
+    plan = load_plan(recipe)
+    if plan.recipe.task is not task:
+        raise InputError("--recipe", f"{recipe} is for task {plan.recipe.task}", f"a recipe for {task}")
+    served = tuple(Region.parse(r, "--regions") for r in regions.split(",") if r.strip())
+    loaded = [(path, read_konfai(path)) for path in checkpoints]
+    fitted = [fit_recipe(weights, plan.recipe, path) for path, weights in loaded]
+    if any(f != fitted[0] for f in fitted):
+        raise WeightsError(checkpoints[0], "checkpoints with different numbers of slices", "folds of one recipe")
+    folds = []
+    for index, (_, weights) in enumerate(loaded):
+        state = {f"unet.{k}": v for k, v in weights.items()}
+        folds.append(Fold(weights=save_fold(state, out, f"fold_{index}.safetensors", storage), storage=storage))
+    bundle = Bundle(
+        name=out.name,
+        recipe=fitted[0],
+        groups=(RegionGroup(regions=served, folds=tuple(folds)),),
+        registration=Registration(method="unknown (imported weights)", convention="ct_to_source"),
+        intended_use=INTENDED_USE,
+        provenance={
+            "imported_from": [{"file": p.name, "format": "konfai"} for p in checkpoints],
+            "note": "Training and validation cases aren't recorded in these checkpoints: predictions of cases of the "
+            "published training set can't be told apart and say nothing about quality.",
+            **versions(),
+        },
+    )
+    write_bundle(bundle, out)
+    write_text(out / "MODEL_CARD.md", model_card(bundle))
+    return bundle
+
+
+def _globals(path: Path) -> str:
+    """The Python names that a checkpoint asks for, without importing them."""
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not even an archive
+        return ""
+    return "it asks for " + ", ".join(sorted(found)[:5]) if found else ""
+
+
+def _keys(state: Any) -> str:
+    return ", ".join(map(str, list(state)[:5])) if isinstance(state, Mapping) else type(state).__name__
