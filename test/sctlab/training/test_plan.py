@@ -1,0 +1,83 @@
+"""Plans: what is in them, and what is refused with line and reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.errors import InputError
+from sctlab.training.plan import load_plan, parse_plan, recipe_names, write_plan
+from sctlab.training.schedule import learning_rate
+
+GOOD = "recipe:\n  task: mri\nstages:\n  - name: all\n    iterations: 100\n"
+
+
+def test_the_recipes_are_those_promised() -> None:
+    assert set(recipe_names()) == {"mri", "cbct", "mri-submission", "cbct-submission", "demo-mri", "demo-cbct"}
+
+
+@pytest.mark.parametrize("name", ["mri", "cbct", "mri-submission", "cbct-submission", "demo-mri", "demo-cbct"])
+def test_every_recipe_loads_and_survives_writing(name: str, tmp_path: Path) -> None:
+    plan = load_plan(name)
+    assert plan.recipe.task.value == name.removeprefix("demo-").split("-")[0]
+    write_plan(plan, tmp_path / "plan.yaml")
+    assert load_plan(str(tmp_path / "plan.yaml")) == plan
+
+
+def test_follow_up_and_submission_differ_where_the_publications_do() -> None:
+    follow_up, entry = load_plan("cbct"), load_plan("cbct-submission")
+    assert (follow_up.recipe.network.slices, entry.recipe.network.slices) == (5, 3)
+    assert (follow_up.patch.size_yx, entry.patch.size_yx) == ((320, 320), (256, 256))
+    assert follow_up.losses[1].layers == {1: 1.0, 2: 1.0}
+    assert entry.losses[1].layers == {0: 1.0, 1: 1.0, 2: 1.0}
+    assert [s.name for s in entry.final_stages] == ["AB-TH", "HN"]
+    assert follow_up.data.held_out == 0.15
+    assert load_plan("mri-submission").recipe.normalisation.kind == "zscore"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        (GOOD + "optimizer: {}\n", 6, "optimizer: unknown key"),
+        (GOOD.replace("task: mri", "task: mri\n  spacing: [1, 1, 3]"), 3, "recipe.spacing: unknown key"),
+        (GOOD.replace("100", "-3"), 5, "iterations: -3"),
+        (GOOD.replace("100", "many"), 5, "iterations: 'many'"),
+        (GOOD.replace("    iterations: 100\n", ""), 4, "iterations: is missing"),
+        (GOOD + "patch:\n  batch: 7\n  slab: 2\n", 6, "not a multiple of slab"),
+        (GOOD + "patch:\n  size_yx: [100, 320]\n", 6, "multiples of 32"),
+        (GOOD + "losses:\n  - kind: l1\n  - kind: impact_synth\n    layers: {0: 1}\n", 8, "extractor: is missing"),
+        (GOOD + "losses:\n  - kind: l1\n    over: body\n", 8, "losses.0.over: 'body'"),
+        (GOOD + "recipe:\n  task: cbct\n", 6, "'recipe' again"),
+        (GOOD + "  - {name: second, start: nowhere, iterations: 5}\n", 1, "no stage before it"),
+        (GOOD + "losses: [\n", 7, "not YAML"),
+    ],
+)  # fmt: skip
+def test_impossible_plans_are_refused_with_line_and_reason(text: str, line: int, words: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_plan(text, "plan.yaml")
+    assert words in str(error.value)
+    assert f"plan.yaml, line {line}:" in str(error.value) or (line == 1 and "plan.yaml" in str(error.value))
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(InputError, match="demo-mri"):
+        load_plan("mir")
+
+
+def test_relative_exclusion_lists_start_at_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(GOOD + "data: {exclude: list.txt}\n")
+    assert load_plan(str(tmp_path / "plan.yaml")).data.exclude == str(tmp_path / "list.txt")
+
+
+def test_schedules() -> None:
+    plan = parse_plan(GOOD + "schedule: {kind: step, every: 10, factor: 0.5, warmup: 4}\n", "plan")
+    stage = plan.stages[0]
+    assert [learning_rate(plan, stage, i) for i in (0, 3, 4, 9, 10, 25)] == pytest.approx(
+        [2.5e-4, 1e-3, 1e-3, 1e-3, 5e-4, 2.5e-4]
+    )
+    plan = parse_plan(GOOD + "schedule: {kind: cosine, final: 0.1}\n", "plan")
+    rates = [learning_rate(plan, plan.stages[0], i) for i in range(101)]
+    assert rates[0] == 1e-3
+    assert rates[100] == pytest.approx(1e-4)
+    assert all(a > b for a, b in zip(rates, rates[1:], strict=False))
