@@ -52,7 +52,8 @@ def gamma_pass_rate(evaluated: Volume, reference: Volume) -> GammaResult:
     values = gamma(
         _axes(reference), reference.array.astype(np.float64), _axes(evaluated), evaluated.array.astype(np.float64),
         dose_percent_threshold=DOSE_PERCENT, distance_mm_threshold=DISTANCE_MM,
-        lower_percent_dose_cutoff=CUTOFF_PERCENT, max_gamma=MAX_GAMMA, quiet=True,
+        lower_percent_dose_cutoff=CUTOFF_PERCENT, max_gamma=MAX_GAMMA,
+        interp_algo="scipy",  # its own needs numba
     )  # fmt: skip
     values = values[np.isfinite(values)]
     if values.size == 0:
