@@ -136,15 +136,15 @@ def check_settings(settings: Settings) -> None:
     Raises:
         InputError: An unknown device, a GPU that isn't there, an unknown preset.
     """
-    if settings.device not in ("auto", "cpu") and not settings.device.startswith("cuda"):
-        raise InputError("--device", f"'{settings.device}'", "auto, cpu or cuda")
-    if settings.method is Method.ELASTIX and settings.presets:
-        raise InputError("--preset", ", ".join(settings.presets), "none with --method elastix")
-    if settings.device.startswith("cuda"):
-        import torch
+    from sctlab.registration.engine import choose_device
+    from sctlab.registration.presets import find_presets
 
-        if not torch.cuda.is_available():
-            raise InputError("--device", f"'{settings.device}' and no CUDA device", "--device cpu or auto")
+    choose_device(settings.device)
+    if settings.presets and settings.method is not Method.IMPACT:
+        raise InputError("--preset", ", ".join(settings.presets), f"none with --method {settings.method}",
+                         "presets belong to --method impact")  # fmt: skip
+    if settings.presets:
+        find_presets(",".join(settings.presets))
 
 
 def pair_files(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from model.errors import InputError
 from model.interface import Region, Task
 from model.volume import AIR_HU, Volume
 from model.writing import write_volume
+from sctlab.jobs import available_cpus
 from sctlab.registration.elastix_files import read_elastix
 from sctlab.registration.transforms import Transform
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 BONE_HU = 200.0  # cancellous and cortical bone, contrast-filled vessels aside
 MIN_BONE_VOXELS = 100
+MIN_SAMPLES = 3000
 NOMINAL_MM = (1.0, 1.0, 3.0)  # SynthRAD's voxels, for which the organisers chose their settings
 
 
@@ -65,28 +67,54 @@ def baseline_settings(task: Task, region: Region) -> BaselineSettings:
     return BaselineSettings(grid_mm, 100, 50, 2, False, (4, 2, 1), (500, 300, 200), (4, 2, 1), False)
 
 
-def factors(levels: tuple[int, ...], spacing_xyz: tuple[float, float, float]) -> list[str]:
-    """Pyramid factors or sampling steps of the table, a level and axis each, for a voxel size.
+@dataclass(frozen=True)
+class Sampling:
+    """How the table's voxel counts read for an image.
 
-    The table's numbers are voxels of 1 x 1 x 3 mm. Taken literally at 3 mm, the rigid stage's coarsest level would
-    sample a 24 mm image at every fourth voxel: some 36 points, on which the rigid stage goes astray and the
-    B-spline folds. Larger voxels therefore get proportionally smaller factors, at least 1; at SynthRAD's voxel size
-    (and below) the numbers are the organisers'.
+    The table's pyramid factors and sampling steps are voxels of 1 x 1 x 3 mm. Taken literally at 3 mm, the rigid
+    stage's coarsest level would sample a 24 mm image at every fourth voxel: some 36 points, on which the rigid stage
+    goes astray and the B-spline folds. Larger voxels therefore get proportionally smaller pyramid factors, and the
+    step shrinks where it would leave fewer than 3000 samples (the organisers' number for random samplers). At
+    SynthRAD's voxels and image sizes the numbers are the organisers'.
 
-    Example:
-        >>> factors((8, 1), (1.0, 1.0, 3.0))
-        ['8', '8', '8', '1', '1', '1']
-        >>> factors((8,), (3.0, 3.0, 3.0))
-        ['3', '3', '8']
+    Args:
+        spacing_xyz: The fixed image's voxels, mm.
+        size_xyz: Its voxel counts.
+        body: The fixed mask's share of the image.
     """
-    scale = [min(1.0, nominal / s) for nominal, s in zip(NOMINAL_MM, spacing_xyz, strict=True)]
-    return [str(max(1, round(level * s))) for level in levels for s in scale]
+
+    spacing_xyz: tuple[float, float, float] = NOMINAL_MM
+    size_xyz: tuple[int, int, int] = (465, 367, 91)
+    body: float = 0.5
+
+    def pyramid(self, levels: tuple[int, ...]) -> list[tuple[int, int, int]]:
+        """Factors along x, y, z, a level each.
+
+        Example:
+            >>> Sampling(spacing_xyz=(3.0, 3.0, 3.0)).pyramid((8, 1))
+            [(3, 3, 8), (1, 1, 1)]
+        """
+        scale = [min(1.0, nominal / s) for nominal, s in zip(NOMINAL_MM, self.spacing_xyz, strict=True)]
+        return [tuple(max(1, round(level * s)) for s in scale) for level in levels]
+
+    def steps(self, levels: tuple[int, ...], pyramid: tuple[int, ...]) -> list[int]:
+        """The grid sampler's step on each level of a pyramid."""
+        found = []
+        for step, factors in zip(levels, self.pyramid(pyramid), strict=True):
+            while step > 1 and self._samples(step, factors) < MIN_SAMPLES:
+                step -= 1
+            found.append(step)
+        return found
+
+    def _samples(self, step: int, factors: tuple[int, int, int]) -> float:
+        return self.body * float(np.prod([n / f / step for n, f in zip(self.size_xyz, factors, strict=True)]))
 
 
-def rigid_parameters(seed: int, spacing_xyz: tuple[float, float, float] = NOMINAL_MM) -> dict[str, list[str]]:
-    """elastix parameters of the rigid stage for images of a voxel size."""
+def rigid_parameters(seed: int, sampling: Sampling) -> dict[str, list[str]]:
+    """elastix parameters of the rigid stage for an image."""
+    pyramid = (8, 4, 2, 1)
     return {
-        **_common_parameters(seed, spacing_xyz),
+        **_common_parameters(seed, sampling.spacing_xyz),
         "Registration": ["MultiResolutionRegistration"],
         "Transform": ["EulerTransform"],
         "Metric": ["AdvancedMattesMutualInformation"],
@@ -94,11 +122,11 @@ def rigid_parameters(seed: int, spacing_xyz: tuple[float, float, float] = NOMINA
         "NumberOfResolutions": ["4"],
         "FixedImagePyramid": ["FixedRecursiveImagePyramid"],
         "MovingImagePyramid": ["MovingRecursiveImagePyramid"],
-        "ImagePyramidSchedule": factors((8, 4, 2, 1), spacing_xyz),
+        "ImagePyramidSchedule": _words(sampling.pyramid(pyramid)),
         "MaximumNumberOfIterations": ["1000", "1000", "500", "500"],
         "NumberOfSpatialSamples": ["3000"],
         "ImageSampler": ["Grid"],
-        "SampleGridSpacing": factors((4, 4, 4, 2), spacing_xyz),
+        "SampleGridSpacing": _isotropic(sampling.steps((4, 4, 4, 2), pyramid)),
         "Scales": ["10000"],
         "AutomaticTransformInitialization": ["true"],
         "AutomaticTransformInitializationMethod": ["CenterOfGravity"],
@@ -109,7 +137,7 @@ def rigid_parameters(seed: int, spacing_xyz: tuple[float, float, float] = NOMINA
 def bspline_parameters(
     settings: BaselineSettings,
     seed: int,
-    spacing_xyz: tuple[float, float, float] = NOMINAL_MM,
+    sampling: Sampling,
     rigidity_image: Path | None = None,
     rigidity_on_fixed: bool = False,
 ) -> dict[str, list[str]]:
@@ -118,7 +146,7 @@ def bspline_parameters(
     Args:
         settings: The organisers' row.
         seed: Of the random sampler.
-        spacing_xyz: The fixed image's voxels in mm.
+        sampling: How the table's voxel counts read for the fixed image.
         rigidity_image: 1 on bone, 0 elsewhere; None leaves the rigidity penalty out.
         rigidity_on_fixed: The image belongs to the fixed image (the CT is fixed).
     """
@@ -141,10 +169,13 @@ def bspline_parameters(
             "SampleRegionSize": ["100", "100", "100"],
         }
     else:
-        extra |= {"ImageSampler": ["Grid"], "SampleGridSpacing": factors(settings.sample_grid, spacing_xyz)}
+        extra |= {
+            "ImageSampler": ["Grid"],
+            "SampleGridSpacing": _isotropic(sampling.steps(settings.sample_grid, settings.pyramid)),
+        }
     pyramid = "Smoothing" if settings.smoothing_pyramid else "Recursive"
     return {
-        **_common_parameters(seed, spacing_xyz),
+        **_common_parameters(seed, sampling.spacing_xyz),
         "Registration": ["MultiMetricMultiResolutionRegistration"],
         "Transform": ["BSplineTransform"],
         "BSplineTransformSplineOrder": ["3"],
@@ -156,7 +187,7 @@ def bspline_parameters(
         "NumberOfResolutions": [str(len(settings.pyramid))],
         "FixedImagePyramid": [f"Fixed{pyramid}ImagePyramid"],
         "MovingImagePyramid": [f"Moving{pyramid}ImagePyramid"],
-        "ImagePyramidSchedule": factors(settings.pyramid, spacing_xyz),
+        "ImagePyramidSchedule": _words(sampling.pyramid(settings.pyramid)),
         "MaximumNumberOfIterations": [str(n) for n in settings.iterations],
         "MaximumNumberOfSamplingAttempts": ["5"],
         "RequiredRatioOfValidSamples": ["0.05"],
@@ -214,8 +245,8 @@ def register_elastix(
     ct = fixed if ct_is_fixed else moving
     with tempfile.TemporaryDirectory(prefix="sctlab-elastix-") as name:
         folder = Path(name)
-        spacing = fixed.geometry.spacing_xyz
-        stages = [rigid_parameters(seed, spacing)]
+        sampling = Sampling(fixed.geometry.spacing_xyz, fixed.geometry.size_xyz, float((fixed_mask.array > 0).mean()))
+        stages = [rigid_parameters(seed, sampling)]
         if not rigid_only:
             rigidity_image = None
             if settings.rigidity == 0:
@@ -228,7 +259,7 @@ def register_elastix(
                     rigidity_image = folder / "rigidity.mha"
                     write_volume(bone.with_array((bone.array > 0).astype(np.float32)), rigidity_image)
             stages.append(
-                bspline_parameters(settings, seed, spacing, rigidity_image, ct_is_fixed) | dict(overrides or {})
+                bspline_parameters(settings, seed, sampling, rigidity_image, ct_is_fixed) | dict(overrides or {})
             )
         hounsfield = (ct_is_fixed or task is Task.CBCT, not ct_is_fixed or task is Task.CBCT)
         images = [_above_air(v) if hu else v for v, hu in zip((fixed, moving), hounsfield, strict=True)]
@@ -266,9 +297,7 @@ def _run(fixed: Volume, moving: Volume, mask: Volume, stages: list[dict[str, lis
     method.SetLogFileName("elastix.log")
     method.SetLogToFile(True)
     method.SetLogToConsole(False)
-    threads = int(os.environ.get("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "0"))
-    if threads > 0:
-        method.SetNumberOfThreads(threads)
+    method.SetNumberOfThreads(int(os.environ.get("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", available_cpus())))
     try:
         method.Update()
     except RuntimeError as error:
@@ -287,7 +316,11 @@ def _above_air(volume: Volume) -> Volume:
     return volume.with_array(volume.array.astype(np.float32) - AIR_HU)
 
 
-def _isotropic(levels: tuple[int, ...]) -> list[str]:
+def _words(levels: list[tuple[int, int, int]]) -> list[str]:
+    return [str(factor) for level in levels for factor in level]
+
+
+def _isotropic(levels: Sequence[int]) -> list[str]:
     return [str(level) for level in levels for _ in range(3)]
 
 

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 
-from model.errors import InputError
 from model.volume import Volume
-from sctlab.registration.elastix import register_elastix
+from sctlab.registration.elastix import BONE_HU, register_elastix
 from sctlab.registration.pairs import Convention, Pair, PairFiles, exchanged
 from sctlab.registration.transforms import Transform
 
@@ -88,9 +87,6 @@ def register_pair(pair: Pair, settings: Settings) -> Registration:
         InputError: The method can't register this pair, or doesn't know the preset.
     """
     if settings.method is Method.ELASTIX:
-        if settings.presets:
-            raise InputError("--preset", ", ".join(settings.presets), "no preset with --method elastix",
-                             "its settings follow from task and region")  # fmt: skip
         result = register_elastix(
             pair.fixed, pair.moving, pair.fixed_mask, task=pair.files.task, region=pair.files.region,
             ct_is_fixed=pair.ct_is_fixed, seed=settings.seed,
@@ -107,10 +103,25 @@ def register_back(pair: Pair, settings: Settings) -> Transform:
     return register_pair(exchanged(pair), settings).transform
 
 
-def _with_engine(pair: Pair, settings: Settings) -> Registration:
-    from sctlab.registration import engine
+def preset_names(settings: Settings, files: PairFiles) -> str:
+    """The engine's presets for a case, as `a,b,c`."""
+    from sctlab.registration.presets import default_preset
 
-    raise NotImplementedError(engine)
+    if settings.presets:
+        return ",".join(settings.presets)
+    return default_preset(files.task, files.region) if settings.method is Method.IMPACT else settings.method.value
+
+
+def _with_engine(pair: Pair, settings: Settings) -> Registration:
+    from sctlab.registration.engine import register
+
+    # The engine's rigidity follows the moving image; the CT is the one that shows bone.
+    bone = None if pair.ct_is_fixed else pair.moving.with_array(pair.moving.array > BONE_HU)
+    result = register(
+        pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, bone=bone, preset=preset_names(settings, pair.files),
+        device=settings.device, seed=settings.seed,
+    )  # fmt: skip
+    return Registration(result.transform, result.device, spread=result.spread, details=result.record())
 
 
 def _version(package: str) -> str:
