@@ -1,0 +1,371 @@
+"""The deformable stage: a multi-resolution cubic B-spline that minimises a weighted sum of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.errors import InputError
+from model.volume import Geometry, Volume
+from sctlab.features import load_extractor
+from sctlab.registration.bspline import ControlGrid, bending_energy, evaluate, jacobian, refine
+from sctlab.registration.discrete import search
+from sctlab.registration.folding import penalty
+from sctlab.registration.frame import (
+    Lattice,
+    bounds_mm,
+    carry,
+    extent_zyx,
+    inside,
+    sample_at,
+    smoothed,
+    to_device,
+)
+from sctlab.registration.impact import JacobianFeatures, StaticFeatures
+from sctlab.registration.metrics import mutual_information
+from sctlab.registration.presets import Discrete, Level, Preset
+from sctlab.registration.rigid import percentiles
+from sctlab.registration.transforms import EulerTransform
+
+MARGIN_MM = 20.0  # around the fixed mask: context of the features
+REACH_MM = 40.0  # around that: where the field may point to
+
+
+@dataclass(frozen=True)
+class Images:
+    """Both images and their masks as tensors [1, 1, z, y, x] on their own grids."""
+
+    fixed: Tensor
+    moving: Tensor
+    fixed_mask: Tensor
+    moving_mask: Tensor
+    bone: Tensor | None
+    fixed_geometry: Geometry
+    moving_geometry: Geometry
+    low_zyx: np.ndarray
+    high_zyx: np.ndarray
+
+    @classmethod
+    def prepare(
+        cls,
+        fixed: Volume,
+        moving: Volume,
+        fixed_mask: Volume | None,
+        moving_mask: Volume | None,
+        bone: Volume | None,
+        device: torch.device,
+    ) -> Images:
+        """Tensors on the device; masks on their image's grid, everything where there is no mask."""
+        f_mask, m_mask = _on_grid(fixed_mask, fixed.geometry), _on_grid(moving_mask, moving.geometry)
+        low, high = bounds_mm(f_mask)
+        return cls(
+            to_device(fixed.array, device),
+            to_device(moving.array, device),
+            to_device(f_mask.array, device),
+            to_device(m_mask.array, device),
+            None if bone is None else to_device(_on_grid(bone, moving.geometry).array, device),
+            fixed.geometry,
+            moving.geometry,
+            low,
+            high,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.fixed.device
+
+    def mask_at(self, positions_zyx: tuple[np.ndarray, ...]) -> Tensor:
+        """The fixed mask (bool) on a rectilinear grid of positions in mm, nearest voxel."""
+        mask = self.fixed_mask[0, 0] > 0.5
+        for axis, positions in enumerate(positions_zyx):
+            spacing = self.fixed_geometry.spacing_xyz[2 - axis]
+            index = np.clip(np.rint(positions / spacing), 0, mask.shape[axis] - 1).astype(np.int64)
+            mask = mask.index_select(axis, torch.from_numpy(index).to(mask.device))
+        return mask
+
+
+class Working:
+    """Both images at one level, the moving one carried over by the rigid part, and the metrics on them."""
+
+    def __init__(
+        self, images: Images, rigid: EulerTransform, preset: Preset, voxel_mm: float, generator: torch.Generator
+    ) -> None:
+        fixed, moving = images.fixed_geometry, images.moving_geometry
+        finest = min(min(fixed.spacing_xyz), min(moving.spacing_xyz))
+        spacing = max(voxel_mm, finest)
+        affine = rigid.affine()
+        mapping = (affine.matrix, affine.offset)
+        extent = extent_zyx(fixed)
+        low = np.maximum(images.low_zyx - MARGIN_MM, 0)
+        high = np.minimum(images.high_zyx + MARGIN_MM, extent)
+        self.lattice = Lattice.between(low, high, spacing)
+        self.moving_lattice = Lattice.between(low - REACH_MM, high + REACH_MM, spacing)
+        own_fixed, own_moving = (np.array(g.spacing_xyz[::-1]) for g in (fixed, moving))
+        self.fixed = carry(smoothed(images.fixed, own_fixed, spacing), fixed, self.lattice, fixed)
+        self.moving = carry(smoothed(images.moving, own_moving, spacing), moving, self.moving_lattice, fixed, mapping)
+        mask = carry(images.fixed_mask, fixed, self.lattice, fixed)
+        self.mask = ((mask > 0.5) & (inside(fixed, self.lattice, fixed, images.device) > 0.5)).float()
+        valid = carry(images.moving_mask, moving, self.moving_lattice, fixed, mapping, outside="zeros")
+        self.valid = (valid > 0.5).float() * inside(moving, self.moving_lattice, fixed, images.device, mapping)
+        self.bone = None
+        if images.bone is not None:
+            self.bone = carry(images.bone, moving, self.moving_lattice, fixed, mapping, outside="zeros")
+        self.preset, self.generator = preset, generator
+        if not bool((self.mask > 0).any()):
+            raise InputError("fixed mask", f"nothing left of it at {spacing:g} mm voxels", "a larger mask")
+        self._set_up_metrics()
+
+    def _set_up_metrics(self) -> None:
+        fixed, moving = (self.fixed, self.lattice), (self.moving, self.moving_lattice)
+        self.static: list[StaticFeatures] = []
+        self.jacobian: list[JacobianFeatures] = []
+        for term in self.preset.features:
+            extractor = load_extractor(term.extractor, device=self.fixed.device)
+            if term.mode == "static":
+                self.static.append(StaticFeatures(term, extractor, fixed, moving, self.generator))
+            else:
+                self.jacobian.append(JacobianFeatures(term, extractor, fixed, moving, self.generator))
+        self.intensities = None
+        if self.preset.mutual_information:
+            f = _scaled(self.fixed, self.mask > 0)
+            m = _scaled(self.moving, self.valid > 0)
+            self.intensities = (f.flatten(), torch.cat((m, self.valid), dim=1))
+
+    def stride(self, points: int) -> int:
+        """Stride of the subgrid that holds about `points` voxels of the mask."""
+        count = float(self.mask.sum())
+        return max(1, round((count / max(points, 1)) ** (1 / 3)))
+
+    def loss(self, coefficients: Tensor, grid: ControlGrid, bases: tuple[Tensor, ...], stride: int) -> Tensor | None:
+        """The metrics at a random offset of the strided subgrid; None when no point of it counts.
+
+        Args:
+            coefficients, grid: The field.
+            bases: `grid.basis` at every voxel position of the lattice, z, y, x.
+            stride: Voxels between samples.
+        """
+        size = self.lattice.size_zyx
+        offsets = [int(torch.randint(min(stride, n), (1,), generator=self.generator)) for n in size]
+        window = tuple(slice(o, None, stride) for o in offsets)
+        mask = self.mask[0, 0][window]
+        chosen = torch.nonzero(mask.flatten() > 0)[:, 0]
+        field = evaluate(coefficients, tuple(b[w] for b, w in zip(bases, window, strict=True)))
+        displacement = field.flatten(1).index_select(1, chosen).T
+        points, index = self._points(window, chosen, mask.shape)
+        moved = points + displacement
+        with torch.no_grad():
+            weights = (sample_at(self.valid, self.moving_lattice, moved)[0] > 0.9).float()
+            if weights.sum() < 8:
+                return None
+        total = moved.new_zeros(())
+        for term in self.static:
+            total = total + term(points, moved, weights, index)
+        if self.intensities is not None:
+            fixed, moving = self.intensities
+            found = sample_at(moving, self.moving_lattice, moved)[0]
+            total = total - self.preset.mutual_information * mutual_information(
+                fixed[index], found, weights, bins=self.preset.bins
+            )
+        if self.jacobian:
+            total = total + self._jacobian_loss(coefficients, grid, points, weights)
+        if self.preset.rigidity and self.bone is not None:
+            total = total + self.preset.rigidity * self._rigidity(coefficients, grid, window, moved, chosen)
+        return total
+
+    def _points(self, window: tuple[slice, ...], chosen: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Positions [N, 3] in mm (z, y, x) of chosen voxels of a window, and their flat index in the lattice."""
+        size = self.lattice.size_zyx
+        axes = [torch.arange(n, device=chosen.device)[w] for n, w in zip(size, window, strict=True)]
+        z = chosen // (shape[1] * shape[2])
+        y = chosen // shape[2] % shape[1]
+        x = chosen % shape[2]
+        z, y, x = axes[0][z], axes[1][y], axes[2][x]
+        voxels = torch.stack((z, y, x), dim=1)
+        points = voxels.float() * self.lattice.spacing + voxels.new_tensor(self.lattice.start_zyx, dtype=torch.float32)
+        return points, (z * size[1] + y) * size[2] + x
+
+    def _jacobian_loss(self, coefficients: Tensor, grid: ControlGrid, points: Tensor, weights: Tensor) -> Tensor:
+        """Jacobian-mode terms at a random subset of the points whose moving side counts."""
+        usable = torch.nonzero(weights > 0)[:, 0]
+
+        def field(where: Tensor) -> Tensor:
+            return where + evaluate_at(coefficients, grid, where)
+
+        total = points.new_zeros(())
+        for term in self.jacobian:
+            count = min(term.term.points, len(usable))
+            chosen = usable[torch.randperm(len(usable), generator=self.generator)[:count].to(usable.device)]
+            total = total + term(points[chosen], field, None)
+        return total
+
+    def _rigidity(
+        self, coefficients: Tensor, grid: ControlGrid, window: tuple[slice, ...], moved: Tensor, chosen: Tensor
+    ) -> Tensor:
+        """Mean |JᵀJ − I|² where the warped bone is (the orthonormality of Staring et al., Medical Physics 34, 2007)."""
+        positions = tuple(self.lattice.positions(a)[w] for a, w in zip(range(3), window, strict=True))
+        matrix = jacobian(coefficients, grid, positions).flatten(2).index_select(2, chosen)
+        with torch.no_grad():
+            bone = sample_at(self.bone, self.moving_lattice, moved)[0]
+        product = torch.einsum("kin,kjn->ijn", matrix, matrix)
+        excess = product - torch.eye(3, device=product.device)[:, :, None]
+        return (excess.square().sum((0, 1)) * bone).sum() / bone.sum().clamp_min(1.0)
+
+
+def deform(
+    images: Images,
+    rigid: EulerTransform,
+    preset: Preset,
+    *,
+    seed: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[Tensor, ControlGrid, dict[str, float]]:
+    """Coefficients [3 (z, y, x), control points] in mm along the fixed image's axes, their grid, and metric values."""
+    generator = torch.Generator().manual_seed(seed)
+    extent = extent_zyx(images.fixed_geometry)
+    coarsest = preset.knots_mm * 2 ** (len(preset.levels) - 1)
+    grid = ControlGrid.covering(tuple(extent), coarsest, margin=max(images.fixed_geometry.spacing_xyz))
+    coefficients = torch.zeros(3, *grid.size_zyx, device=images.device)
+    values: dict[str, float] = {}
+    total = sum(level.iterations for level in preset.levels)
+    done = 0
+    for number, level in enumerate(preset.levels):
+        if number:
+            coefficients, grid = refine(coefficients), grid.refined()
+        working = Working(images, rigid, preset, level.voxel_mm, generator)
+        if number == 0 and preset.discrete is not None:
+            coefficients = _coarse_start(working, coefficients, grid, preset.discrete)
+
+        def step(n: int, start: int = done) -> None:
+            progress((start + n) / total)
+
+        coefficients, first, last = optimise(working, coefficients, grid, level, step)
+        values |= {f"level{number + 1}_start": first, f"level{number + 1}_end": last}
+        done += level.iterations
+    return coefficients, grid, values
+
+
+def optimise(
+    working: Working,
+    coefficients: Tensor,
+    grid: ControlGrid,
+    level: Level,
+    progress: Callable[[int], None],
+) -> tuple[Tensor, float, float]:
+    """Adam at one level; the mean of the last iterates, and the metric at the start and the end."""
+    preset = working.preset
+    bases = tuple(grid.basis(a, working.lattice.positions(a)).to(coefficients) for a in range(3))
+    stride = working.stride(level.points)
+    guard = tuple(_between(grid, a) for a in range(3)) if preset.folding else None
+    # Bending in units of the knots: the same weight then means the same smoothness at every level.
+    weight = preset.bending * grid.spacing_zyx[0] ** 2
+    free = coefficients.clone().requires_grad_()
+    optimiser = torch.optim.Adam([free], lr=level.rate_mm, betas=(0.9, 0.99))
+    tail = max(1, level.iterations // 5)
+    mean, first, last = torch.zeros_like(coefficients), None, 0.0
+    for step in range(level.iterations):
+        for group in optimiser.param_groups:
+            group["lr"] = level.rate_mm * 0.1 ** (step / max(1, level.iterations - 1))
+        optimiser.zero_grad()
+        metric = working.loss(free, grid, bases, stride)
+        if metric is None:
+            raise InputError("registration", "no voxel of the fixed mask lands inside the moving image",
+                             "images that overlap", "check the masks and the frames of reference")  # fmt: skip
+        loss = metric + weight * bending_energy(free, grid.spacing_zyx)
+        if guard is not None:
+            loss = loss + preset.folding * penalty(free, grid, guard, preset.least_determinant)
+        loss.backward()
+        optimiser.step()
+        last = float(metric.detach())
+        first = last if first is None else first
+        if step >= level.iterations - tail:
+            mean += free.detach() / tail
+        progress(step + 1)
+    return mean, first or 0.0, last
+
+
+def evaluate_at(coefficients: Tensor, grid: ControlGrid, points: Tensor) -> Tensor:
+    """The spline [N, 3] at scattered points [N, 3] (mm, z, y, x), 64 control points each; with gradient."""
+    index, weights = [], []
+    for axis in range(3):
+        t = (points[:, axis] - grid.start_zyx[axis]) / grid.spacing_zyx[axis]
+        t = t.clamp(1.0, grid.size_zyx[axis] - 2.0)
+        base = t.floor().clamp(1, grid.size_zyx[axis] - 3)
+        f = t - base
+        weights.append(
+            torch.stack(
+                ((1 - f) ** 3 / 6, (3 * f**3 - 6 * f**2 + 4) / 6, (-3 * f**3 + 3 * f**2 + 3 * f + 1) / 6, f**3 / 6)
+            )
+        )
+        index.append(base.long() + torch.arange(-1, 3, device=points.device)[:, None])
+    flat = coefficients.flatten(1).T
+    total = points.new_zeros(len(points), 3)
+    _, ny, nx = grid.size_zyx
+    for i in range(4):
+        for j in range(4):
+            for k in range(4):
+                where = (index[0][i] * ny + index[1][j]) * nx + index[2][k]
+                total = total + flat[where] * (weights[0][i] * weights[1][j] * weights[2][k])[:, None]
+    return total
+
+
+def _coarse_start(working: Working, coefficients: Tensor, grid: ControlGrid, settings: Discrete) -> Tensor:
+    """The discrete search's field as a spline, kept only where the metric says that it helps."""
+    features = load_extractor("mind", device=working.fixed.device)
+    with torch.no_grad():
+        fixed, moving = features(working.fixed)[0], features(working.moving)[0]
+        found, cells = search((fixed, working.lattice), (moving, working.moving_lattice), working.mask, working.valid,
+                              settings)  # fmt: skip
+        start = _fitted(found, cells, grid)
+        bases = tuple(grid.basis(a, working.lattice.positions(a)).to(coefficients) for a in range(3))
+        stride = working.stride(20000)
+        state = working.generator.get_state()
+        scores = []
+        for trial in (coefficients, start):
+            working.generator.set_state(state)  # the same samples for both
+            value = working.loss(trial, grid, bases, stride)
+            scores.append(float("inf") if value is None else float(value))
+    return start if scores[1] < scores[0] else coefficients
+
+
+def _fitted(values: Tensor, cells: Lattice, grid: ControlGrid) -> Tensor:
+    """Least-squares spline coefficients of [3, z, y, x] on a lattice, a little ridge where nothing is known."""
+    out = values
+    for axis in range(3):
+        basis = grid.basis(axis, cells.positions(axis)).double().to(values.device)
+        normal = basis.T @ basis
+        smooth = torch.eye(len(normal), dtype=torch.float64, device=values.device).diff(n=2, dim=0)
+        normal = normal + 0.05 * smooth.T @ smooth + 1e-6 * torch.eye(len(normal), device=values.device)
+        solution = torch.linalg.solve(normal, basis.T).float()  # [control points, cells]
+        out = torch.tensordot(solution, out, dims=([1], [axis + 1])).movedim(0, axis + 1)
+    return out
+
+
+def _between(grid: ControlGrid, axis: int) -> np.ndarray:
+    """Positions half-way between the control points of the valid region and on them."""
+    count = grid.size_zyx[axis] - 3
+    return grid.start_zyx[axis] + grid.spacing_zyx[axis] * (1 + 0.5 * np.arange(2 * count + 1))
+
+
+def _scaled(image: Tensor, where: Tensor) -> Tensor:
+    """Intensities to [0, 1] between the 0.5th and 99.5th percentile of the voxels that count."""
+    chosen = image[where] if bool(where.any()) else image
+    low, high = percentiles(chosen, (0.005, 0.995))
+    return ((image - low) / max(high - low, 1e-6)).clamp(0, 1)
+
+
+def _on_grid(mask: Volume | None, geometry: Geometry) -> Volume:
+    """A mask (bool) on an image's grid; all of it when there is none."""
+    from model.volume import resample
+
+    if mask is None:
+        return Volume(np.ones(geometry.shape_zyx, dtype=bool), geometry)
+    mask = mask.with_array(mask.array > 0)
+    return mask if mask.geometry.same_grid(geometry) else resample(mask, geometry, interpolation="nearest")
+
+
+__all__ = ["Images", "Working", "deform", "evaluate_at", "optimise"]

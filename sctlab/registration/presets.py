@@ -1,0 +1,119 @@
+"""What a registration does, by name: levels, metrics and regularisation per task and region."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from model.errors import InputError
+from model.interface import Region, Task
+from sctlab.registration.impact import FeatureTerm
+from sctlab.registration.rigid import RigidSettings
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of the deformable stage; its knots are the final ones times a power of two.
+
+    Args:
+        voxel_mm: Working voxels (never finer than the finest voxels of the two images).
+        iterations: Steps of Adam.
+        rate_mm: First step of a control point; it shrinks to a tenth.
+        points: Samples an iteration, about: the stride of the random subgrid follows from it.
+    """
+
+    voxel_mm: float
+    iterations: int
+    rate_mm: float
+    points: int = 16000
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """The coarse search over displacements.
+
+    Args:
+        reach_mm: Largest displacement along an axis.
+        step_mm: Step of the search, and pitch of the pooled features.
+    """
+
+    reach_mm: float = 32.0
+    step_mm: float = 8.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Every choice of a registration.
+
+    Args:
+        name: For records.
+        features: IMPACT terms.
+        mutual_information: Weight of mutual information of the intensities.
+        bins: Its histogram bins.
+        knots_mm: Final knot spacing; each coarser level doubles it.
+        levels: Coarse to fine; none leaves the rigid start.
+        bending: Weight of the bending energy times the knot spacing squared, without unit.
+        rigidity: Weight of the rigidity of bone, where a bone mask is given.
+        folding: Weight that keeps the Jacobian determinant above `least_determinant` while optimising.
+        least_determinant: The guard's margin.
+        discrete: The coarse search; None leaves it out.
+        rigid: The rigid start.
+    """
+
+    name: str
+    features: tuple[FeatureTerm, ...] = (FeatureTerm(),)
+    mutual_information: float = 0.0
+    bins: int = 32
+    knots_mm: float = 10.0
+    levels: tuple[Level, ...] = (
+        Level(6.0, 60, 1.0),
+        Level(4.0, 60, 0.6),
+        Level(3.0, 80, 0.4),
+    )
+    bending: float = 1.0
+    rigidity: float = 0.0
+    folding: float = 1.0
+    least_determinant: float = 0.2
+    discrete: Discrete | None = field(default_factory=Discrete)
+    rigid: RigidSettings = field(default_factory=RigidSettings)
+
+    def __post_init__(self) -> None:
+        if self.levels and not self.features and not self.mutual_information:
+            raise InputError(self.name, "neither a feature term nor mutual information", "a metric")
+        if self.knots_mm <= 0 or any(v.voxel_mm <= 0 or v.iterations < 1 for v in self.levels):
+            raise InputError(self.name, "a knot spacing, voxel size or number of iterations below its least value",
+                             "positive values")  # fmt: skip
+
+
+_MIND = FeatureTerm("mind")
+PRESETS: dict[str, Preset] = {
+    "rigid": Preset("rigid", levels=(), discrete=None),
+    "mi": Preset("mi", features=(), mutual_information=1.0),
+    "mind": Preset("mind"),
+    "mind-mi": Preset("mind-mi", mutual_information=0.5),
+}
+
+
+def default_preset(task: Task, region: Region) -> str:
+    """The preset of a task and region."""
+    return f"{task.value}-{region.value.lower()}"
+
+
+for _task in Task:
+    for _region in Region:
+        PRESETS[default_preset(_task, _region)] = replace(PRESETS["mind"], name=default_preset(_task, _region))
+
+
+def find_presets(names: str) -> tuple[Preset, ...]:
+    """Presets of `a,b,c`.
+
+    Raises:
+        InputError: An unknown name, or none.
+    """
+    found = []
+    for name in (n.strip() for n in names.split(",") if n.strip()):
+        if name not in PRESETS:
+            raise InputError("--preset", f"unknown preset '{name}'", "one of " + ", ".join(PRESETS))
+        found.append(PRESETS[name])
+    if not found:
+        raise InputError("--preset", "no name", "one of " + ", ".join(PRESETS))
+    return tuple(found)
