@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -80,4 +81,4 @@ def test_schedules() -> None:
     rates = [learning_rate(plan, plan.stages[0], i) for i in range(101)]
     assert rates[0] == 1e-3
     assert rates[100] == pytest.approx(1e-4)
-    assert all(a > b for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates))

@@ -1,0 +1,88 @@
+"""Prepared cases: the inference preparation, mapped from disk, safe for several processes."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.interface import Task
+from model.preparation import prepare, prepare_target
+from model.reading import read_mask, read_volume
+from model.volume import Volume
+from model.writing import write_volume
+from sctlab.cohort import check_pair, load_cohort
+from sctlab.training.cache import PreparedCase, cache_key, prepared_case
+
+
+@pytest.fixture
+def pair(cohort_folder: Path):
+    return load_cohort(cohort_folder, Task.MRI).pairs[0]
+
+
+def test_a_prepared_case_is_what_inference_prepares(pair, make_plan, tmp_path: Path) -> None:
+    recipe = make_plan().recipe
+    case = prepared_case(pair, recipe, tmp_path)
+    prepared = prepare(read_volume(pair.source), read_mask(pair.mask), recipe)
+    np.testing.assert_array_equal(case.source, prepared.source)
+    np.testing.assert_array_equal(case.mask, prepared.mask)
+    np.testing.assert_array_equal(case.target, prepare_target(read_volume(pair.target), prepared, recipe))
+    assert case.outside == prepared.statistics["outside"]
+    assert isinstance(case.source, np.memmap)
+
+
+def test_body_voxels_are_drawn_by_rank(pair, make_plan, tmp_path: Path) -> None:
+    case = prepared_case(pair, make_plan().recipe, tmp_path)
+    found = [case.body_voxel(rank) for rank in range(int(case.voxels[-1]))]
+    assert found == [tuple(v) for v in np.argwhere(case.mask).tolist()]
+
+
+def test_the_key_follows_content_and_preparation_only(pair, make_plan) -> None:
+    recipe = make_plan().recipe
+    key = cache_key(pair, recipe)
+    assert cache_key(replace(pair, source=Path("elsewhere")), recipe) == key
+    assert cache_key(pair, recipe.model_copy(update={"views": ("identity", "flip_x")})) == key
+    assert cache_key(replace(pair, digest="other"), recipe) != key
+    assert cache_key(pair, recipe.model_copy(update={"spacing_xyz": (3.0, 3.0, 6.0)})) != key
+
+
+def test_a_worker_gets_paths_not_arrays(pair, make_plan, tmp_path: Path) -> None:
+    case = prepared_case(pair, make_plan().recipe, tmp_path)
+    sent = pickle.dumps(case)
+    assert len(sent) < 1000
+    np.testing.assert_array_equal(pickle.loads(sent).source, case.source)
+
+
+def test_several_processes_prepare_one_case_once(pair, make_plan, tmp_path: Path) -> None:
+    recipe = make_plan().recipe
+    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
+        cases = list(pool.map(prepared_case, [pair] * 6, [recipe] * 6, [tmp_path] * 6))
+    assert len({c.folder for c in cases}) == 1
+    assert [p.name for p in tmp_path.iterdir()] == [cases[0].folder.name]  # no leftovers
+
+
+def test_voxels_without_data_have_no_target(pair, make_plan, tmp_path: Path) -> None:
+    folder = tmp_path / "Task1" / "AB" / pair.id
+    shutil.copytree(pair.source.parent, folder)
+    seen = np.ones(read_volume(pair.source).array.shape, np.uint8)
+    seen[:2] = 0
+    write_volume(Volume(seen, read_volume(pair.source).geometry), folder / "fov.mha")
+    limited = check_pair(load_cohort(tmp_path, Task.MRI).pairs[0])
+    case = prepared_case(limited, make_plan().recipe, tmp_path / "cache")
+    whole = prepared_case(pair, make_plan().recipe, tmp_path / "cache")
+    np.testing.assert_array_equal(case.mask, whole.mask)  # the network's input stays as inference has it
+    np.testing.assert_array_equal(case.source, whole.source)
+    assert np.isnan(case.target[:2][case.mask[:2]]).all()
+    assert np.isfinite(case.target[2:]).all()
+    assert {case.body_voxel(r)[0] for r in range(int(case.voxels[-1]))} <= set(range(2, case.mask.shape[0]))
+
+
+def test_mapping_keeps_the_identity(pair, make_plan, tmp_path: Path) -> None:
+    case = prepared_case(pair, make_plan().recipe, tmp_path)
+    assert PreparedCase.open(case.id, case.folder).id == pair.id

@@ -1,0 +1,225 @@
+"""L1 and IMPACT-Synth: what they measure and where they pull."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from model.errors import InputError
+from model.recipe import Recipe
+from sctlab.features import FeatureExtractor, MindSSC, load_extractor
+from sctlab.features.registry import save_extractor
+from sctlab.features.sam import Sam2Hiera
+from sctlab.features.totalsegmentator import TotalSegmentator
+from sctlab.features.vgg import Vgg
+from sctlab.training.losses import FeatureL1, SynthesisLoss
+from sctlab.training.plan import L1, ImpactSynth
+
+RECIPE = Recipe(task="mri")
+
+
+def ct_like(seed: int = 0, slices: int = 2, size: int = 64) -> Tensor:
+    """Blobs of soft tissue, fat and bone with sharp edges, [slices, 1, size, size] in [-1, 1]."""
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.normal(size=(slices, size, size)), (1, 4, 4))
+    field /= field.std()
+    hu = np.select([field > 1.3, field > 0.2, field > -1.2], [600.0, 50.0, -100.0], -900.0)
+    return torch.from_numpy(((hu + 1024) / 2047.5 - 1).astype(np.float32))[:, None]
+
+
+def blurred(image: Tensor, sigma: float = 1.5) -> Tensor:
+    return torch.from_numpy(ndimage.gaussian_filter(image.numpy(), (0, 0, sigma, sigma)))
+
+
+def feature_loss(extractor: FeatureExtractor, layers: dict[int, float], slab: int = 1) -> FeatureL1:
+    return FeatureL1(extractor, layers, RECIPE, slab)
+
+
+def test_l1_over_patch_and_mask() -> None:
+    target = torch.zeros(2, 1, 4, 4)
+    prediction = torch.zeros_like(target)
+    mask = torch.zeros_like(target, dtype=torch.bool)
+    mask[0, 0, :2] = True
+    prediction[0, 0, 0] = 1
+    whole = SynthesisLoss([L1(weight=2)], RECIPE)(prediction, target, mask)
+    inside = SynthesisLoss([L1(over="mask")], RECIPE)(prediction, target, mask)
+    assert float(whole[0]) == pytest.approx(2 * 4 / 32)
+    assert float(whole[1]["l1"]) == pytest.approx(4 / 32)
+    assert float(inside[0]) == pytest.approx(4 / 8)
+
+
+def test_nothing_pulls_where_the_target_is_unknown() -> None:
+    target = ct_like()
+    target[:, :, :20] = torch.nan
+    prediction = torch.zeros_like(target, requires_grad=True)
+    loss = SynthesisLoss([L1(), ImpactSynth(extractor="mind-2d")], RECIPE)
+    total, _ = loss(prediction, target, torch.ones_like(target, dtype=torch.bool))
+    total.backward()
+    assert torch.isfinite(total)
+    assert (prediction.grad[:, :, :20] == 0).all()
+    assert prediction.grad[:, :, 20:].abs().sum() > 0
+
+
+def test_the_gradient_pulls_a_blurred_image_towards_the_sharp_one() -> None:
+    """L1 with a tie between two edges can't choose; the feature loss can.
+
+    The target is one of two images, half the time each: their mean (a blur) and either sharp image have the same
+    expected L1. The features of a blur are those of neither, so IMPACT-Synth prefers a sharp image.
+    """
+    sharp = ct_like(3)
+    other = torch.roll(sharp, 4, dims=-1)
+    blur = (sharp + other) / 2
+    mask = torch.ones_like(sharp, dtype=torch.bool)
+    l1, impact = (SynthesisLoss([term], RECIPE) for term in (L1(), ImpactSynth(extractor="mind-2d")))
+
+    def expected(loss: SynthesisLoss, image: Tensor) -> Tensor:
+        return (loss(image, sharp, mask)[0] + loss(image, other, mask)[0]) / 2
+
+    assert float(expected(l1, blur)) == pytest.approx(float(expected(l1, sharp)), rel=1e-5)
+    step = (sharp - blur).flatten()
+    for loss, indifferent in ((l1, True), (impact, False)):
+        image = (blur + 0.2 * (sharp - blur)).requires_grad_()
+        (gradient,) = torch.autograd.grad(expected(loss, image), image)
+        pull = float(-(gradient.flatten() @ step))  # fall of the loss over the whole way, to first order
+        if indifferent:
+            assert abs(pull) < 1e-6
+        else:
+            assert pull > 3e-3
+            assert float(expected(loss, sharp)) < float(expected(loss, blur))
+
+
+class TorchScriptLike(nn.Module):
+    """A published extractor's interface: raw intensities in, its own normalisation, a list of layers out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(1, 4, 3, padding=1)
+        self.second = nn.Conv3d(4, 8, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, nb_layers: Tensor, stats: Tensor, direction: Tensor) -> list[Tensor]:
+        low, high = (stats[0], stats[1]) if stats.numel() > 0 else (x.min(), x.max())
+        x = (x - low) / (high - low)
+        found = [torch.relu(self.first(x))]
+        if int(nb_layers[0]) > 1:
+            found.append(torch.relu(self.second(found[0])))
+        return found
+
+
+SMALL_PLANS = {
+    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+    "arch_kwargs": {
+        "n_stages": 3, "features_per_stage": [4, 8, 8], "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[3, 3, 3]] * 3, "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "n_conv_per_stage": [2] * 3,
+        "n_conv_per_stage_decoder": [2] * 2, "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
+    },
+}  # fmt: skip
+
+
+def build(kind: str, folder: Path) -> tuple[FeatureL1, int]:
+    """A loss over a real architecture whose random weights went through a file, and its slab."""
+    torch.manual_seed(0)
+    if kind == "mind-2d":
+        return feature_loss(MindSSC(2), {0: 1.0}), 1
+    if kind == "mind-3d":
+        return feature_loss(MindSSC(3), {0: 1.0}, 4), 4
+    if kind == "torchscript":
+        torch.jit.script(TorchScriptLike()).save(str(folder / "published.pt"))
+        return feature_loss(load_extractor(folder / "published.pt"), {0: 0.5, 1: 1.0}, 4), 4
+    if kind == "totalsegmentator":
+        path = save_extractor(TotalSegmentator(SMALL_PLANS, classes=3), folder / "ts.safetensors")
+        return feature_loss(load_extractor(path), {0: 1.0, 2: 1.0, 3: 1.0}, 8), 8
+    built, name = (Vgg(16), "vgg16") if kind == "vgg16" else (Sam2Hiera("tiny"), "sam2.1-tiny")
+    path = save_extractor(built, folder / f"{name}.safetensors")
+    return feature_loss(load_extractor(path), {0: 1.0, 1: 1.0}), 1
+
+
+KINDS = ["mind-2d", "mind-3d", "torchscript", "totalsegmentator", "vgg16", pytest.param("sam", marks=pytest.mark.heavy)]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def term(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[FeatureL1, int]:
+    return build(request.param, tmp_path_factory.mktemp("weights"))
+
+
+class TestEveryExtractor:
+    """One contract for the loss over any extractor."""
+
+    def test_zero_at_the_target_and_positive_elsewhere(self, term: tuple[FeatureL1, int]) -> None:
+        loss, _ = term
+        image = ct_like(slices=8)
+        mask = torch.ones_like(image, dtype=torch.bool)
+        assert float(loss(image, image, mask)) == pytest.approx(0, abs=1e-6)
+        assert float(loss(blurred(image), image, mask)) > 0
+
+    def test_gradient_reaches_the_prediction_only(self, term: tuple[FeatureL1, int]) -> None:
+        loss, _ = term
+        target = ct_like(slices=8).requires_grad_()
+        prediction = blurred(target.detach()).requires_grad_()
+        loss.train()
+        assert not loss.extractor.training
+        loss(prediction, target, torch.ones_like(target, dtype=torch.bool)).backward()
+        assert torch.isfinite(prediction.grad).all()
+        assert prediction.grad.abs().sum() > 0
+        assert target.grad is None
+        assert all(p.grad is None and not p.requires_grad for p in loss.parameters())
+
+    def test_a_batch_is_the_mean_of_its_samples(self, term: tuple[FeatureL1, int]) -> None:
+        loss, slab = term
+        target = ct_like(2, slices=2 * slab if slab > 1 else 4)
+        prediction = blurred(target)
+        mask = torch.ones_like(target, dtype=torch.bool)
+        alone = [float(loss(p, t, m)) for p, t, m in
+                 zip(prediction.split(slab), target.split(slab), mask.split(slab), strict=True)]  # fmt: skip
+        assert float(loss(prediction, target, mask)) == pytest.approx(np.mean(alone), rel=1e-4)
+
+    def test_the_scale_is_fixed(self, term: tuple[FeatureL1, int]) -> None:
+        """Features of an image don't depend on what the other image's range is."""
+        loss, _ = term
+        image = ct_like(slices=8)
+        clipped = image.clamp(max=0)
+        features = [f.clone() for f in loss._features(clipped)]
+        outlier = torch.cat([clipped[:2], image[2:]])  # another maximum elsewhere in the batch
+        if loss.extractor.dimension == 2:
+            for found, wanted in zip(loss._features(outlier), features, strict=True):
+                torch.testing.assert_close(found[:2], wanted[:2], atol=1e-4, rtol=1e-3)
+        assert (loss.statistics.minimum, loss.statistics.maximum) == (-1024, 3071)
+
+    def test_mixed_precision_is_finite_and_close(self, term: tuple[FeatureL1, int]) -> None:
+        loss, _ = term
+        target = ct_like(4, slices=8)
+        prediction = blurred(target).requires_grad_()
+        mask = torch.ones_like(target, dtype=torch.bool)
+        exact = float(loss(prediction, target, mask))
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = loss(prediction, target, mask)
+        mixed.backward()
+        assert mixed.dtype == torch.float32
+        assert float(mixed) == pytest.approx(exact, rel=0.1)
+        assert torch.isfinite(prediction.grad).all()
+
+
+def test_three_dimensional_extractors_need_a_slab() -> None:
+    with pytest.raises(InputError, match="adjacent slices"):
+        feature_loss(MindSSC(3), {0: 1.0}, 1)
+
+
+def test_a_slab_is_seen_as_one_volume() -> None:
+    """A step between slices, invisible in the plane, is structure for a 3D extractor."""
+    flat = torch.full((4, 1, 32, 32), -0.5)
+    step = flat.clone()
+    step[2:] = -0.3
+    mask = torch.ones_like(flat, dtype=torch.bool)
+    assert float(feature_loss(MindSSC(2), {0: 1.0})(step, flat, mask)) == pytest.approx(0, abs=1e-6)
+    assert float(feature_loss(MindSSC(3), {0: 1.0}, 4)(step, flat, mask)) > 0.01
+
+
+def test_layers_that_are_not_there_are_refused() -> None:
+    with pytest.raises(InputError, match="layer 3"):
+        feature_loss(MindSSC(2), {3: 1.0})
