@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 SHARED = Path(__file__).parents[1] / "../shared"
 TINY_NETWORK = NetworkSettings(encoder="tu-mobilenetv3_small_100", slices=3, decoder_channels=(16, 16, 8, 8, 4))
+
+# Threads that spin while they wait slow each other down on shared cores; set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Shared machines stall: a slow example says nothing about the code.
 settings.register_profile(
@@ -102,12 +106,21 @@ def random_network() -> NetworkMaker:
     from model.network import build_network
 
     def make(seed: int) -> SynthesisNetwork:
-        torch.manual_seed(seed)
-        network = build_network(TINY_NETWORK)
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.uniform_(-0.2, 0.2)
-                module.running_var.uniform_(0.5, 1.5)
+        with torch.device("meta"):
+            network = build_network(TINY_NETWORK)
+        # NumPy's uniform stream is the same in every version; torch's initialisation is not.
+        random = np.random.default_rng(seed)
+        state = {}
+        for name, like in sorted(network.state_dict().items()):
+            values = random.random(tuple(like.shape)) * 2 - 1
+            if like.dim() > 1:
+                values *= np.sqrt(6 / values[0].size)  # He's uniform bound
+            elif name.endswith(("running_var", "weight")):
+                values = 1 + values / 2
+            else:
+                values *= 0.2
+            state[name] = torch.tensor(values, dtype=like.dtype)
+        network.load_state_dict(state, assign=True)
         return network.eval()
 
     return make

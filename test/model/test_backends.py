@@ -1,0 +1,136 @@
+"""One contract for every backend: whatever runs a fold, slices in and slices out are the same.
+
+A backend joins by one entry in BACKENDS: a function from (bundle folder, fold number) to a `Backend` on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.backends import Backend, TorchBackend, choose_device, describe_device, load_backend
+from model.bundle import read_bundle
+from model.ensemble import predict_volume
+from model.errors import InputError, WeightsError
+from model.recipe import Recipe
+
+GOLDEN = Path(__file__).parent / "golden_tiny.npz"
+
+
+def load_torch(folder: Path, fold: int) -> Backend:
+    bundle = read_bundle(folder)
+    return load_backend(folder, bundle.groups[0].folds[fold], bundle.recipe.network, torch.device("cpu"))
+
+
+BACKENDS: dict[str, Callable[[Path, int], Backend]] = {"torch": load_torch}
+# HU are 2047.5 times the unit: 1e-4 is 0.2 HU.
+TOLERANCE = 1e-4
+
+
+def stacks(count: int = 2, size: tuple[int, int] = (32, 64), seed: int = 0) -> torch.Tensor:
+    return torch.rand((count, 3, *size), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.fixture(scope="module", params=sorted(BACKENDS))
+def backends(request: pytest.FixtureRequest, cbct_bundle: Path) -> list[Backend]:
+    """The two folds of the tiny bundle."""
+    return [BACKENDS[request.param](cbct_bundle, k) for k in range(2)]
+
+
+class TestBackend:
+    """What `model.backends.Backend` promises."""
+
+    @pytest.mark.parametrize("size", [(32, 32), (64, 96), (160, 32)])
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_shape_type_and_range(self, backends: list[Backend], size: tuple[int, int], count: int) -> None:
+        output = backends[0](stacks(count, size))
+        assert output.shape == (count, 1, *size)
+        assert output.dtype == torch.float32
+        assert output.device.type == backends[0].device.type == "cpu"
+        assert output.abs().max() <= 1
+        assert output.std() > 0
+
+    def test_deterministic(self, backends: list[Backend]) -> None:
+        assert torch.equal(backends[0](stacks()), backends[0](stacks()))
+
+    def test_input_is_left_alone(self, backends: list[Backend]) -> None:
+        given = stacks()
+        backends[0](given)
+        assert torch.equal(given, stacks())
+
+    def test_memory_layout_does_not_matter(self, backends: list[Backend]) -> None:
+        given = stacks()
+        expected = backends[0](given)
+        strided = torch.flip(given, (-1,)).contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(backends[0](torch.flip(strided, (-1,))), expected, atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(
+            backends[0](given.repeat(2, 1, 1, 1)[::2]),
+            backends[0](given.repeat(2, 1, 1, 1)[::2].clone()),
+            atol=TOLERANCE,
+            rtol=0,
+        )
+
+    def test_a_sample_does_not_see_its_batch(self, backends: list[Backend]) -> None:
+        given = stacks(8)
+        together = backends[0](given)
+        alone = torch.cat([backends[0](given[k : k + 1]) for k in range(8)])
+        torch.testing.assert_close(together, alone, atol=TOLERANCE, rtol=0)
+
+    def test_golden(self, backends: list[Backend]) -> None:
+        """A fixed network on a fixed input gives what it gave when this file was made (see `make_golden`)."""
+        golden = np.load(GOLDEN, allow_pickle=False)
+        for k, backend in enumerate(backends):
+            output = backend(torch.from_numpy(golden["stacks"]))
+            np.testing.assert_allclose(
+                output.numpy(), golden[f"fold_{k}"], atol=2e-3
+            )  # 4 HU: other machines, other sums
+
+    def test_fold_mean_and_spread(self, backends: list[Backend], tiny_recipe: Recipe) -> None:
+        """The ensemble is the mean, and the population deviation, of its members."""
+        source, mask = stacks(1, (32, 64))[0].numpy(), np.ones((3, 32, 64), bool)
+        whole = predict_volume(source, mask, backends, tiny_recipe, spread=True)
+        members = np.stack([
+            predict_volume(source, mask, [backend], tiny_recipe.model_copy(update={"views": (view,)})).hu
+            for backend in backends for view in tiny_recipe.views
+        ])  # fmt: skip
+        np.testing.assert_allclose(whole.hu, members.mean(0), atol=0.05)
+        np.testing.assert_allclose(whole.spread_hu, members.std(0), atol=0.1)
+        assert members.std(0).mean() > 5  # otherwise this proves nothing
+
+
+# --- loading and devices -----------------------------------------------------------------------------------------------
+
+
+def test_folding_batch_norm_keeps_the_output(random_network: Callable[[int], torch.nn.Module]) -> None:
+    network, given = random_network(0), stacks()
+    with torch.inference_mode():
+        expected = network(given)
+    backend = TorchBackend(random_network(0), 3, torch.device("cpu"))
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in backend.network.modules())
+    torch.testing.assert_close(backend(given), expected, atol=2e-4, rtol=0)
+
+
+def test_weights_of_another_network_are_refused(cbct_bundle: Path) -> None:
+    bundle = read_bundle(cbct_bundle)
+    other = bundle.recipe.network.model_copy(update={"slices": 5})
+    with pytest.raises(WeightsError, match="weights of another network"):
+        load_backend(cbct_bundle, bundle.groups[0].folds[0], other, torch.device("cpu"))
+
+
+def test_devices() -> None:
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("tpu", "meta", "cuda:99", "cpu:x", ""):
+        with pytest.raises(InputError, match="--device"):
+            choose_device(name)
+    assert "threads" in describe_device(torch.device("cpu"))
+
+
+def make_golden(backend_of: Callable[[int], Backend]) -> None:
+    """Freeze the output of the tiny network: run by hand after a deliberate change of the network."""
+    given = stacks(1)
+    np.savez_compressed(GOLDEN, stacks=given.numpy(), **{f"fold_{k}": backend_of(k)(given).numpy() for k in range(2)})

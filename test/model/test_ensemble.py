@@ -1,0 +1,117 @@
+"""The ensemble: batching is invisible, views are undone, empty slices are air."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.backends import Backend, load_backend
+from model.bundle import read_bundle
+from model.ensemble import predict_volume
+from model.preparation import unit_to_hu
+from model.recipe import Recipe
+
+SHAPE = (13, 32, 64)
+
+
+class Middle:
+    """An identity network: the middle slice of every stack."""
+
+    device = torch.device("cpu")
+    description = "identity"
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, stacks: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(stacks))
+        return stacks[:, stacks.shape[1] // 2, None].clone()
+
+
+@pytest.fixture(scope="module")
+def volume() -> tuple[np.ndarray, np.ndarray]:
+    """Normalised source and mask; two slices hold no body."""
+    random = np.random.default_rng(0)
+    mask = np.zeros(SHAPE, bool)
+    mask[1:12, 5:30, 10:50] = True
+    return (random.random(SHAPE, np.float32) * 2 - 1), mask
+
+
+@pytest.fixture(scope="module")
+def folds(cbct_bundle: Path) -> list[Backend]:
+    bundle = read_bundle(cbct_bundle)
+    return [
+        load_backend(cbct_bundle, fold, bundle.recipe.network, torch.device("cpu")) for fold in bundle.groups[0].folds
+    ]
+
+
+def test_batching_changes_nothing(
+    volume: tuple[np.ndarray, np.ndarray], folds: list[Backend], tiny_recipe: Recipe
+) -> None:
+    """Batches of 1 to 32, views one by one (1) or together (3 and more): at most 0.5 HU apart."""
+    reference = predict_volume(*volume, folds, tiny_recipe, batch=1, spread=True)
+    for batch in (3, 7, 32, None):
+        found = predict_volume(*volume, folds, tiny_recipe, batch=batch, spread=True)
+        assert np.abs(found.hu - reference.hu).max() <= 0.5
+        assert np.abs(found.spread_hu - reference.spread_hu).max() <= 0.5
+    assert reference.hu[1:12].std() > 5
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 32])
+def test_views_are_flipped_back(volume: tuple[np.ndarray, np.ndarray], tiny_recipe: Recipe, batch: int) -> None:
+    source, mask = volume
+    recipe = tiny_recipe.model_copy(update={"views": ("identity", "flip_x", "flip_y", "flip_xy")})
+    backend = Middle()
+    found = predict_volume(source, mask, [backend], recipe, batch=batch, spread=True)
+    np.testing.assert_allclose(found.hu[1:12], unit_to_hu(source, recipe)[1:12], atol=1e-3)
+    np.testing.assert_allclose(found.spread_hu, 0, atol=1e-2)
+    assert max(backend.batches) <= batch
+    assert sum(backend.batches) == 11 * 4
+
+
+def test_slices_without_body_are_air_and_not_run(volume: tuple[np.ndarray, np.ndarray], tiny_recipe: Recipe) -> None:
+    seen = []
+    found = predict_volume(
+        *volume, [Middle()], tiny_recipe, batch=6, progress=lambda done, total: seen.append((done, total))
+    )
+    assert (found.hu[[0, 12]] == -1024).all()
+    assert found.spread_hu is None
+    assert seen[-1] == (11, 11)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_every_slice_sees_its_neighbours(tiny_recipe: Recipe) -> None:
+    class Stack(Middle):
+        def __call__(self, stacks: torch.Tensor) -> torch.Tensor:
+            return stacks[:, :1] * 0.01 + stacks[:, 1:2] * 0.1 + stacks[:, 2:3] * 0.001
+
+    source = np.broadcast_to(np.arange(1.0, 6, dtype=np.float32)[:, None, None], (5, 32, 32)).copy()
+    found = predict_volume(source, np.ones_like(source, bool), [Stack()], tiny_recipe).hu[:, 0, 0]
+    before, here, after = np.array([2, 1, 2, 3, 4]), np.arange(1, 6), np.array([2, 3, 4, 5, 4])
+    np.testing.assert_allclose(found, unit_to_hu(before * 0.01 + here * 0.1 + after * 0.001, tiny_recipe), atol=0.01)
+
+
+def test_memory_that_runs_out_halves_the_batch(volume: tuple[np.ndarray, np.ndarray], tiny_recipe: Recipe) -> None:
+    class Small(Middle):
+        def __call__(self, stacks: torch.Tensor) -> torch.Tensor:
+            if len(stacks) > 5:
+                raise torch.cuda.OutOfMemoryError("full")
+            return super().__call__(stacks)
+
+    found = predict_volume(*volume, [Small()], tiny_recipe, batch=32)
+    assert found.batch <= 5
+    np.testing.assert_allclose(found.hu[1:12], unit_to_hu(volume[0], tiny_recipe)[1:12], atol=1e-3)
+
+
+def test_memory_that_is_too_small_for_one_sample_is_an_error(
+    volume: tuple[np.ndarray, np.ndarray], tiny_recipe: Recipe
+) -> None:
+    class Full(Middle):
+        def __call__(self, stacks: torch.Tensor) -> torch.Tensor:
+            raise torch.cuda.OutOfMemoryError("full")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        predict_volume(*volume, [Full()], tiny_recipe, batch=8)
