@@ -35,6 +35,7 @@ def evaluate(
     only: Annotated[list[str] | None, typer.Option(help="Only this case; may be given several times.")] = None,
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Score cases that the weights saw.")] = False,
     challenge_only: Annotated[bool, typer.Option("--challenge-only", help="Only the challenge's metrics.")] = False,
+    report: Annotated[bool, typer.Option(help="Write report.html; without it only the numbers.")] = True,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     jobs: Annotated[int, typer.Option(help="Cases at a time.")] = 1,
 ) -> int:
@@ -84,7 +85,10 @@ def evaluate(
             "unknown": [str(p.relative_to(folder)) for p in matched.unknown],
         }
         write_results(records, out, summary)
-        write_report(out / "report.html", records, {c.id: c for c in cases}, summary, title="Synthetic CT evaluation")
+        if report:
+            write_report(
+                out / "report.html", records, {c.id: c for c in cases}, summary, title="Synthetic CT evaluation"
+            )
     _print_summary(records, summary, out)
     return ExitCode.SOME_CASES_FAILED if left_out or matched.unknown else ExitCode.OK
 
@@ -187,7 +191,7 @@ def _print_summary(records: Sequence[Any], summary: dict[str, Any], out: Path) -
         console.print(f"[red]left out[/red] {name}: {reason}", soft_wrap=True)
     for name in summary["unknown"]:
         console.print(f"[red]left out[/red] {name}: no case of the cohort has this name", soft_wrap=True)
-    console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False)
+    console.print(f"written to {out}", soft_wrap=True, markup=False)
 
 
 __all__ = ["Outcome", "compare", "evaluate", "gamma"]

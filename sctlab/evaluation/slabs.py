@@ -13,22 +13,23 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
-MIN_SLICES = 16
+# Fixed, not a share of the threads: sums then have one order, and results don't depend on the number of threads.
+SLAB = 24
 
 
 def map_slabs(function: Callable[[int, int], T], depth: int, device: str | torch.device) -> list[T]:
     """Call `function(first, last)` for slabs that cover slices 0 to `depth`; results in order.
 
-    As many slabs as torch has threads on the CPU, one on a GPU.
+    On the CPU as many run at a time as torch has threads; a GPU gets one slab.
     """
-    threads = torch.get_num_threads()
-    parts = min(threads, max(1, depth // MIN_SLICES)) if torch.device(device).type == "cpu" else 1
-    if parts == 1:
+    if torch.device(device).type != "cpu":
         return [function(0, depth)]
+    threads = torch.get_num_threads()
+    parts = max(1, round(depth / SLAB))
     bounds = [round(depth * k / parts) for k in range(parts + 1)]
     try:
         # the setting holds for the thread that makes it, and for threads that start later
-        with ThreadPoolExecutor(parts, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(function, bounds[:-1], bounds[1:]))
     finally:
         torch.set_num_threads(threads)

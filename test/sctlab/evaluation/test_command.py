@@ -1,0 +1,321 @@
+"""`sctlab evaluate` and `sctlab compare` from files to files, through the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_cohort import write_cohort, write_provenance
+
+from model.errors import ExitCode
+from model.reading import read_volume
+from model.writing import write_volume
+from sctlab.cli import app, run
+
+IDS = ("1ABA001", "1ABA002", "1HNA001")
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("evaluation")
+    write_cohort(root, IDS)
+    write_provenance(root / "predictions")
+    return root
+
+
+@pytest.fixture
+def root(pristine: Path, tmp_path: Path) -> Path:
+    shutil.copytree(pristine, tmp_path / "e")
+    return tmp_path / "e"
+
+
+def _evaluate(root: Path, *more: str, predictions: str = "predictions", out: str = "out", report: bool = False) -> int:
+    arguments = ["evaluate", str(root / predictions), "--cohort", str(root / "cohort"), "--out", str(root / out), *more]
+    arguments += [] if report else ["--no-report"]  # drawing takes most of the time
+    return run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False), debug=True)
+
+
+def _details(root: Path, out: str = "out") -> dict:
+    return json.loads((root / out / "details.json").read_text())
+
+
+def test_all_files_of_a_whole_evaluation(root: Path) -> None:
+    assert _evaluate(root, "--labels", str(root / "labels"), "--floor") == ExitCode.OK
+    challenge = json.loads((root / "out/metrics.json").read_text())
+    assert set(challenge) == {"results", "aggregates"}
+    assert len(challenge["results"]) == 3
+    assert list(challenge["results"][0]) == ["mae", "psnr", "ms_ssim", "DICE", "HD95"]
+    assert set(challenge["aggregates"]["mae"]) == {"mean", "max", "min", "std", "25pc", "50pc", "75pc", "count"}
+    assert challenge["aggregates"]["DICE"]["count"] == 3
+    with (root / "out/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["case"], r["region"]) for r in rows] == [("1ABA001", "AB"), ("1ABA002", "AB"), ("1HNA001", "HN")]
+    assert float(rows[0]["mae"]) == pytest.approx(challenge["results"][0]["mae"])
+    case = _details(root)["cases"][0]
+    assert case["metrics"]["mae_truth"] < case["metrics"]["mae"]  # the reference was moved, the truth wasn't
+    assert case["metrics"]["bias"] > 0
+    assert case["metrics"]["dice_input"] == case["metrics"]["DICE"]  # both label sets are the aligned ones
+    assert 1 < case["metrics"]["nmi_input"] <= 2
+    assert 0 < case["metrics"]["edge_agreement_input"] <= 1
+    assert any("no transform" in n for n in case["notes"])
+    assert {"tissues", "depth", "slices", "banding"} <= set(case)
+
+
+def test_the_report_is_one_offline_file(root: Path) -> None:
+    _evaluate(root, "--labels", str(root / "labels"), report=True)
+    page = (root / "out/report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "http" not in re.sub(r'src="data:[^"]+"', "", page)
+    assert page.count('src="data:image/png') == 3  # worst 2 of AB, the one of HN
+    assert "Registration bias" in page
+    assert "agree in origin" in page
+
+
+def test_the_mismatch_of_registrations_is_at_the_top(root: Path, capsys: pytest.CaptureFixture) -> None:
+    write_provenance(root / "predictions", method="impact")
+    _evaluate(root, "--challenge-only", report=True)
+    page = (root / "out/report.html").read_text()
+    assert page.index("trained on pairs registered by impact") < page.index("Scores by region")
+    assert "trained on pairs registered by impact" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_case_name_cannot_inject_html(root: Path) -> None:
+    shutil.copy(root / "predictions/AB/1ABA001.mha", root / "predictions/AB/<script>alert(1)<.mha")
+    assert _evaluate(root, "--challenge-only", report=True) == ExitCode.SOME_CASES_FAILED
+    assert "<script>alert" not in (root / "out/report.html").read_text()
+
+
+def test_seen_cases_are_refused_unless_told(root: Path) -> None:
+    write_provenance(root / "predictions", training={"AB+HN+TH/0": ["1ABA002"]})
+    assert _evaluate(root, "--challenge-only") == ExitCode.SOME_CASES_FAILED
+    assert "trained on it" in _details(root)["left_out"]["1ABA002"]
+    assert len(_details(root)["cases"]) == 2
+    assert _evaluate(root, "--challenge-only", "--allow-seen") == ExitCode.OK
+    assert "say nothing about new patients" in _details(root)["mismatches"][0]
+
+
+def _alter(path: Path, change) -> None:
+    volume = read_volume(path)
+    write_volume(volume.with_array(change(volume.array)), path)
+
+
+def _nan(path: Path) -> None:
+    import SimpleITK as sitk
+
+    image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32)
+    image[5, 5, 5] = float("nan")
+    sitk.WriteImage(image, str(path))
+
+
+def _other_shape(path: Path) -> None:
+    volume = read_volume(path)
+    grid = volume.geometry.cropped((0, 0, 0), (44, 40, 23))
+    write_volume(type(volume)(volume.array[:23], grid), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda p: p.unlink(), "no prediction"),
+        (lambda p: shutil.copy(p, p.with_name("sct_1ABA002.mha")), "several predictions"),
+        (_other_shape, "44x40x23"),
+        (_nan, "NaN"),
+        (lambda p: _alter(p, lambda a: (a / 1000).astype(np.float32)), "normalised"),
+        (lambda p: _alter(p, lambda a: (a.astype(np.int32) + 1200).clip(0).astype(np.uint16)), "offset"),
+        (lambda p: p.write_bytes(b"no image"), "1ABA002"),
+    ],
+    ids=["missing", "duplicate", "shape", "nan", "normalised", "offset", "damaged"],
+)
+def test_one_bad_case_is_named_and_stops_no_other(root: Path, damage, reason: str) -> None:
+    damage(root / "predictions/AB/1ABA002.mha")
+    assert _evaluate(root, "--challenge-only") == ExitCode.SOME_CASES_FAILED
+    details = _details(root)
+    assert [c["id"] for c in details["cases"]] == ["1ABA001", "1HNA001"]
+    assert reason in details["left_out"]["1ABA002"]
+
+
+def test_what_is_left_out_stands_in_the_report(root: Path) -> None:
+    (root / "predictions/AB/1ABA002.mha").unlink()
+    _evaluate(root, "--challenge-only", report=True)
+    page = (root / "out/report.html").read_text()
+    assert "no prediction; predict it" in page[page.index("Left out") :]
+
+
+def test_bad_references_are_named_too(root: Path) -> None:
+    _alter(root / "cohort/Task1/AB/1ABA001/ct.mha", lambda a: (a + 1024).astype(np.uint16))
+    _alter(root / "cohort/Task1/AB/1ABA002/mask.mha", np.zeros_like)
+    assert _evaluate(root, "--challenge-only") == ExitCode.SOME_CASES_FAILED
+    left_out = _details(root)["left_out"]
+    assert "the reference runs from" in left_out["1ABA001"]
+    assert "empty mask" in left_out["1ABA002"]
+
+
+def test_nothing_to_score_is_an_input_error(root: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.rmtree(root / "predictions/AB")
+    shutil.rmtree(root / "predictions/HN")
+    assert _evaluate(root) == ExitCode.BAD_INPUT
+    assert not (root / "out").exists()
+    assert "no case could be scored" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--only", "1ABA009"),
+        ("--labels", "nowhere"),
+        ("--segmenter", "nowhere.pt"),
+        ("--device", "tpu"),
+        ("--task", "cbct"),
+    ],
+)
+def test_wrong_options(root: Path, options: tuple[str, str]) -> None:
+    assert _evaluate(root, *options) == ExitCode.BAD_INPUT
+
+
+def test_a_choice_of_cases(root: Path) -> None:
+    (root / "predictions/HN/1HNA001.mha").unlink()
+    assert _evaluate(root, "--region", "AB", "--challenge-only") == ExitCode.OK
+    assert _evaluate(root, "--only", "1ABA002", "--challenge-only") == ExitCode.OK
+    assert [c["id"] for c in _details(root)["cases"]] == ["1ABA002"]
+
+
+def test_a_zip_scores_like_its_folder(root: Path) -> None:
+    _evaluate(root, "--challenge-only")
+    with zipfile.ZipFile(root / "p.zip", "w") as archive:
+        for path in (root / "predictions").rglob("*.mha"):
+            archive.write(path, f"sct_{path.name}")
+    assert _evaluate(root, "--challenge-only", predictions="p.zip", out="zipped") == ExitCode.OK
+    assert (root / "zipped/metrics.json").read_text() == (root / "out/metrics.json").read_text()
+    assert "unknown" in _details(root, "zipped")["mismatches"][0]  # a zip of images says nothing of the weights
+
+
+@pytest.mark.heavy
+def test_two_processes_give_the_same_numbers(root: Path) -> None:
+    _evaluate(root, "--challenge-only")
+    assert _evaluate(root, "--challenge-only", "--jobs", "2", out="parallel") == ExitCode.OK
+    assert (root / "parallel/metrics.json").read_text() == (root / "out/metrics.json").read_text()
+
+
+def test_another_reference(root: Path) -> None:
+    _evaluate(root, "--challenge-only", "--reference", "truth/ct_aligned")
+    case = _details(root)["cases"][0]
+    assert case["registration"]["convention"] == "aligned"
+    assert _evaluate(root, "--reference", "ct_nowhere") == ExitCode.BAD_INPUT
+
+
+def test_geometry_is_ignored_and_said(root: Path) -> None:
+    _evaluate(root, "--challenge-only")
+    path = root / "predictions/AB/1ABA001.mha"
+    volume = read_volume(path)
+    moved = type(volume.geometry)(volume.geometry.size_xyz, volume.geometry.spacing_xyz, (500.0, 0.0, 0.0))
+    write_volume(type(volume)(volume.array, moved), path)
+    before = _details(root)["cases"][0]["metrics"]["mae"]
+    assert _evaluate(root, "--challenge-only") == ExitCode.OK
+    case = _details(root)["cases"][0]
+    assert case["metrics"]["mae"] == before
+    assert any("voxel by voxel" in n for n in case["notes"])
+
+
+def test_the_spread_is_calibrated(root: Path) -> None:
+    sct, ct = (read_volume(root / p) for p in ("predictions/AB/1ABA001.mha", "cohort/Task1/AB/1ABA001/ct.mha"))
+    error = np.abs(sct.array.astype(np.float32) - ct.array)
+    write_volume(sct.with_array(error), root / "predictions/uncertainty/AB/1ABA001.mha")
+    assert _evaluate(root, "--only", "1ABA001", report=True) == ExitCode.OK
+    metrics = _details(root)["cases"][0]["metrics"]
+    assert metrics["spread_calibration"] == pytest.approx(0, abs=1e-6)
+    assert metrics["spread_rank"] == pytest.approx(1)
+    assert "predict the error" in (root / "out/report.html").read_text()
+
+
+def test_the_floor_of_a_registered_pair(root: Path) -> None:
+    from sctlab.registration.itk_files import write_itk
+    from sctlab.registration.transforms import AffineTransform
+
+    write_itk(AffineTransform(np.eye(3), (2.0, 0.0, 0.0)), root / "cohort/Task1/AB/1ABA001/transform.h5")
+    _evaluate(root, "--only", "1ABA001", "--floor")
+    assert 0 < _details(root)["cases"][0]["metrics"]["floor"] < 100
+
+
+def test_rays_to_a_labelled_target(root: Path) -> None:
+    assert _evaluate(root, "--only", "1ABA001", "--target", "5") == ExitCode.OK
+    assert _details(root)["cases"][0]["metrics"]["wepl_p95"] > 0
+    _evaluate(root, "--only", "1ABA001", "--target", "117")
+    assert any("is empty" in n for n in _details(root)["cases"][0]["notes"])
+
+
+def test_compare(root: Path, capsys: pytest.CaptureFixture) -> None:
+    _evaluate(root, "--challenge-only", "--labels", str(root / "labels"))
+    for path in (root / "predictions").rglob("*.mha"):
+        _alter(path, lambda a: (a + 25).astype(np.int16))
+    _evaluate(root, "--challenge-only", "--labels", str(root / "labels"), out="worse")
+    arguments = ["compare", str(root / "out"), str(root / "worse"), "--out", str(root / "c")]
+    assert run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False), debug=True) == ExitCode.OK
+    differences = {
+        (d["region"], d["metric"]): d for d in json.loads((root / "c/comparison.json").read_text())["differences"]
+    }
+    assert differences["all", "mean_error"]["difference"] == pytest.approx(25)
+    assert differences["all", "mae"]["difference"] > 0
+    assert differences["all", "mae"]["b_better"] == 0
+    assert differences["AB", "mae"]["count"] == 2
+    assert differences["all", "DICE"]["difference"] == 0
+    assert differences["all", "DICE"]["p_value"] is None
+    page = (root / "c/comparison.html").read_text()
+    assert "data:image/svg+xml" in page
+    assert "not corrected" in capsys.readouterr().out
+
+
+def test_compare_needs_shared_cases(root: Path) -> None:
+    _evaluate(root, "--challenge-only", "--only", "1ABA001")
+    _evaluate(root, "--challenge-only", "--only", "1ABA002", out="other")
+    for second in ("other", "nowhere"):
+        arguments = ["compare", str(root / "out"), str(root / second)]
+        assert run(lambda a=arguments: app.main(a, prog_name="sctlab", standalone_mode=False)) == ExitCode.BAD_INPUT
+
+
+def test_a_cohort_without_labels_or_truth(tmp_path: Path) -> None:
+    write_cohort(tmp_path, ("1THA001",), truth=False)
+    (tmp_path / "cohort/Task1/TH/1THA001/labels.mha").unlink()
+    assert _evaluate(tmp_path, "--labels", str(tmp_path / "labels")) == ExitCode.OK
+    challenge = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert list(challenge["results"][0]) == ["mae", "psnr", "ms_ssim"]
+    case = _details(tmp_path)["cases"][0]
+    assert any("no organ metrics" in n for n in case["notes"])
+    assert "bias" not in case["metrics"]
+
+
+def test_a_segmenter_labels_both_images(root: Path) -> None:
+    import torch
+
+    class Bone(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x > 150).squeeze(1).to(torch.uint8) * 5
+
+    torch.jit.script(Bone()).save(str(root / "bone.pt"))
+    for path in (root / "cohort").rglob("labels.mha"):
+        path.unlink()
+    assert _evaluate(root, "--only", "1ABA001", "--segmenter", str(root / "bone.pt")) == ExitCode.OK
+    (organ,) = _details(root)["cases"][0]["organs"]
+    assert organ["name"] == "liver"
+    assert 0 < organ["dice"] < 1
+
+
+def test_the_product_s_own_report_of_predictions_is_understood(root: Path) -> None:
+    """`predictions.json` as `process.py` writes it: provenance of a real bundle, reports of real cases."""
+    from dataclasses import fields
+
+    from model.pipeline import CaseReport, Synthesiser
+    from sctlab.evaluation.provenance import read_prediction_provenance
+
+    provenance = Synthesiser().provenance()
+    assert provenance["bundles"] == {}
+    assert {"case", "folds"} <= {f.name for f in fields(CaseReport)}
+    (root / "predictions/predictions.json").write_text(
+        json.dumps({**provenance, "cases": [vars(CaseReport("1ABA001", folds=[0]))]})
+    )
+    assert read_prediction_provenance(root / "predictions").folds == {"1ABA001": (0,)}
