@@ -98,7 +98,7 @@ def save_planes(
                 for component in {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}[name]:
                     along = plane(layer.coordinates[component], name, index_xyz)[0]
                     levels = np.arange(np.floor(along.min()), along.max(), GRID_LINE_MM)
-                    axis.contour(along, levels=levels, colors="black", linewidths=0.4)
+                    axis.contour(along, levels=levels, colors="black", linewidths=0.4, linestyles="solid")
             axis.set_axis_off()
             if row == 0:
                 axis.set_title(f"{layer.title}\n[{window[0]:.0f}, {window[1]:.0f}]", fontsize=8)

@@ -121,7 +121,7 @@ def _register_into(folder: Path, files: PairFiles, settings: Settings, key: str)
             "region": files.region,
             "convention": settings.convention,
             "method": settings.method,
-            "presets": list(settings.presets),
+            "presets": list(found.details.get("presets", settings.presets)),
             "fixed_image": pair.fixed_name,
             "fixed_file": files.ct.name if pair.ct_is_fixed else files.source.name,
             "moving_image": pair.moving_name,

@@ -1,0 +1,166 @@
+"""One case from files to files, with the method replaced by the known truth; the real ones run in test_command."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from model.errors import InputError
+from model.interface import find_cohort
+from model.reading import read_volume
+from model.volume import Volume
+from model.writing import write_volume
+from sctlab.registration import case as case_module
+from sctlab.registration.applying import apply_to_labels, read_transform
+from sctlab.registration.case import FAILURE, PAIR, QUALITY, as_int16, register_case
+from sctlab.registration.inversion import invert
+from sctlab.registration.methods import Registration, Settings
+from sctlab.registration.pairs import Convention, PairFiles
+from sctlab.registration.transforms import AffineTransform
+
+
+@pytest.fixture
+def files(tmp_path, samples, cbct_sample) -> PairFiles:
+    samples[1](cbct_sample, tmp_path / "cohort/Task2/TH/2THA001")
+    return PairFiles.of(find_cohort(tmp_path / "cohort")[0])
+
+
+@pytest.fixture
+def truth_as_method(monkeypatch, cbct_sample):
+    """Counts its calls; answers with the truth, or its inverse where the CT is fixed."""
+    calls = []
+
+    def method(pair, settings):
+        calls.append(pair)
+        transform = cbct_sample.truth
+        if pair.ct_is_fixed:
+            transform, _ = invert(transform, pair.fixed.geometry.resized((8, 8, 8)))
+        spread = Volume(np.full(pair.fixed.array.shape, 0.5, dtype=np.float32), pair.fixed.geometry)
+        return Registration(transform, "cpu (test)", ("a note",), spread)
+
+    monkeypatch.setattr(case_module, "register_pair", method)
+    monkeypatch.setattr(case_module, "register_back", lambda pair, settings: cbct_sample.truth.steps[-1].inverse())
+    return calls
+
+
+def test_folder_holds_what_the_contract_lists(tmp_path, files, truth_as_method, cbct_sample):
+    out = tmp_path / "out/impact/Task2/TH/2THA001"
+    register_case(files, Settings(displacement=True, both_ways=True), out)
+    names = sorted(p.name for p in out.iterdir())
+    assert names == sorted([
+        "TransformParameters.0.txt", "TransformParameters.1.txt", "cbct.mha", "ct.mha", "displacement.mha", "fov.mha",
+        "labels.mha", "mask.mha", "overview.png", PAIR, QUALITY, "spread_mm.mha", "transform.h5",
+    ])  # fmt: skip
+    grid = cbct_sample.source.geometry
+    for name in ("cbct", "ct", "fov", "labels", "mask", "spread_mm"):
+        assert read_volume(out / f"{name}.mha").geometry.same_grid(grid, 1e-6), name
+    ct, fov = read_volume(out / "ct.mha"), read_volume(out / "fov.mha").array > 0
+    assert ct.array.dtype == np.int16
+    assert (ct.array[~fov] == -1024).all()
+    assert np.abs(ct.array - cbct_sample.ct_aligned.array)[fov].mean() < 15
+    np.testing.assert_array_equal(read_volume(out / "cbct.mha").array, cbct_sample.source.array)
+    np.testing.assert_array_equal(read_volume(out / "labels.mha").array, cbct_sample.source_labels.array)
+
+    points = grid.to_physical(np.random.default_rng(0).uniform(5, 25, (50, 3)))
+    for name in ("TransformParameters.1.txt", "transform.h5"):
+        np.testing.assert_allclose(read_transform(out / name).transform(points), cbct_sample.truth(points), atol=1e-6)
+    composite = sitk.ReadTransform(str(out / "transform.h5"))
+    np.testing.assert_allclose(
+        [composite.TransformPoint(p) for p in points.tolist()], cbct_sample.truth(points), atol=1e-6
+    )
+
+    pair, quality = (json.loads((out / n).read_text()) for n in (PAIR, QUALITY))
+    assert (pair["method"], pair["convention"], pair["fixed_image"], pair["patient"]) == (
+        "impact",
+        "ct_to_source",
+        "cbct",
+        "P7",
+    )
+    assert pair["device"] == "cpu (test)"
+    assert pair["notes"] == ["a note"]
+    assert len(pair["transform"]["sha256"]) == 64
+    assert quality["truth"]["tre_mm"]["body"]["mean"] < 1e-6
+    assert quality["inverse_consistency_mm"]["mean"] > 0.5
+    assert quality["preset_spread_mm"]["mean"] == pytest.approx(0.5)
+
+
+def test_the_other_convention_leaves_the_ct_untouched(tmp_path, files, truth_as_method, cbct_sample):
+    out = tmp_path / "out"
+    register_case(files, Settings(convention=Convention.SOURCE_TO_CT), out)
+    np.testing.assert_array_equal(read_volume(out / "ct.mha").array, cbct_sample.ct.array)
+    np.testing.assert_array_equal(read_volume(out / "labels.mha").array, cbct_sample.ct_labels.array)
+    cbct, fov = read_volume(out / "cbct.mha"), read_volume(out / "fov.mha").array > 0
+    assert cbct.geometry.same_grid(cbct_sample.ct.geometry)
+    assert (cbct.array[~fov] == -1024).all()
+    inverse, _ = invert(cbct_sample.truth, cbct_sample.ct.geometry.resized((8, 8, 8)))
+    mask = apply_to_labels(cbct_sample.mask, inverse, cbct_sample.ct.geometry)
+    np.testing.assert_array_equal(read_volume(out / "mask.mha").array > 0, mask.array)
+    assert json.loads((out / PAIR).read_text())["fixed_image"] == "ct"
+
+
+def test_finished_case_is_left_until_settings_or_inputs_change(tmp_path, files, truth_as_method, cbct_sample):
+    out = tmp_path / "out"
+    assert not register_case(files, Settings(), out)["skipped"]
+    stamp = (out / PAIR).stat().st_mtime_ns
+    assert register_case(files, Settings(), out)["skipped"]
+    assert (out / PAIR).stat().st_mtime_ns == stamp
+    assert not register_case(files, Settings(seed=1), out)["skipped"]
+    write_volume(cbct_sample.ct.with_array(cbct_sample.ct.array + 1), files.ct)
+    assert not register_case(files, Settings(seed=1), out)["skipped"]
+    assert len(truth_as_method) == 3
+
+
+def test_failure_is_recorded_and_leaves_no_images(tmp_path, files, truth_as_method, monkeypatch):
+    out = tmp_path / "out"
+    register_case(files, Settings(), out)
+
+    def broken(pair, settings):
+        raise InputError("elastix", "gave up")
+
+    monkeypatch.setattr(case_module, "register_pair", broken)
+    with pytest.raises(InputError, match="gave up"):
+        register_case(files, Settings(seed=2), out)
+    assert [p.name for p in out.iterdir()] == [FAILURE]
+    assert "gave up" in json.loads((out / FAILURE).read_text())["error"]
+    assert not list(tmp_path.glob("**/.partial*"))
+
+
+def test_identity_that_leaves_the_image_is_no_silent_success(tmp_path, files, monkeypatch):
+    far = Registration(AffineTransform(np.eye(3), (900.0, 0, 0)))
+    monkeypatch.setattr(case_module, "register_pair", lambda pair, settings: far)
+    with pytest.raises(InputError, match="after registration"):
+        register_case(files, Settings(), tmp_path / "out")
+
+
+def test_unexpected_error_is_recorded_too(tmp_path, files, truth_as_method, monkeypatch):
+    monkeypatch.setattr(case_module, "save_overview", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        register_case(files, Settings(), tmp_path / "out")
+    assert "ZeroDivisionError" in json.loads((tmp_path / "out" / FAILURE).read_text())["error"]
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path, files, truth_as_method):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="other files"):
+        register_case(files, Settings(), tmp_path / "out")
+    assert (tmp_path / "out/thesis.txt").read_text() == "years of work"
+
+
+def test_int16_unless_the_range_is_too_small(cbct_sample):
+    volume = cbct_sample.source
+    wide = volume.with_array(np.linspace(-5000, 50000, volume.array.size).reshape(volume.array.shape))
+    assert as_int16(wide).array.dtype == np.int16
+    assert (as_int16(wide).array.min(), as_int16(wide).array.max()) == (-5000, 32767)
+    assert (
+        as_int16(volume.with_array(np.linspace(0, 1, volume.array.size).reshape(volume.array.shape))).array.dtype
+        == np.float32
+    )
+
+
+def test_the_key_depends_on_inputs_and_settings(files, cbct_sample):
+    keys = {Settings().hash(files), Settings(seed=1).hash(files), Settings(convention=Convention.SOURCE_TO_CT).hash(files),
+            Settings().hash(replace(files, mask=None))}  # fmt: skip
+    assert len(keys) == 4

@@ -1,0 +1,93 @@
+"""Quality measures: known values, and the truth scores better than no registration and than a wrong one."""
+
+import numpy as np
+import pytest
+
+from model.interface import find_cohort
+from model.volume import Geometry, Volume
+from sctlab.registration.pairs import Convention, Pair, PairFiles, load_pair
+from sctlab.registration.quality import (
+    dice,
+    edge_agreement,
+    feature_distances,
+    field_measures,
+    measure,
+    normalised_mutual_information,
+)
+from sctlab.registration.transforms import AffineTransform, EulerTransform, compose, displacement_field
+
+IDENTITY = AffineTransform(np.eye(3))
+
+
+@pytest.fixture(scope="module")
+def pairs(cohort) -> dict[str, Pair]:
+    found = [c for c in find_cohort(cohort) if c.id != "2THA002"]
+    return {c.id: load_pair(PairFiles.of(c), Convention.CT_TO_SOURCE) for c in found}
+
+
+def test_nmi_is_two_for_the_same_values_and_one_for_independent_ones():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=400_000)
+    assert normalised_mutual_information(a, -3 * a + 5) == pytest.approx(2, abs=0.02)
+    assert normalised_mutual_information(a, rng.normal(size=a.size)) == pytest.approx(1, abs=0.005)
+
+
+def test_feature_distance_and_edges_ignore_inverted_contrast():
+    rng = np.random.default_rng(0)
+    from scipy.ndimage import gaussian_filter
+
+    grid = Geometry((24, 24, 24), (3, 3, 3))
+    image = Volume(gaussian_filter(rng.normal(size=grid.shape_zyx), 1.5).astype(np.float32), grid)
+    inverted, other = image.with_array(-image.array), image.with_array(np.roll(image.array, 9, 0))
+    region = np.ones(grid.shape_zyx, dtype=bool)
+    same, different = feature_distances(image, [inverted, other], region)
+    assert same < 1e-3
+    assert different > 0.05
+    assert edge_agreement(image, inverted, region) > 2 * edge_agreement(image, other, region)
+
+
+def test_dice():
+    a = np.array([True, True, False, False])
+    assert dice(a, a) == 1
+    assert dice(a, np.array([True, False, True, False])) == 0.5
+    assert dice(a & False, a & False) is None
+
+
+def test_rigid_motion_is_displacement_but_no_deformation():
+    grid = Geometry((20, 18, 16), (4, 4, 4))
+    motion = EulerTransform((0.1, 0, 0), (5, 0, 0), tuple(grid.centre_xyz))
+    mask = np.ones(grid.shape_zyx, dtype=bool)
+    found = field_measures(displacement_field(motion, grid), mask)
+    assert found["displacement_mm"]["mean"] > 4
+    assert found["deformation_mm"]["max"] < 1e-9
+    assert found["jacobian"]["minimum"] == pytest.approx(1)
+    assert found["jacobian"]["folds"] == 0
+
+
+def test_a_fold_is_counted(samples):
+    grid = Geometry((30, 30, 30), (4, 4, 4))
+    found = field_measures(displacement_field(samples[2](grid, 150.0), grid), np.ones(grid.shape_zyx, dtype=bool))
+    assert found["jacobian"]["folds"] > 0
+    assert found["jacobian"]["minimum"] < 0
+
+
+@pytest.mark.parametrize("case_id", ["1ABA001", "2THA001"])
+def test_truth_scores_better_than_nothing_and_worse_is_worse(pairs, cbct_sample, mr_sample, case_id):
+    truth = {"1ABA001": mr_sample, "2THA001": cbct_sample}[case_id].truth
+    pair = pairs[case_id]
+    right = measure(pair, truth)
+    before, after = right["similarity"]["before"], right["similarity"]["after"]
+    assert after["nmi"] > before["nmi"]
+    assert after["feature_distance"] < before["feature_distance"]
+    assert after["edges"] > before["edges"]
+    assert right["overlap"]["after"]["label_dice"]["mean"] > 0.97
+    assert right["overlap"]["after"]["label_dice"]["mean"] > right["overlap"]["before"]["label_dice"]["mean"] + 0.1
+    assert right["overlap"]["after"]["body_dice"] > 0.9
+    assert right["inverse_consistency_mm"] is None
+
+    wrong = measure(pair, compose(truth, AffineTransform(np.eye(3), (25.0, 0, 0))), backward=IDENTITY,
+                    spread=pair.fixed.with_array(np.full(pair.fixed.array.shape, 2.5, np.float32)))  # fmt: skip
+    assert wrong["similarity"]["after"]["nmi"] < after["nmi"]
+    assert wrong["similarity"]["after"]["feature_distance"] > after["feature_distance"]
+    assert wrong["inverse_consistency_mm"]["mean"] > 15
+    assert wrong["preset_spread_mm"]["p95"] == pytest.approx(2.5)
