@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.errors import InputError, WeightsError
 from model.interface import Case, Region, Task
@@ -92,6 +92,13 @@ class Bundle(_Manifest):
     intended_use: str
     demonstration: bool = False
     provenance: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_group_each(self) -> Bundle:
+        repeated = {r.value for r in self.regions if self.regions.count(r) > 1}
+        if repeated:
+            raise ValueError(f"region {', '.join(sorted(repeated))} stands in several groups")
+        return self
 
     @property
     def task(self) -> Task:

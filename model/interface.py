@@ -172,6 +172,7 @@ def find_flat(root: str | Path, task: Task, region: Region | None = None) -> lis
         stem = split_suffix(source)[0]
         if stem.endswith("_mask"):
             continue
+        find_image(root, stem)  # refuses a.mha beside a.nrrd: their results would have one name
         cases.append(single_case(source, task, find_image(root, f"{stem}_mask"), _flat_region(root, stem) or region))
     if not cases:
         found = ", ".join(p.name for p in images) or "no image"
@@ -235,7 +236,7 @@ def read_challenge(root: str | Path) -> Case:
             elif "body" in words or "mask" in words:
                 mask_folder = relative
         elif kind == "json" and "region" in words:
-            region_path = root / relative
+            region_path = _inside(root, relative)
     found = {task: list_images(_inside(root, folder)) for task, folder in folders.items()}
     sources = [(task, path) for task, paths in found.items() for path in paths]
     if len(sources) != 1:

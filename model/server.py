@@ -76,7 +76,7 @@ def serve(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, *, 
     import uvicorn
 
     ready = threading.Event()
-    failure: list[ProductError] = []
+    failure: list[Exception] = []
     app = make_app(synthesiser, input_folder, output_folder, ready)
     server = uvicorn.Server(uvicorn.Config(app, host="0.0.0.0", port=port, log_level="warning"))
 
@@ -85,7 +85,7 @@ def serve(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, *, 
             load_all(synthesiser, task)
             print(f"ready on port {port}, {synthesiser.device}", file=sys.stderr, flush=True)
             ready.set()
-        except ProductError as error:
+        except Exception as error:  # or the server would answer 503 until the platform gives up
             failure.append(error)
             server.should_exit = True
 

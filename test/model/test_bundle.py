@@ -1,0 +1,201 @@
+"""Bundles: what is refused, what is chosen, and that nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import model.bundle as bundle_module
+from model.bundle import choose_bundle, find_bundles, load_fold, read_bundle, save_fold, unseen_folds
+from model.errors import ExitCode, InputError, WeightsError
+from model.interface import Case, Region, Task
+
+BundleMaker = Callable[..., Path]
+
+
+def edit(folder: Path, change: Callable[[dict], None]) -> None:
+    manifest = json.loads((folder / "bundle.json").read_text())
+    change(manifest)
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+
+
+def case(region: Region | None, name: str = "x") -> Case:
+    return Case(name, Task.CBCT, Path(f"{name}.mha"), region=region)
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("storage", "tolerance"), [("float32", 0), ("float16", 2e-3)])
+def test_folds_come_back(tmp_path: Path, storage: str, tolerance: float) -> None:
+    state = {"a": torch.rand(3, 4), "count": torch.tensor(7)}
+    entry = save_fold(state, tmp_path, "fold_0.safetensors", storage)
+    assert entry.sha256 == hashlib.sha256((tmp_path / "fold_0.safetensors").read_bytes()).hexdigest()
+    fold = bundle_module.Fold(weights=entry, storage=storage)
+    back = load_fold(tmp_path, fold)
+    assert back["a"].dtype == torch.float32
+    assert back["count"].dtype == torch.int64
+    torch.testing.assert_close(back["a"], state["a"], atol=tolerance, rtol=0)
+
+
+def test_an_altered_file_is_refused_with_both_hashes(make_bundle: BundleMaker) -> None:
+    folder = make_bundle(folds=1)
+    fold = read_bundle(folder).groups[0].folds[0]
+    path = folder / fold.weights.file
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(WeightsError) as caught:
+        load_fold(folder, fold)
+    assert all(text in str(caught.value) for text in (fold.weights.file, found, fold.weights.sha256))
+    assert caught.value.exit_code == ExitCode.BAD_WEIGHTS == 3
+    path.unlink()
+    with pytest.raises(WeightsError, match=f"{fold.weights.file}: no such file"):
+        load_fold(folder, fold)
+
+
+class Bomb:
+    """Unpickling this leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("writer", ["pickle", "torch"])
+def test_pickles_are_refused_unopened(make_bundle: BundleMaker, tmp_path: Path, writer: str) -> None:
+    """Even with the right hash in the manifest, and under any name."""
+    folder = make_bundle(folds=1)
+    name = "fold_0.pth"
+    if writer == "torch":
+        torch.save(Bomb(tmp_path / "exploded"), folder / name)
+    else:
+        (folder / name).write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    edit(folder, lambda m: m["groups"][0]["folds"][0].update(weights={"file": name, "sha256": digest}))
+    with pytest.raises(WeightsError, match="not safetensors"):
+        load_fold(folder, read_bundle(folder).groups[0].folds[0])
+    assert not (tmp_path / "exploded").exists()
+
+
+# --- the manifest ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda m: m.update(format=2), "format"),
+        (lambda m: m.update(surprise=1), "surprise"),
+        (lambda m: m.update(groups=[]), "groups"),
+        (lambda m: m["recipe"].update(spacing_xyz=[0, 1, 1]), "spacing_xyz"),
+        (lambda m: m["recipe"]["network"].update(slices=4), "odd"),
+        (lambda m: m["groups"][0]["folds"][0]["weights"].update(file="../../x.safetensors"), "bare file name"),
+        (lambda m: m["groups"][0]["folds"][0]["weights"].update(file="/etc/passwd"), "bare file name"),
+        (lambda m: m["groups"][0]["folds"][0]["weights"].update(sha256="0"), "sha256"),
+        (lambda m: m["groups"][0].update(regions=["KNEE"]), "regions"),
+        (lambda m: m["groups"].append(m["groups"][0]), "region"),
+    ],
+)
+def test_damaged_manifests_are_refused(make_bundle: BundleMaker, change: Callable[[dict], None], word: str) -> None:
+    folder = make_bundle(folds=1)
+    edit(folder, change)
+    with pytest.raises(WeightsError, match=word) as caught:
+        read_bundle(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
+def test_manifests_that_are_no_manifests(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bundle.json").write_text(text)
+    with pytest.raises(WeightsError, match="damaged manifest"):
+        read_bundle(tmp_path)
+
+
+# --- which bundle, which folds ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Stand-ins for /opt/ml/model and the shipped weights."""
+    challenge, shipped = tmp_path / "opt", tmp_path / "weights"
+    monkeypatch.setattr(bundle_module, "CHALLENGE_WEIGHTS", challenge)
+    monkeypatch.setattr(bundle_module, "SHIPPED_WEIGHTS", shipped)
+    return challenge, shipped
+
+
+def test_order_of_precedence(make_bundle: BundleMaker, places: tuple[Path, Path], tmp_path: Path) -> None:
+    challenge, shipped = places
+    for task in Task:
+        make_bundle(shipped / f"demo-{task}", task=task, folds=1)
+    assert choose_bundle(Task.CBCT) == shipped / "demo-cbct"
+    challenge.mkdir()
+    assert choose_bundle(Task.MRI) == shipped / "demo-mri"  # empty: as if it weren't there
+    make_bundle(challenge, folds=1)  # bundle.json at the root
+    assert choose_bundle(Task.CBCT) == challenge
+    given = make_bundle(tmp_path / "given", folds=1)
+    assert choose_bundle(Task.CBCT, given) == given
+
+
+def test_uploaded_weights_never_fall_back_to_the_shipped_ones(
+    make_bundle: BundleMaker, places: tuple[Path, Path]
+) -> None:
+    challenge, shipped = places
+    make_bundle(shipped / "demo-mri", task=Task.MRI, folds=1)
+    make_bundle(challenge / "mine", task=Task.CBCT, folds=1)
+    with pytest.raises(WeightsError, match=r"0 bundles for task mri among mine \(cbct\)"):
+        choose_bundle(Task.MRI)
+    for path in sorted(challenge.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (challenge / "readme.txt").write_text("not empty")
+    with pytest.raises(WeightsError, match="no weights bundle"):
+        choose_bundle(Task.MRI)
+
+
+def test_several_bundles_for_a_task_are_listed(make_bundle: BundleMaker, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_bundle(tmp_path / name, folds=1)
+    assert find_bundles(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+    with pytest.raises(WeightsError, match=r"2 bundles for task cbct among a \(cbct\), b \(cbct\)"):
+        choose_bundle(Task.CBCT, tmp_path)
+    with pytest.raises(WeightsError, match="no weights bundle"):
+        choose_bundle(Task.CBCT, tmp_path / "absent")
+
+
+def test_region_groups(make_bundle: BundleMaker) -> None:
+    bundle = read_bundle(make_bundle(groups=((Region.AB, Region.TH), (Region.HN,)), folds=1))
+    assert bundle.regions == (Region.AB, Region.TH, Region.HN)
+    assert bundle.group_for(case(Region.TH)) is bundle.groups[0]
+    assert bundle.group_for(case(Region.HN)) is bundle.groups[1]
+    with pytest.raises(InputError, match="--region"):
+        bundle.group_for(case(None))
+    single = read_bundle(make_bundle(groups=((Region.HN,),), folds=1))
+    assert single.group_for(case(None)) is single.groups[0]
+    with pytest.raises(InputError, match="region AB; expected one of HN"):
+        single.group_for(case(Region.AB))
+
+
+def test_seen_cases(make_bundle: BundleMaker) -> None:
+    group = read_bundle(make_bundle(training_cases=(("a", "b"), ("b", "c")))).groups[0]
+    assert unseen_folds(group, "new") == [0, 1]
+    assert unseen_folds(group, "a") == [1]
+    with pytest.raises(WeightsError, match="b: every fold of the bundle was trained on this case"):
+        unseen_folds(group, "b")
+
+
+def test_the_shipped_bundles_are_whole_and_small() -> None:
+    """Every shipped fold has its hash, and all of them together stay below 40 MB."""
+    folders = find_bundles(bundle_module.SHIPPED_WEIGHTS)
+    if not folders:
+        pytest.skip("no shipped weights in this checkout")
+    for folder in folders:
+        for group in read_bundle(folder).groups:
+            for fold in group.folds:
+                load_fold(folder, fold)
+    assert sum(p.stat().st_size for p in bundle_module.SHIPPED_WEIGHTS.rglob("*") if p.is_file()) <= 40e6
