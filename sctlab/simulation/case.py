@@ -19,6 +19,7 @@ from sctlab.simulation.deformation import Motion, sample_motion
 from sctlab.simulation.phantom import Phantom, public_labels
 from sctlab.simulation.tissues import PROPERTIES, Tissue
 
+METAL_HU = 9000.0  # attenuation of steel or titanium on the HU scale; a CT clips it at 3071
 DIRECTION = (
     "points of the source grid to points of ct.mha (ITK's resampling direction): "
     "resample(ct.mha, source grid, deformation.h5) = ct_aligned.mha outside content_changed.mha"
@@ -184,10 +185,10 @@ def _source(task: Task, region: Region, phantom: Phantom, grid: Geometry, transf
     spacing = np.array(grid.spacing_xyz[::-1])
     mask = ndimage.distance_transform_edt(~body, sampling=spacing) < 4.0 if body.any() else ~body
     if task == Task.MRI:
-        array, facts = _mr(hu, tissue, solid, grid, region, hu_of, rng)
+        array, seen, facts = _mr(hu, tissue, solid, grid, region, hu_of, rng)
     else:
-        array, seen, facts = _cbct(hu, fine, grid, region, rng)
-        mask &= seen
+        array, seen, facts = _cbct(np.where(tissue == Tissue.METAL, METAL_HU, hu), grid, region, rng)
+    mask &= seen
     return to_int16(Volume(array, grid)), Volume(mask, grid), facts
 
 
@@ -206,22 +207,35 @@ def _pairs(array: np.ndarray, grid: Geometry) -> np.ndarray:
     return array[: 2 * n].reshape(n, 2, *array.shape[1:]).mean(1)
 
 
-def _mr(hu, tissue, body, grid, region, hu_of, rng) -> tuple[np.ndarray, dict[str, Any]]:
+def _mr(hu, tissue, body, grid, region, hu_of, rng) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     from sctlab.simulation.mr import Sequence, tissue_signals, water_and_fat
     from sctlab.simulation.mr_artefacts import Acquisition, acquire
 
     sequence = Sequence.sample(region, rng)
     settings = Acquisition.sample(sequence, rng)
     signals = tissue_signals(sequence, rng)
-    water, fat = water_and_fat(hu, tissue, hu_of, signals)
-    air = np.isin(tissue, (Tissue.AIR, Tissue.GAS)).astype(np.float32)
     near = ndimage.binary_dilation(body, iterations=2)  # the couch gives no signal
-    water, fat, air = (_pairs(a, grid) for a in (water * near, fat * near, air))
+    water, fat = np.zeros((2, *hu.shape), np.float32)
+    water[near], fat[near] = water_and_fat(hu[near], tissue[near], hu_of, signals)
+    air = np.isin(tissue, (Tissue.AIR, Tissue.GAS)).astype(np.float32)
+    water, fat, air = (_pairs(a, grid) for a in (water, fat, air))
     image = acquire(water, fat, air, grid, sequence, settings, rng)
-    return image, {"sequence": asdict(sequence), "acquisition": asdict(settings)}
+    seen = _mr_field_of_view(body, grid, settings.cut)
+    return image * seen, seen, {"sequence": asdict(sequence), "acquisition": asdict(settings)}
 
 
-def _cbct(hu, fine, grid, region, rng) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def _mr_field_of_view(body: np.ndarray, grid: Geometry, cut: float) -> np.ndarray:
+    """Voxels inside the field of view, which ends `cut` of the body's width before its sides: [1, 1, x]."""
+    columns = np.nonzero(body.any(axis=(0, 1)))[0]
+    seen = np.ones((1, 1, grid.size_xyz[0]), bool)
+    if cut > 0 and len(columns):
+        width = int(cut * (columns[-1] - columns[0] + 1) / 2)
+        seen[..., : columns[0] + width] = False
+        seen[..., columns[-1] + 1 - width :] = False
+    return seen
+
+
+def _cbct(hu, grid, region, rng) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     from sctlab.simulation.cbct import Scan, field_of_view, simulate_cbct
 
     scan = Scan.sample(region, rng)

@@ -263,7 +263,13 @@ class _Rtk:
         fdk.SetInput(0, self._image(np.zeros(self.grid.shape_zyx, np.float32), self.grid))
         fdk.SetInput(1, projections)
         fdk.SetGeometry(gantry)
-        fdk.GetRampFilter().SetTruncationCorrection(0.4)
+        # extrapolation where the object leaves the panel; without truncation it would only add a bias
+        edge = (
+            float(np.quantile(line[:, :, [0, -1]], 0.99))
+            if not self.scan.half_fan
+            else float(np.quantile(line[:, :, -1], 0.99))
+        )
+        fdk.GetRampFilter().SetTruncationCorrection(0.3 if edge > 0.25 else 0.0)
         fdk.GetRampFilter().SetHannCutFrequency(self.scan.hann)
         fdk.Update()
         return np.ascontiguousarray(itk.array_from_image(fdk.GetOutput()).transpose(1, 0, 2))

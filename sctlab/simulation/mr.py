@@ -113,8 +113,8 @@ def water_and_fat(hu: np.ndarray, tissue: np.ndarray, hu_of: np.ndarray,
     against air.
 
     Args:
-        hu: HU at the source's pose [z, y, x].
-        tissue: `Tissue` codes.
+        hu: HU at the source's pose, any shape.
+        tissue: `Tissue` codes, the same shape.
         hu_of: HU of every tissue in this patient.
         signals: `tissue_signals`.
     """

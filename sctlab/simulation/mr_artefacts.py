@@ -29,6 +29,7 @@ class Acquisition:
         motion: Whether the patient moved once during the acquisition.
         susceptibility: Signal loss beside air, 0 to 1.
         scale: Arbitrary unit of the image.
+        cut: Share of the body's width that a narrow field of view leaves out; 0 for none.
     """
 
     resolution_mm: float
@@ -39,6 +40,7 @@ class Acquisition:
     motion: bool
     susceptibility: float
     scale: float
+    cut: float = 0.0
 
     @classmethod
     def sample(cls, sequence: Sequence, rng: np.random.Generator) -> Acquisition:
@@ -54,6 +56,7 @@ class Acquisition:
             susceptibility=float(rng.uniform(0.2, 0.9)
                                  * {Kind.GRE: 1.0, Kind.BSSFP: 0.6, Kind.TSE: 0.12}[sequence.kind]),
             scale=float(np.exp(rng.uniform(np.log(150), np.log(2500)))),
+            cut=float(rng.uniform(0.02, 0.12) if rng.random() < 0.12 else 0.0),
         )  # fmt: skip
 
 

@@ -71,11 +71,16 @@ class Painter:
         """Unit-variance smooth noise in a box, continuous from box to box."""
         if scale_mm not in self._tiles:
             spacing = np.array(self.grid.spacing_xyz[::-1])
-            size = tuple(int(n) for n in np.maximum(16, np.ceil(14 * scale_mm / spacing)))
-            tile = self.rng.standard_normal(size, dtype=np.float32)
-            tile = ndimage.gaussian_filter(tile, scale_mm / spacing, mode="wrap", truncate=3)
+            if scale_mm >= 9:  # over the whole grid: a periodic tile would be about as large
+                tile = smooth_noise(self.hu.shape, self.grid.spacing_xyz, 1.7 * scale_mm, self.rng)
+            else:
+                size = tuple(int(n) for n in np.maximum(16, np.ceil(14 * scale_mm / spacing)))
+                tile = self.rng.standard_normal(size, dtype=np.float32)
+                tile = ndimage.gaussian_filter(tile, scale_mm / spacing, mode="wrap", truncate=3)
             self._tiles[scale_mm] = tile / (tile.std() + 1e-9)
         tile = self._tiles[scale_mm]
+        if tile.shape == self.hu.shape:
+            return tile[box]
         starts = [(s.start or 0, s.stop if s.stop is not None else n)
                   for s, n in zip(box, self.hu.shape, strict=True)]  # fmt: skip
         indices = [np.arange(a, b) % n for (a, b), n in zip(starts, tile.shape, strict=True)]

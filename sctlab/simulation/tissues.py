@@ -2,7 +2,8 @@
 
 HU: ICRU 44 compositions as measured in Schneider, Bortfeld, Schlegel, Phys Med Biol 45 (2000) 459 and the
 organ values of clinical CT at 120 kV (partly with venous contrast). Relaxation times at 1.5 T and 3 T:
-Stanisz et al., Magn Reson Med 54 (2005) 507 (muscle, cartilage, white and grey matter, blood, cord, heart);
+Stanisz et al., Magn Reson Med 54 (2005) 507 (muscle, cartilage, blood, cord, heart); Rooney et al., Magn Reson
+Med 57 (2007) 308 (T1 of white and grey matter);
 de Bazelaire et al., Radiology 230 (2004) 652 (liver, spleen, kidney, pancreas, marrow, fat, prostate).
 At 0.35 T: T1 = A ν^B of Bottomley et al., Med Phys 11 (1984) 425, T2 almost independent of the field.
 """
@@ -94,8 +95,8 @@ PROPERTIES: dict[Tissue, Properties] = {
     _T.PANCREAS: _P(48, 15, 11, 0.80, (390, 584, 725), 46, 50),
     _T.BLOOD: _P(75, 45, 3, 0.90, (950, 1441, 1932), 230, 60),
     _T.HEART: _P(62, 18, 6, 0.80, (640, 1030, 1471), 42, 35),
-    _T.GREY_MATTER: _P(38, 2, 3, 0.86, (640, 1124, 1820), 95, 70),
-    _T.WHITE_MATTER: _P(29, 2, 2, 0.71, (440, 884, 1084), 72, 65),
+    _T.GREY_MATTER: _P(38, 2, 3, 0.82, (740, 1188, 1450), 95, 70),
+    _T.WHITE_MATTER: _P(29, 2, 2, 0.70, (420, 656, 850), 72, 65),
     _T.CSF: _P(8, 3, 2, 1.00, (3600, 4000, 4300), 1600, 200),
     _T.CORD: _P(38, 4, 3, 0.75, (450, 745, 993), 74, 60),
     _T.CORTICAL_BONE: _P(1250, 130, 60, 0.08, (180, 220, 250), 0.5, 1),

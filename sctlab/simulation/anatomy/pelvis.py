@@ -14,6 +14,7 @@ def paint_pelvis(painter: Painter, patient: Patient) -> None:
     if painter.axes[2][0] > 50:
         return
     w, d = patient.width, patient.depth
+    prosthesis = painter.rng.choice([0, 1, -1], p=[0.94, 0.03, 0.03])
     for side, hip, femur in ((1, 77, 75), (-1, 78, 76)):
         head = np.array([88 * w, -6 * d, -112.0])
         box = painter.box((-30 if side > 0 else -165 * w, -95, -215), (165 * w if side > 0 else 30, 105, 60))
@@ -52,6 +53,14 @@ def paint_pelvis(painter: Painter, patient: Patient) -> None:
         inside = distance + 1.7 * np.maximum(0.4, 1 + 0.3 * painter.noise(box, 6.0))
         painter.fill(box, inside, Tissue.RED_MARROW, hip, hu=marrow * 0.8)
         _femur(painter, patient, side, head, femur)
+        if side == prosthesis:
+            stem = np.array([head, head + [30 * w, 4, -22], head + [36 * w, 8, -60], head + [32 * w, 6, -150]]) * [
+                side,
+                1,
+                1,
+            ]
+            painter.ellipsoid(stem[0], (16, 16, 16), Tissue.METAL, femur)
+            painter.tube(stem, [7, 8, 7.5, 5], Tissue.METAL, femur)
     painter.ellipsoid((0, -65 * d, -142), (4, 8, 15), Tissue.CARTILAGE, 0)
 
 

@@ -1,0 +1,74 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.errors import InputError
+from model.interface import Region, Task
+from model.reading import read_volume
+from model.volume import Geometry, Volume
+from model.writing import write_volume
+from sctlab.simulation.case import simulate_case
+from sctlab.simulation.from_ct import load_phantom, read_ct
+from sctlab.simulation.tissues import Tissue
+
+from .conftest import SMALL
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+
+
+@pytest.fixture
+def ct_file(tmp_path, abdomen):
+    volume = Volume(abdomen.hu.astype(np.int16), abdomen.geometry)
+    labels = Volume(abdomen.label, abdomen.geometry)
+    return write_volume(volume, tmp_path / "ct.mha"), write_volume(labels, tmp_path / "labels.nii.gz")
+
+
+def test_a_case_from_a_ct_and_labels(tmp_path, ct_file):
+    ct, labels = ct_file
+    folder = tmp_path / "out" / "1ABS001"
+    simulate_case(
+        folder, Task.MRI, Region.AB, 0, replace(SMALL, ct=str(ct), labels=str(labels), spacing_xyz=(5.0, 5.0, 5.0))
+    )
+    mr = read_volume(folder / "mr.mha").array
+    label = read_volume(folder / "truth/labels_source.mha").array
+    assert (label == 5).sum() > 100
+    inside = read_volume(folder / "mask.mha").array > 0
+    assert mr[inside].mean() > 3 * mr[~inside].mean()
+
+
+def test_tissues_from_hu_agree_with_the_painted_ones(ct_file, abdomen):
+    ct, labels = ct_file
+    phantom, _ = load_phantom(ct, labels, abdomen.geometry.spacing_xyz, None)
+    for tissue in (Tissue.FAT, Tissue.MUSCLE, Tissue.LIVER, Tissue.SPLEEN):
+        painted = abdomen.tissue == tissue
+        assert np.mean(phantom.tissue[painted] == tissue) > 0.6, tissue.name
+
+
+@pytest.mark.parametrize(("array", "spacing", "words"), [
+    (np.zeros((3, 10, 10), np.int16), (1, 1, 1), "at least 24x24x4"),
+    (np.full((10, 40, 40), 500, np.int16), (3, 3, 3), "Hounsfield"),
+])  # fmt: skip
+def test_a_tiny_or_foreign_image_is_refused(tmp_path, array, spacing, words):
+    path = write_volume(Volume(array, Geometry(array.shape[::-1], spacing)), tmp_path / "ct.mha")
+    with pytest.raises(InputError, match=words):
+        read_ct(path)
+
+
+def test_labels_that_are_none_are_refused(tmp_path, ct_file, abdomen):
+    ct, _ = ct_file
+    wrong = write_volume(Volume(np.full(abdomen.hu.shape, 500, np.int16), abdomen.geometry), tmp_path / "wrong.mha")
+    with pytest.raises(InputError, match="TotalSegmentator ids"):
+        load_phantom(ct, wrong, (5.0, 5.0, 5.0), None)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no real images beside the checkout")
+def test_a_real_ct_becomes_a_patient():
+    phantom, grid = load_phantom(
+        SHARED / "abdomen_ct/ct.nii.gz", SHARED / "abdomen_ct/labels.nii.gz", (4.0, 4.0, 4.0), None
+    )
+    assert grid == phantom.geometry
+    assert abs(np.median(phantom.hu[phantom.tissue == Tissue.LIVER]) - 46) < 10
+    share = np.mean(phantom.tissue == Tissue.FAT)
+    assert 0.15 < share < 0.6

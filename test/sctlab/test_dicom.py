@@ -1,0 +1,115 @@
+"""DICOM series by slice position: order, gaps, tilt; and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from model.errors import InputError
+from sctlab.dicom import is_dicom_folder, read_dicom_series
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def write_series(
+    folder, positions, *, normal=(0.0, 0.0, 1.0), series="1.2.3.4", modality="CT", value=None, shape=(20, 24)
+):
+    """Slices whose HU is their position along z plus a ramp along y; files named in another order."""
+    folder.mkdir(exist_ok=True)
+    row = np.array([1.0, 0, 0])
+    column = np.cross(np.array(normal), row)
+    for k, position in enumerate(positions):
+        y, x = np.mgrid[: shape[0], : shape[1]]
+        point = np.asarray(position)[None, None] + x[..., None] * 2 * row + y[..., None] * 2 * column
+        hu = point[..., 2] * 3 + point[..., 1] if value is None else np.full(shape, value)
+        image = sitk.GetImageFromArray(np.rint(hu).astype(np.int16)[None])
+        image.SetSpacing((2.0, 2.0, 1.0))
+        tags = {
+            "0020|0032": "\\".join(f"{v:.6f}" for v in position), "0020|0037": "\\".join(f"{v:.6f}" for v in (*row, *column)),
+            "0020|000e": series, "0020|000d": "1.2.3", "0008|0060": modality, "0020|0013": str(k), "0028|0030": "2\\2",
+            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
+        }  # fmt: skip
+        for key, text in tags.items():
+            image.SetMetaData(key, text)
+        image.SetOrigin(tuple(position))
+        image.SetDirection((row[0], column[0], normal[0], row[1], column[1], normal[1], row[2], column[2], normal[2]))
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"{(k * 7) % 100:02d}.dcm"))
+        writer.Execute(image)
+    return folder
+
+
+def expected(volume):
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in volume.geometry.size_xyz], indexing="ij"), -1)
+    p = volume.geometry.to_physical(index).transpose(2, 1, 0, 3)
+    return p[..., 2] * 3 + p[..., 1]
+
+
+def test_even_slices_are_kept_voxel_by_voxel(tmp_path):
+    positions = [(-10, 5, z) for z in (30, 33, 27, 24, 36)]
+    volume = read_dicom_series(write_series(tmp_path / "s", positions))
+    assert volume.geometry.size_xyz == (24, 20, 5)
+    assert np.allclose(volume.geometry.spacing_xyz, (2, 2, 3))
+    assert np.allclose(volume.geometry.origin_xyz, (-10, 5, 24))
+    assert np.abs(volume.array - expected(volume)).max() <= 0.51
+    assert is_dicom_folder(tmp_path / "s")
+
+
+def test_uneven_gaps_are_resampled_by_position(tmp_path):
+    positions = [(0, 0, z) for z in (0, 2, 4, 6, 9, 13, 15)]
+    volume = read_dicom_series(write_series(tmp_path / "s", positions))
+    assert np.isclose(volume.geometry.spacing_xyz[2], 2)
+    assert volume.geometry.size_xyz[2] == 8
+    assert np.abs(volume.array - expected(volume)).max() < 1.5
+
+
+def test_gantry_tilt_is_straightened(tmp_path):
+    angle = np.deg2rad(18)
+    normal = (0.0, np.sin(angle), np.cos(angle))
+    volume = read_dicom_series(write_series(tmp_path / "s", [(0, 0, z) for z in range(0, 24, 3)], normal=normal))
+    axes = volume.geometry.axes
+    assert np.allclose(axes.T @ axes, np.eye(3), atol=1e-5)
+    inner = np.s_[:, 6:-6]  # rows that slices on both sides show
+    assert np.abs(volume.array - expected(volume))[inner].max() < 1.5
+    assert (volume.array[0, -1] == -1024).all()  # the first slice slid away from here
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"positions": [(0, 0, z) for z in (0, 2, 4, 6, 20, 22)]}, "slices are missing"),
+    ({"positions": [(0, 0, z) for z in (0, 2, 4, 4, 6)]}, "at one position"),
+    ({"modality": "MR"}, "modality MR"),
+    ({"positions": [(0, 0, 0), (0, 0, 2)]}, "2 slices"),
+])  # fmt: skip
+def test_what_cannot_be_a_series_is_refused(tmp_path, change, words):
+    arguments = {"positions": [(0, 0, z) for z in range(0, 10, 2)]} | change
+    with pytest.raises(InputError, match=words):
+        read_dicom_series(write_series(tmp_path / "s", **arguments))
+
+
+def test_two_series_in_one_folder_are_refused(tmp_path):
+    folder = write_series(tmp_path / "s", [(0, 0, z) for z in range(0, 10, 2)])
+    other = write_series(tmp_path / "t", [(0, 0, z) for z in range(20, 30, 2)], series="1.2.3.5")
+    for path in other.iterdir():
+        path.rename(folder / f"other_{path.name}")
+    with pytest.raises(InputError, match="2 series"):
+        read_dicom_series(folder)
+
+
+def test_a_folder_without_dicom_is_refused(tmp_path):
+    (tmp_path / "note.txt").write_text("x")
+    with pytest.raises(InputError, match="no DICOM file"):
+        read_dicom_series(tmp_path)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no real images beside the checkout")
+def test_real_series_even_and_tilted():
+    even = read_dicom_series(SHARED / "abdomen_ct_dicom/series")
+    assert even.geometry.size_xyz == (512, 512, 20)
+    assert np.isclose(even.geometry.spacing_xyz[2], 2, atol=0.01)
+    tilted = read_dicom_series(SHARED / "head_ct_dicom/series")
+    assert np.isclose(tilted.geometry.spacing_xyz[2], 4.0, atol=0.05)  # 4 and 7 mm gaps
+    top = (28 - 1, 157.776 - 5.836)
+    assert np.isclose(tilted.geometry.spacing_xyz[2] * (tilted.geometry.size_xyz[2] - 1), top[1] * 0.94832, atol=4.1)
+    assert 20 < np.median(tilted.array[(tilted.array > 0) & (tilted.array < 80)]) < 45  # brain
