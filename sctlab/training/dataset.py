@@ -81,7 +81,7 @@ class PatchDataset(Dataset):
         rng = np.random.default_rng([*self.seed, iteration, draw])
         case = self.cases[rng.integers(len(self.cases))]
         z, y, x = case.body_voxel(int(rng.integers(case.voxels[-1])))
-        flips = rng.random(2) < self.patch.flip_probability
+        flips = rng.random(2) < (self.patch.flip_y, self.patch.flip_x)
         count = case.mask.shape[0]
         first = min(max(z - self.patch.slab // 2, 0), max(count - self.patch.slab, 0))
         for slice_index in range(first, first + self.patch.slab):

@@ -50,13 +50,15 @@ class Patch(_Settings):
         size_yx: In-plane size; multiples of 32.
         batch: Slices in a batch over all devices.
         slab: Adjacent slices that are drawn together (for 3D extractors); divides the batch.
-        flip_probability: Of a flip left-right, and of a flip anterior-posterior.
+        flip_x: Probability of a flip left-right.
+        flip_y: Probability of a flip anterior-posterior.
     """
 
     size_yx: tuple[Positive, Positive] = (320, 320)
     batch: int = Field(32, ge=1, le=4096)
     slab: int = Field(1, ge=1, le=128)
-    flip_probability: float = Field(0.5, ge=0, le=1)
+    flip_x: float = Field(0.5, ge=0, le=1)
+    flip_y: float = Field(0.5, ge=0, le=1)
 
     @model_validator(mode="after")
     def _possible(self) -> Patch:

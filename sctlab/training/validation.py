@@ -69,7 +69,7 @@ def validate(
     table = np.zeros((len(cases), len(METRICS)), dtype=np.float64)
     for index in range(rank, len(cases), world):
         case = cases[index]
-        hu = predict_volume(np.asarray(case.source), np.asarray(case.mask), [backend], recipe).hu
+        hu = predict_volume(np.array(case.source), np.array(case.mask), [backend], recipe).hu
         found = score(hu, case, recipe)
         table[index] = [found[m] for m in METRICS]
         if picture is not None and index == 0:

@@ -38,7 +38,7 @@ def positions(image: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_samples_are_adjacent_slices_with_the_middle_as_target(tmp_path: Path) -> None:
     case = make_case(tmp_path, (9, 64, 96))
-    dataset = PatchDataset([case], Patch(size_yx=(32, 64), batch=16, flip_probability=0), 5, (0,))
+    dataset = PatchDataset([case], Patch(size_yx=(32, 64), batch=16, flip_x=0, flip_y=0), 5, (0,))
     for iteration in range(5):
         batch = dataset[iteration]
         assert batch.source.shape == (16, 5, 32, 64)
@@ -56,7 +56,7 @@ def test_samples_are_adjacent_slices_with_the_middle_as_target(tmp_path: Path) -
 
 def test_patch_centres_are_uniform_over_the_body(tmp_path: Path) -> None:
     case = make_case(tmp_path, (4, 128, 128))
-    dataset = PatchDataset([case], Patch(size_yx=(32, 32), batch=500, flip_probability=0), 1, (0,))
+    dataset = PatchDataset([case], Patch(size_yx=(32, 32), batch=500, flip_x=0, flip_y=0), 1, (0,))
     _, y, x = positions(dataset[0].source[:, 0, 16, 16])
     inside = np.argwhere(case.mask[0])
     for found, wanted in ((y, inside[:, 0]), (x, inside[:, 1])):
@@ -68,7 +68,7 @@ def test_patch_centres_are_uniform_over_the_body(tmp_path: Path) -> None:
 
 def test_small_canvases_are_padded_with_air(tmp_path: Path) -> None:
     case = make_case(tmp_path, (3, 16, 40))
-    batch = PatchDataset([case], Patch(size_yx=(32, 64), batch=4, flip_probability=0), 3, (0,))[0]
+    batch = PatchDataset([case], Patch(size_yx=(32, 64), batch=4, flip_x=0, flip_y=0), 3, (0,))[0]
     inside = batch.source[:, :, 8:24, 12:52]
     assert (inside >= 0).all()
     padding = torch.ones_like(batch.source, dtype=torch.bool)
