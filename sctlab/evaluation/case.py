@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from sctlab.evaluation.organs import REGION_CLASSES, OrganMetrics, organ_metrics
 from sctlab.evaluation.provenance import reference_registration
 from sctlab.evaluation.segmentation import Segmenter, make_segmenter, read_labels
 from sctlab.registration.quality import edge_agreement, normalised_mutual_information
+
+# a process that scores many cases loads the network once
+_segmenter = lru_cache(maxsize=1)(make_segmenter)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def evaluate_case(case: Case, prediction: Path, spread: Path | None, options: Op
             record.notes.append("prediction and reference are identical inside the mask: PSNR is infinite")
         if math.isnan(scores.ms_ssim):
             record.notes.append("the mask is empty at a coarse level: MS-SSIM is undefined")
-    segmenter = make_segmenter(options.segmenter, options.device)
+    segmenter = _segmenter(options.segmenter, options.device)
     predicted_labels = _predicted_labels(case, images.prediction, options, segmenter)
     with _timed(record, "organ metrics"):
         _score_organs(case, images, predicted_labels, options, segmenter, record)

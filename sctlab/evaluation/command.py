@@ -46,7 +46,7 @@ def evaluate(
     from sctlab.evaluation.report import write_report
     from sctlab.evaluation.results import write_results
 
-    _check_options(labels, input_labels, truth, device)
+    _check_options(labels, input_labels, truth, segmenter, device)
     options = Options(reference, labels, segmenter, input_labels, target, truth, floor, challenge_only, device)
     everything = find_cohort(cohort)
     cases = _chosen(everything, cohort, task, region, only)
@@ -120,7 +120,9 @@ def gamma(
     return ExitCode.OK
 
 
-def _check_options(labels: Path | None, input_labels: Path | None, truth: Path | None, device: str) -> None:
+def _check_options(
+    labels: Path | None, input_labels: Path | None, truth: Path | None, segmenter: str, device: str
+) -> None:
     for name, folder in (("--labels", labels), ("--input-labels", input_labels), ("--truth", truth)):
         if folder is not None and not folder.is_dir():
             raise InputError(name, f"no folder '{folder}'", "a folder")
@@ -129,6 +131,9 @@ def _check_options(labels: Path | None, input_labels: Path | None, truth: Path |
 
         if not device.startswith("cuda") or not torch.cuda.is_available():
             raise InputError("--device", f"'{device}' isn't here", "cpu, or cuda on a machine with a GPU")
+    from sctlab.evaluation.segmentation import make_segmenter
+
+    make_segmenter(segmenter, device)  # one message now instead of one a case
 
 
 def _chosen(cases: Sequence[Case], cohort: Path, task: Task | None, region: Region | None, only: list[str] | None
