@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 
 from model.errors import InputError
-from model.metaimage import DEFAULT_MAX_VOXELS, check_direction, read_metaimage
+from model.metaimage import DEFAULT_MAX_VOXELS, MAX_HEADER_BYTES, check_direction, check_spacing, read_metaimage
+from model.nifti import read_nifti
 from model.volume import Volume
 from model.writing import SUFFIXES, split_suffix
 
@@ -35,8 +37,10 @@ def read_volume(path: str | Path, *, max_voxels: int = DEFAULT_MAX_VOXELS) -> Vo
     try:
         if suffix in (".mha", ".mhd"):
             volume = read_metaimage(path, max_voxels=max_voxels)
+        elif suffix == ".nrrd":
+            volume = _read_nrrd(path, max_voxels)
         else:
-            volume = _read_with_itk(path, max_voxels)
+            volume = read_nifti(path, max_voxels=max_voxels)
     except OSError as error:
         raise InputError(path, f"can't be read ({error.strerror or error})", "a readable file") from error
     if volume.array.dtype.kind == "f":
@@ -53,9 +57,14 @@ def read_mask(path: str | Path, *, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volu
     return volume.with_array(volume.array > 0)
 
 
-def _read_with_itk(path: Path, max_voxels: int) -> Volume:
+def _read_nrrd(path: Path, max_voxels: int) -> Volume:
+    """ITK's reader, with its result checked; the voxels must lie in the file itself."""
     import SimpleITK as sitk
 
+    with path.open("rb") as handle:
+        header = handle.read(MAX_HEADER_BYTES).partition(b"\n\n")[0].replace(b"\r", b"")
+    if re.search(rb"^data ?file *:", header, re.MULTILINE | re.IGNORECASE):
+        raise InputError(path, "a header whose voxels lie in another file", "one file that holds both")
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # C++ warnings would break the one-line messages
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -69,8 +78,9 @@ def _read_with_itk(path: Path, max_voxels: int) -> Volume:
         if min(size) < 1 or math.prod(size) > max_voxels:
             raise InputError(path, f"{'x'.join(map(str, size))} voxels", f"1 to {max_voxels} voxels")
         spacing, origin = reader.GetSpacing(), reader.GetOrigin()
-        if not all(map(math.isfinite, (*spacing, *origin))) or min(spacing) <= 0:
-            raise InputError(path, f"spacing {spacing} mm, origin {origin} mm", "finite values, positive spacing")
+        check_spacing(spacing, str(path))
+        if not all(map(math.isfinite, origin)):
+            raise InputError(path, f"origin {origin} mm", "finite values")
         check_direction(np.array(reader.GetDirection()).reshape(3, 3), str(path))
         image = reader.Execute()
     except RuntimeError as error:
