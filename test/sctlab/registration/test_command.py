@@ -52,19 +52,18 @@ def test_cohort_goes_on_past_a_failure_and_ends_with_one(cohort, tmp_path, truth
     assert run("report", out / "impact") == 0
     assert (out / "impact/report.html").is_file()
 
+    # what training and evaluation look for in it
+    from sctlab.cohort import find_pairs, read_exclusions
 
-def test_registered_cohort_is_found_as_pairs(cohort, tmp_path, truth_as_method):
-    from sctlab.cohort import find_pairs
-
-    run(cohort, tmp_path / "out", "--method", "impact")
     pairs = []
     for task in Task:
-        found, lacking = find_pairs(tmp_path / "out/impact", task)
+        found, lacking = find_pairs(out / "impact", task)
         assert not lacking
         pairs += found
     assert {p.id for p in pairs} == {"1ABA001", "2THA001"}
     assert all(dict(p.registration) == {"method": "impact", "convention": "ct_to_source"} for p in pairs)
     assert all(p.field_of_view is not None for p in pairs)
+    assert "2THA002" in read_exclusions(out / "impact/exclusions.json")
 
 
 def test_one_pair(cohort, tmp_path, truth_as_method, capfd):

@@ -1,0 +1,131 @@
+"""The organisers' settings as elastix parameters, and a short real run both ways."""
+
+import numpy as np
+import pytest
+
+from model.errors import InputError
+from model.interface import Region, Task
+from sctlab.registration import elastix
+from sctlab.registration.elastix import (
+    Sampling,
+    baseline_settings,
+    bspline_parameters,
+    register_elastix,
+    rigid_parameters,
+)
+from sctlab.registration.transforms import displacement_field, jacobian_determinant
+
+NOMINAL = Sampling()
+
+
+@pytest.mark.parametrize(
+    ("task", "region", "grid", "bins", "weights", "pyramid", "iterations", "sampler"),
+    [
+        ("mri", "AB", 15, 60, (1, 50), (8, 4, 1), (2000, 2000, 1000), "RandomCoordinate"),
+        ("mri", "HN", 15, 100, (1, 50, 2), (4, 2, 1), (500, 300, 200), (4, 2, 1)),
+        ("mri", "TH", 10, 100, (1, 50, 2), (4, 2, 1), (500, 300, 200), (4, 2, 1)),
+        ("cbct", "AB", 10, 100, (1, 10, 0.5), (4, 2, 1), (500, 200, 100), (4, 2, 2)),
+        ("cbct", "TH", 10, 100, (1, 10, 0.5), (4, 2, 1), (500, 200, 100), (4, 2, 2)),
+        ("cbct", "HN", 15, 100, (1, 10, 0.5), (4, 2, 1), (500, 200, 100), (4, 2, 2)),
+    ],
+)
+def test_the_table_of_the_organisers(tmp_path, task, region, grid, bins, weights, pyramid, iterations, sampler):
+    settings = baseline_settings(Task(task), Region(region))
+    rigidity = tmp_path / "rigidity.mha" if settings.rigidity else None
+    found = bspline_parameters(settings, 7, NOMINAL, rigidity)
+    assert [float(v) for v in found["FinalGridSpacingInPhysicalUnits"]] == [grid] * 3
+    assert found["NumberOfHistogramBins"] == [str(bins)]
+    assert [float(found[f"Metric{i}Weight"][0]) for i in range(len(found["Metric"]))] == list(weights)
+    assert found["ImagePyramidSchedule"] == [str(p) for p in pyramid for _ in range(3)]
+    assert found["MaximumNumberOfIterations"] == [str(n) for n in iterations]
+    assert found["RandomSeed"] == ["7"]
+    assert found["HowToCombineTransforms"] == ["Compose"]
+    assert found["ErodeMask"] == [str(task == "cbct").lower()]
+    assert found["GridSpacingSchedule"] == ["4", "4", "4", "2", "2", "2", "1", "1", "1"]
+    if isinstance(sampler, str):
+        assert found["ImageSampler"] == [sampler]
+        assert found["SampleRegionSize"] == ["100"] * 3
+    else:
+        assert found["SampleGridSpacing"] == [str(s) for s in sampler for _ in range(3)]
+    assert found["FixedImagePyramid"] == [
+        "FixedSmoothingImagePyramid" if (task, region) == ("mri", "AB") else "FixedRecursiveImagePyramid"
+    ]
+
+
+def test_rigid_stage_of_the_organisers():
+    found = rigid_parameters(0, NOMINAL)
+    assert found["Transform"] == ["EulerTransform"]
+    assert found["NumberOfHistogramBins"] == ["32"]
+    assert found["MaximumNumberOfIterations"] == ["1000", "1000", "500", "500"]
+    assert found["SampleGridSpacing"] == ["4"] * 9 + ["2"] * 3
+    assert found["ImagePyramidSchedule"] == ["8"] * 3 + ["4"] * 3 + ["2"] * 3 + ["1"] * 3
+    assert float(found["MaximumStepLength"][0]) == pytest.approx(5 / 3, abs=1e-4)
+
+
+def test_the_rigidity_image_follows_the_ct():
+    settings = baseline_settings(Task.CBCT, Region.TH)
+    moving = bspline_parameters(settings, 0, NOMINAL, "r.mha", rigidity_on_fixed=False)
+    fixed = bspline_parameters(settings, 0, NOMINAL, "r.mha", rigidity_on_fixed=True)
+    assert moving["UseMovingRigidityImage"] == fixed["UseFixedRigidityImage"] == ["true"]
+    assert moving["UseFixedRigidityImage"] == fixed["UseMovingRigidityImage"] == ["false"]
+
+
+def test_coarse_voxels_keep_enough_samples():
+    coarse = Sampling((3, 3, 3), (110, 89, 92), 0.8)
+    for pyramid, levels in (((8, 4, 2, 1), (4, 4, 4, 2)), ((4, 2, 1), (4, 2, 2))):
+        for step, factors in zip(coarse.steps(levels, pyramid), coarse.pyramid(pyramid), strict=True):
+            assert step == 1 or 0.8 * 110 * 89 * 92 / np.prod(factors) / step**3 >= 3000
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A tenth of the iterations: enough for a small phantom."""
+    whole = elastix._run
+
+    def fewer(fixed, moving, mask, stages, folder):
+        for stage in stages:
+            stage["MaximumNumberOfIterations"] = [
+                str(max(60, int(n) // 10)) for n in stage["MaximumNumberOfIterations"]
+            ]
+        whole(fixed, moving, mask, stages, folder)
+
+    monkeypatch.setattr(elastix, "_run", fewer)
+
+
+@pytest.mark.heavy
+def test_real_run_finds_most_of_the_motion_and_repeats_itself(samples, short):
+    sample = samples[0](Task.CBCT, size_xyz=(48, 40, 30))
+    mask = sample.mask
+    truth = displacement_field(sample.truth, mask.geometry)
+
+    def error(transform):
+        difference = displacement_field(transform, mask.geometry).vectors - truth.vectors
+        return float(np.sqrt((difference**2).sum(0))[mask.array].mean())
+
+    def run(**options):
+        return register_elastix(sample.source, sample.ct, mask, task=Task.CBCT, region=Region.TH, **options)
+
+    start = float(np.sqrt((truth.vectors**2).sum(0))[mask.array].mean())
+    rigid, full, again = run(rigid_only=True), run(seed=3), run(seed=3)
+    assert error(rigid.transform) < 0.7 * start
+    assert error(full.transform) < 0.9 * error(rigid.transform)
+    assert jacobian_determinant(displacement_field(full.transform, mask.geometry))[mask.array].min() > 0
+    points = mask.geometry.to_physical(np.random.default_rng(0).uniform(5, 20, (100, 3)))
+    np.testing.assert_allclose(full.transform(points), again.transform(points), atol=0.05)
+
+    no_bone = sample.ct.with_array(np.minimum(sample.ct.array, 100))
+    found = register_elastix(sample.source, no_bone, mask, task=Task.CBCT, region=Region.TH, seed=1)
+    assert any("rigidity penalty left out" in note for note in found.notes)
+
+
+@pytest.mark.heavy
+def test_elastix_that_gives_up_says_why(samples):
+    from dataclasses import replace
+
+    sample = samples[0](Task.CBCT, size_xyz=(40, 32, 24))
+    tiny = np.zeros_like(sample.mask.array)
+    tiny[0, 0, 0] = True
+    with pytest.raises(InputError, match="elastix gave up") as caught:
+        register_elastix(replace(sample.source), sample.ct, sample.mask.with_array(tiny), task=Task.CBCT,
+                         region=Region.TH, rigid_only=True)  # fmt: skip
+    assert "\n" not in str(caught.value)
