@@ -1,0 +1,90 @@
+"""The body mask: body in, couch and air out, whatever the orientation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.body import body_mask
+from model.errors import InputError
+from model.interface import Task
+from model.reading import read_volume
+from model.volume import Geometry, Volume
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    return 2 * np.count_nonzero(first & second) / (np.count_nonzero(first) + np.count_nonzero(second))
+
+
+@pytest.fixture(params=[Task.CBCT, Task.MRI])
+def scan(request: pytest.FixtureRequest, cbct: Volume, mr: Volume) -> tuple[Volume, Task]:
+    return (cbct if request.param is Task.CBCT else mr), request.param
+
+
+def test_the_trunk_without_the_couch_and_with_its_gas(scan: tuple[Volume, Task], outline: Volume) -> None:
+    found = body_mask(*scan)
+    assert found.array.dtype == bool
+    assert found.geometry == scan[0].geometry
+    assert dice(found.array, outline.array) > 0.95
+    gas = (5, 14, 36)  # z, y, x
+    assert outline.array[gas]
+    assert found.array[gas]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_stored_along_any_axis(cbct: Volume, order: tuple[int, int, int]) -> None:
+    """The same patient with another order of array axes: the same voxels belong to the body."""
+    axes = [2 - k for k in order][::-1]  # x, y, z of the new grid, as axes of the old
+    grid = Geometry(
+        tuple(cbct.geometry.size_xyz[k] for k in axes), (6, 6, 6), (0, 0, 0), tuple(np.eye(3)[:, axes].ravel())
+    )
+    turned = body_mask(Volume(cbct.array.transpose(order), grid), Task.CBCT)
+    np.testing.assert_array_equal(turned.array, body_mask(cbct, Task.CBCT).array.transpose(order))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1, 50])
+def test_the_scale_of_an_mr_does_not_matter(mr: Volume, scale: float) -> None:
+    found = body_mask(mr.with_array(mr.array * scale), Task.MRI)
+    assert dice(found.array, body_mask(mr, Task.MRI).array) > 0.999
+
+
+def test_fine_grids_give_the_same_body(cbct: Volume, outline: Volume) -> None:
+    fine = Volume(
+        cbct.array.repeat(4, 1).repeat(4, 2), replace(cbct.geometry, size_xyz=(240, 192, 10), spacing_xyz=(1.5, 1.5, 6))
+    )
+    assert dice(body_mask(fine, Task.CBCT).array, outline.array.repeat(4, 1).repeat(4, 2)) > 0.95
+
+
+@pytest.mark.parametrize("shape", [(1, 48, 60), (10, 1, 60), (2, 2, 2), (1, 1, 1), (3, 48, 7)])
+def test_thin_volumes(cbct: Volume, shape: tuple[int, int, int]) -> None:
+    """A mask of the right shape, or a clear refusal."""
+    array = cbct.array[: shape[0], 24 - shape[1] // 2 :, 30 - shape[2] // 2 :][:, : shape[1], : shape[2]]
+    volume = Volume(array, Geometry(shape[::-1], (6, 6, 6)), "thin")
+    assert body_mask(volume, Task.CBCT).array.any()
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_images_without_a_body_are_refused(task: Task) -> None:
+    grid = Geometry((30, 30, 5), (5, 5, 5))
+    for value in (-1000, 0) if task is Task.MRI else (-1000,):
+        with pytest.raises(InputError, match="body"):
+            body_mask(Volume(np.full(grid.shape_zyx, value), grid, "air"), task)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "task"),
+    [
+        ("abdomen_ct/ct.nii.gz", "abdomen_ct/labels.nii.gz", Task.CBCT),
+        ("abdomen_mr/mr.nii.gz", "abdomen_mr/labels.nii.gz", Task.MRI),
+    ],
+)
+def test_every_organ_of_a_real_scan_lies_in_the_body(shared_data: Path, name: str, labels: str, task: Task) -> None:
+    source, organs = read_volume(shared_data / name), read_volume(shared_data / labels).array > 0
+    body = body_mask(source, task).array
+    assert (organs & body).sum() > 0.995 * organs.sum()
+    assert 0.3 < body.mean() < 0.95
+    inside, outside = source.array[body].mean(), source.array[~body].mean()
+    assert inside > 4 * outside if task is Task.MRI else outside < -800 < inside
