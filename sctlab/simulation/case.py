@@ -123,10 +123,15 @@ def _typical_hu(phantom: Phantom) -> np.ndarray:
 def _patient(task: Task, region: Region, options: Options, random) -> tuple[Phantom, Geometry, Geometry]:
     """The patient, the grid of the source and the grid of the CT (the same lattice, with a margin for motion)."""
     if options.ct is not None:
-        from sctlab.simulation.from_ct import load_phantom
+        from sctlab.simulation.from_ct import load_phantom, source_grid
+        from sctlab.simulation.from_labels import phantom_from_labels, read_label_map
 
-        phantom, grid = load_phantom(options.ct, options.labels, options.spacing_xyz, options.size_xyz)
-        return phantom, grid, phantom.geometry
+        head = read_label_map(options.ct)
+        if head is not None:
+            phantom = phantom_from_labels(head, options.spacing_xyz, random["anatomy"])
+        else:
+            phantom = load_phantom(options.ct, options.labels, options.spacing_xyz)
+        return phantom, source_grid(phantom, options.size_xyz), phantom.geometry
     grid = default_grid(region, random["grid"], options.spacing_xyz, options.size_xyz, short=task == Task.CBCT)
     margin_mm = 0.0 if options.amplitude_mm == 0 else 1.6 * options.amplitude_mm + 3
     pad = np.ceil(margin_mm / np.array(grid.spacing_xyz)).astype(int)

@@ -55,16 +55,11 @@ def read_ct(path: str | Path) -> Volume:
     return Volume.from_sitk(image, str(path))
 
 
-def load_phantom(ct_path: str | Path, labels_path: str | Path | None, spacing_xyz: tuple[float, float, float],
-                 size_xyz: tuple[int, int, int] | None) -> tuple[Phantom, Geometry]:  # fmt: skip
+def load_phantom(ct_path: str | Path, labels_path: str | Path | None, spacing_xyz: tuple[float, float, float]) -> Phantom:  # fmt: skip
     """A real CT as a phantom on an even grid whose axes are x, y, z.
 
     An oblique CT is resampled onto straight axes. HU are lightly denoised: the CT's noise must not become
     contrast of the MR or noise of the CBCT.
-
-    Returns:
-        The phantom, and the grid of the source image: `size_xyz` voxels about the body's centre, or the
-        whole CT.
 
     Raises:
         InputError: See `read_ct`; labels on another grid than the CT.
@@ -79,12 +74,16 @@ def load_phantom(ct_path: str | Path, labels_path: str | Path | None, spacing_xy
     quiet = ndimage.median_filter(hu, size=(1, 3, 3))
     hu = np.where(np.abs(hu - quiet) < 60, quiet, hu)  # edges and small bones stay
     body = body_mask(Volume(hu, grid, str(ct_path)), Task.CBCT).array
-    phantom = Phantom(hu, classify(hu, label, body, grid), label, grid)
+    return Phantom(hu, classify(hu, label, body, grid), label, grid)
+
+
+def source_grid(phantom: Phantom, size_xyz: tuple[int, int, int] | None) -> Geometry:
+    """Grid of the source image: `size_xyz` voxels about the body's centre, or the whole phantom."""
     if size_xyz is None:
-        return phantom, grid
+        return phantom.geometry
+    body = ~np.isin(phantom.tissue, (Tissue.AIR, Tissue.COUCH_SHELL, Tissue.COUCH_FOAM))
     centre = np.array([round(float(i.mean())) for i in np.nonzero(body)[::-1]])
-    start = centre - np.array(size_xyz) // 2
-    return phantom, grid.cropped(tuple(start), size_xyz)
+    return phantom.geometry.cropped(tuple(centre - np.array(size_xyz) // 2), size_xyz)
 
 
 def classify(hu: np.ndarray, label: np.ndarray, body: np.ndarray, grid: Geometry) -> np.ndarray:

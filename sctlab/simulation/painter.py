@@ -125,17 +125,20 @@ class Painter:
 
     def tube(self, points: np.ndarray, radii: float | Sequence[float], tissue: Tissue, label: int | None = None, *,
              cortex_mm: float | None = None, wall: tuple[float, Tissue] | None = None,
-             flatten: float = 1.0) -> None:  # fmt: skip
+             flatten: float = 1.0, rough_mm: float = 0.0) -> None:  # fmt: skip
         """Paint a tube along a polyline, `points` [n, 3] (x, y, z) with a radius at every point.
 
         Args:
             cortex_mm: Makes it a bone with that cortex around `tissue` as marrow.
             wall: Thickness and tissue of a wall around the content `tissue`.
             flatten: Height of the cross-section along z relative to the radius (ribs 2, bowel 1).
+            rough_mm: Roughness of the surface.
         """
         points = np.asarray(points, dtype=np.float64)
         radii = np.broadcast_to(np.asarray(radii, dtype=np.float64), (len(points),))
         for box, distance in self.tube_distances(points, radii, flatten):
+            if rough_mm:
+                distance = distance + rough_mm * self.noise(box, 9.0)
             if cortex_mm is not None:
                 self.fill(box, distance, Tissue.CORTICAL_BONE, label)
             elif wall is not None:

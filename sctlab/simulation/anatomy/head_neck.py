@@ -68,7 +68,7 @@ def _deep_fat(painter: Painter, skin: np.ndarray) -> None:
     """Fat between the deep structures of face and neck: parapharyngeal and buccal spaces."""
     box = painter.everywhere
     _, _, z = painter.points
-    deep = np.maximum.reduce([skin + 15, np.abs(z - 575) - 48]) + 6 * painter.noise(box, 18.0)
+    deep = np.maximum.reduce([skin + 22, np.abs(z - 575) - 48]) + 3 + 8 * painter.noise(box, 18.0)
     painter.fill(box, deep, Tissue.FAT)
 
 
@@ -92,8 +92,8 @@ def _muscles(painter: Painter, patient: Patient) -> None:
         )
         for path, radii in bundles:
             points = np.array(path, dtype=float) * [side, 1, 1]
-            painter.tube(points, np.array(radii) + 1.3, Tissue.FAT)
-            painter.tube(points, radii, Tissue.MUSCLE)
+            painter.tube(points, np.array(radii) + 2.2, Tissue.FAT, rough_mm=1.5)
+            painter.tube(points, np.array(radii) + 1.2, Tissue.MUSCLE, rough_mm=1.5)
         painter.ellipsoid((side * 67, -30, 634), (8, 32, 30), Tissue.MUSCLE, rough_mm=1.0)  # temporalis
 
 

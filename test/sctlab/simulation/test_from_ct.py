@@ -10,7 +10,7 @@ from model.reading import read_volume
 from model.volume import Geometry, Volume
 from model.writing import write_volume
 from sctlab.simulation.case import simulate_case
-from sctlab.simulation.from_ct import load_phantom, read_ct
+from sctlab.simulation.from_ct import load_phantom, read_ct, source_grid
 from sctlab.simulation.tissues import Tissue
 
 from .conftest import SMALL
@@ -40,7 +40,7 @@ def test_a_case_from_a_ct_and_labels(tmp_path, ct_file):
 
 def test_tissues_from_hu_agree_with_the_painted_ones(ct_file, abdomen):
     ct, labels = ct_file
-    phantom, _ = load_phantom(ct, labels, abdomen.geometry.spacing_xyz, None)
+    phantom = load_phantom(ct, labels, abdomen.geometry.spacing_xyz)
     for tissue in (Tissue.FAT, Tissue.MUSCLE, Tissue.LIVER, Tissue.SPLEEN):
         painted = abdomen.tissue == tissue
         assert np.mean(phantom.tissue[painted] == tissue) > 0.6, tissue.name
@@ -60,15 +60,14 @@ def test_labels_that_are_none_are_refused(tmp_path, ct_file, abdomen):
     ct, _ = ct_file
     wrong = write_volume(Volume(np.full(abdomen.hu.shape, 500, np.int16), abdomen.geometry), tmp_path / "wrong.mha")
     with pytest.raises(InputError, match="TotalSegmentator ids"):
-        load_phantom(ct, wrong, (5.0, 5.0, 5.0), None)
+        load_phantom(ct, wrong, (5.0, 5.0, 5.0))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no real images beside the checkout")
 def test_a_real_ct_becomes_a_patient():
-    phantom, grid = load_phantom(
-        SHARED / "abdomen_ct/ct.nii.gz", SHARED / "abdomen_ct/labels.nii.gz", (4.0, 4.0, 4.0), None
-    )
-    assert grid == phantom.geometry
+    phantom = load_phantom(SHARED / "abdomen_ct/ct.nii.gz", SHARED / "abdomen_ct/labels.nii.gz", (4.0, 4.0, 4.0))
+    assert source_grid(phantom, None) == phantom.geometry
+    assert source_grid(phantom, (40, 30, 20)).size_xyz == (40, 30, 20)
     assert abs(np.median(phantom.hu[phantom.tissue == Tissue.LIVER]) - 46) < 10
     share = np.mean(phantom.tissue == Tissue.FAT)
     assert 0.15 < share < 0.6
