@@ -84,12 +84,16 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(f"[yellow]warning[/yellow] {line}", soft_wrap=True)
     a, b = comparison.names
     for region in dict.fromkeys(r for r, _ in comparison.differences):
-        table = Table("metric", "n", f"A: {a}", f"B: {b}", "B - A", "95 % interval", "p (Wilcoxon)", "B better",
-                      title=f"region {region}" if region != ALL else "all regions")  # fmt: skip
+        table = Table(title=f"region {region}" if region != ALL else "all regions", padding=(0, 0))
+        table.add_column("metric", min_width=14)
+        for heading in ("n", f"A: {a}", f"B: {b}", "B - A", "95 % interval", "p", "won by B"):
+            table.add_column(heading, no_wrap=heading != "won by B", justify="right")
         for row in _rows(comparison, region):
             table.add_row(*row)
         console.print(table)
-    console.print("p is not corrected for the number of metrics and regions.", style="dim")
+    console.print(
+        "p: two-sided Wilcoxon signed-rank test, not corrected for the number of metrics and regions.", style="dim"
+    )
 
 
 def _rows(comparison: Comparison, region: str) -> list[list[str]]:

@@ -267,7 +267,7 @@ def test_compare(root: Path, capsys: pytest.CaptureFixture) -> None:
     assert differences["all", "DICE"]["p_value"] is None
     page = (root / "c/comparison.html").read_text()
     assert "data:image/svg+xml" in page
-    assert "not corrected" in capsys.readouterr().out
+    assert "Wilcoxon" in capsys.readouterr().out
 
 
 def test_compare_needs_shared_cases(root: Path) -> None:
