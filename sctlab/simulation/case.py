@@ -201,6 +201,11 @@ def _body(hu: np.ndarray, tissue: np.ndarray) -> np.ndarray:
     solid = ~np.isin(tissue, (Tissue.AIR, Tissue.COUCH_SHELL, Tissue.COUCH_FOAM)) & (
         (hu > -500) | (tissue != Tissue.AIR)
     )
+    parts, count = ndimage.label(solid)
+    if count > 1:  # specks are no body
+        sizes = np.bincount(parts.ravel())
+        sizes[0] = 0
+        solid = (sizes > 0.02 * sizes.max())[parts]
     return np.stack([ndimage.binary_fill_holes(s) for s in solid])
 
 

@@ -23,7 +23,7 @@ def paint_head_and_neck(painter: Painter, patient: Patient) -> np.ndarray:
     layers = paint_layers(painter, patient)
     box = painter.everywhere
     head = _head_outline(painter)
-    trunk = np.where(painter.points[2] < 590, layers.skin, 99)
+    trunk = layers.skin + 0.9 * np.clip(painter.points[2] - 562, 0, None)  # the neck's end inside the head
     skin = _smooth_minimum(trunk, head, 16)
     fat = 2.5 + 0.12 * patient.fat_mm + 0.8 * painter.noise(box, 30.0)
     cheeks = 5 * np.exp(-(((painter.points[2] - 575) / 28) ** 2)) * np.clip(-painter.points[1] / 60, 0, 1)
@@ -49,7 +49,7 @@ def _head_outline(painter: Painter) -> np.ndarray:
     x, y, z = points
     cranium = ellipsoid(points, (0, -10, 668), (77, 98, 92))
     face = ellipsoid(points, (0, -50, 604), (64, 64, 74))
-    chin = ellipsoid(points, (0, -66, 560), (47, 46, 32))
+    chin = ellipsoid(points, (0, -68, 557), (52, 51, 40))
     neck = ellipsoid(points, (0, 18, 560), (60, 56, 90))
     result = _smooth_minimum(_smooth_minimum(cranium, face, 14), _smooth_minimum(chin, neck, 14), 14)
     nose = capsule((x, y, z), np.array([0, -106, 628.0]), np.array([0, -124, 600.0]), 6, 11)
