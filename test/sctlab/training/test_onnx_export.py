@@ -1,0 +1,91 @@
+"""ONNX files of a bundle: the same HU as PyTorch, at any batch and plane size, in one hashed file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.backends import OnnxBackend, load_backend
+from model.bundle import load_fold, read_bundle
+from model.errors import InputError, WeightsError
+from sctlab.training.onnx_export import export_bundle
+
+pytestmark = pytest.mark.heavy
+CPU = torch.device("cpu")
+HU = 2047.5  # HU of one unit of the network's output
+
+
+@pytest.fixture(scope="module")
+def exported(make_bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_bundle(tmp_path_factory.mktemp("onnx") / "tiny", folds=1)
+    export_bundle(folder)
+    return folder
+
+
+def stacks(folder: Path, count: int, rows: int, columns: int) -> torch.Tensor:
+    slices = read_bundle(folder).recipe.network.slices
+    return torch.rand(count, slices, rows, columns, generator=torch.Generator().manual_seed(count)) * 2 - 1
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 96, 64), (2, 160, 192)])
+def test_fp32_and_fp16_are_as_close_as_promised(exported: Path, shape: tuple[int, int, int]) -> None:
+    bundle = read_bundle(exported)
+    fold = bundle.groups[0].folds[0]
+    torch_backend = load_backend(exported, fold, bundle.recipe.network, CPU)
+    batch = stacks(exported, *shape)
+    wanted = torch_backend(batch).numpy()
+    for precision, mean, extreme in (("fp32", 0.05, 0.5), ("fp16", 0.5, 2.0)):
+        backend = OnnxBackend((exported / fold.onnx[precision].file).read_bytes(), CPU)
+        error = np.abs(backend(batch).numpy() - wanted) * HU
+        assert error.shape == (shape[0], 1, *shape[1:])
+        assert error.mean() <= mean
+        assert (error.max() if precision == "fp32" else np.percentile(error, 99.9)) <= extreme
+
+
+def test_a_sample_does_not_depend_on_its_batch(exported: Path) -> None:
+    bundle = read_bundle(exported)
+    backend = load_backend(exported, bundle.groups[0].folds[0], bundle.recipe.network, CPU, "onnx")
+    batch = stacks(exported, 4, 64, 64)
+    together, alone = backend(batch), torch.cat([backend(b) for b in batch.split(1)])
+    assert float((together - alone).abs().max()) * HU <= 0.5
+
+
+def test_files_are_alone_and_hashed(exported: Path) -> None:
+    bundle = read_bundle(exported)
+    fold = bundle.groups[0].folds[0]
+    assert set(fold.onnx) == {"fp32", "fp16"}
+    assert len(list(exported.iterdir())) == 1 + 1 + 2  # manifest, weights, two models: no external data
+    sizes = [(exported / fold.onnx[p].file).stat().st_size for p in ("fp16", "fp32")]
+    assert sizes[0] < 0.65 * sizes[1]
+    path = exported / fold.onnx["fp32"].file
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    try:
+        with pytest.raises(WeightsError, match="altered"):
+            load_backend(exported, fold, bundle.recipe.network, CPU, "onnx")
+    finally:
+        path.write_bytes(data)
+    assert load_fold(exported, fold)
+
+
+def test_a_bundle_without_onnx_says_how_to_make_it(make_bundle, tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "plain", folds=1)
+    bundle = read_bundle(folder)
+    with pytest.raises(WeightsError, match="export-onnx"):
+        load_backend(folder, bundle.groups[0].folds[0], bundle.recipe.network, CPU, "onnx")
+
+
+def test_a_cuda_provider_that_does_not_load_is_an_error(exported: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    fold = read_bundle(exported).groups[0].folds[0]
+    with pytest.raises(InputError, match="CUDA provider"):
+        OnnxBackend((exported / fold.onnx["fp16"].file).read_bytes(), torch.device("cuda:0"))
+
+
+def test_other_files_are_refused() -> None:
+    with pytest.raises(WeightsError, match="export-onnx"):
+        OnnxBackend(b"not a model", CPU)
