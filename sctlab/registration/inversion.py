@@ -14,6 +14,7 @@ from sctlab.registration.transforms import (
     Composite,
     DisplacementField,
     Transform,
+    as_affine,
     compose,
     displacement_field,
     flatten,
@@ -58,7 +59,7 @@ def invert(
         inverse = compose(*[_invert_linear(step) for step in reversed(tuple(flatten(transform)))])
         return inverse, _measure(transform, inverse, grid, seed)
 
-    linear = _linear_part(transform)
+    linear = as_affine(Composite(tuple(step for step in flatten(transform) if isinstance(step, LINEAR))))
     back = linear.inverse()
     targets = grid_points(grid).reshape(-1, 3)
     points = back(targets)
@@ -87,15 +88,6 @@ def _invert_linear(step: Transform) -> AffineTransform:
     if abs(np.linalg.det(matrix)) < 1e-9:
         raise InputError("transform", f"a matrix with determinant {np.linalg.det(matrix):.2g}", "an invertible matrix")
     return step.inverse()
-
-
-def _linear_part(transform: Transform) -> AffineTransform:
-    """The product of the affine steps, as one affine transform."""
-    steps = [step for step in flatten(transform) if isinstance(step, LINEAR)]
-    linear = Composite(tuple(steps))
-    offset = linear(np.zeros(3))
-    matrix = np.stack([linear(axis) - offset for axis in np.eye(3)], axis=1)
-    return AffineTransform(matrix, tuple(offset))
 
 
 def _measure(transform: Transform, inverse: Transform, grid: Geometry, seed: int, count: int = 20_000) -> InverseError:

@@ -324,28 +324,46 @@ def grid_points(grid: Geometry) -> np.ndarray:
 def displacement_field(transform: Transform, grid: Geometry) -> DisplacementField:
     """The transform as vectors at the voxels of `grid`, float64 mm."""
     steps = tuple(flatten(transform))
+    spline = steps[0].displacement(grid) if steps and isinstance(steps[0], BSplineTransform) else None
     if isinstance(transform, Sum):
         vectors = (
             displacement_field(transform.initial, grid).vectors + displacement_field(transform.current, grid).vectors
         )
     elif len(steps) == 1 and isinstance(steps[0], DisplacementField) and steps[0].grid.same_grid(grid, 1e-9):
         vectors = np.asarray(steps[0].vectors, dtype=np.float64)
-    elif (
-        steps
-        and isinstance(steps[0], BSplineTransform)
-        and all(isinstance(s, LINEAR) for s in steps[1:])
-        and ((spline := steps[0].displacement(grid)) is not None)
-    ):
-        vectors = spline
-        if len(steps) > 1:
-            start = grid_points(grid)
-            vectors = np.moveaxis(Composite(steps[1:])(start + np.moveaxis(spline, 0, -1)) - start, -1, 0)
-    elif is_linear(transform) or any(isinstance(step, Sum) for step in steps):
+    elif spline is not None and all(isinstance(step, LINEAR) for step in steps[1:]):
+        vectors = _linear_displacement(as_affine(Composite(steps[1:])), grid, spline)
+    elif is_linear(transform):
+        vectors = _linear_displacement(as_affine(transform), grid, None)
+    elif any(isinstance(step, Sum) for step in steps):
         start = grid_points(grid)
         vectors = np.moveaxis(transform(start) - start, -1, 0)
     else:
         vectors = _displacement_with_itk(transform, grid)
     return DisplacementField(grid, np.ascontiguousarray(vectors))
+
+
+def as_affine(transform: Transform) -> AffineTransform:
+    """The product of affine steps as one."""
+    offset = np.asarray(transform(np.zeros(3)))
+    matrix = np.stack([transform(axis) - offset for axis in np.eye(3)], axis=1)
+    return AffineTransform(matrix, tuple(offset))
+
+
+def _linear_displacement(linear: AffineTransform, grid: Geometry, first: np.ndarray | None) -> np.ndarray:
+    """linear(x + first(x)) − x on a grid [3, z, y, x], summed axis by axis: no array of points is needed."""
+    change = linear.matrix - np.eye(3)
+    slopes = change @ grid.matrix
+    start = change @ np.array(grid.origin_xyz) + linear.offset
+    x, y, z = (np.arange(n, dtype=np.float64) for n in grid.size_xyz)
+    vectors = np.empty((3, *grid.shape_zyx))
+    for axis in range(3):
+        across = start[axis] + slopes[axis, 0] * x[None, :] + slopes[axis, 1] * y[:, None]
+        np.add(across[None], slopes[axis, 2] * z[:, None, None], out=vectors[axis])
+        if first is not None:
+            for component in range(3):
+                vectors[axis] += linear.matrix[axis, component] * first[component]
+    return vectors
 
 
 def _displacement_with_itk(transform: Transform, grid: Geometry) -> np.ndarray:
