@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BONE_HU = 200.0  # cancellous and cortical bone, contrast-filled vessels aside
 MIN_BONE_VOXELS = 100
-MIN_SAMPLES = 3000
+ENOUGH_SAMPLES = 3000
 NOMINAL_MM = (1.0, 1.0, 3.0)  # SynthRAD's voxels, for which the organisers chose their settings
 
 
@@ -74,8 +74,8 @@ class Sampling:
     The table's pyramid factors and sampling steps are voxels of 1 x 1 x 3 mm. Taken literally at 3 mm, the rigid
     stage's coarsest level would sample a 24 mm image at every fourth voxel: some 36 points, on which the rigid stage
     goes astray and the B-spline folds. Larger voxels therefore get proportionally smaller pyramid factors, and the
-    step shrinks where it would leave fewer than 3000 samples (the organisers' number for random samplers). At
-    SynthRAD's voxels and image sizes the numbers are the organisers'.
+    step shrinks where it would leave fewer samples than in a SynthRAD image (3000 are always enough: the
+    organisers' number for random samplers). At SynthRAD's voxels and image sizes the numbers are the organisers'.
 
     Args:
         spacing_xyz: The fixed image's voxels, mm.
@@ -100,8 +100,9 @@ class Sampling:
     def steps(self, levels: tuple[int, ...], pyramid: tuple[int, ...]) -> list[int]:
         """The grid sampler's step on each level of a pyramid."""
         found = []
-        for step, factors in zip(levels, self.pyramid(pyramid), strict=True):
-            while step > 1 and self._samples(step, factors) < MIN_SAMPLES:
+        for step, factors, level in zip(levels, self.pyramid(pyramid), pyramid, strict=True):
+            enough = min(ENOUGH_SAMPLES, Sampling()._samples(step, (level,) * 3))
+            while step > 1 and self._samples(step, factors) < enough:
                 step -= 1
             found.append(step)
         return found

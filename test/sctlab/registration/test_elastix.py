@@ -70,11 +70,16 @@ def test_the_rigidity_image_follows_the_ct():
     assert moving["UseFixedRigidityImage"] == fixed["UseMovingRigidityImage"] == ["false"]
 
 
-def test_coarse_voxels_keep_enough_samples():
-    coarse = Sampling((3, 3, 3), (110, 89, 92), 0.8)
+def test_coarse_voxels_keep_as_many_samples_as_a_full_image():
+    coarse, full = Sampling((3, 3, 3), (110, 89, 92), 0.8), Sampling()
     for pyramid, levels in (((8, 4, 2, 1), (4, 4, 4, 2)), ((4, 2, 1), (4, 2, 2))):
-        for step, factors in zip(coarse.steps(levels, pyramid), coarse.pyramid(pyramid), strict=True):
-            assert step == 1 or 0.8 * 110 * 89 * 92 / np.prod(factors) / step**3 >= 3000
+        assert full.steps(levels, pyramid) == list(levels)
+        for step, factors, level, literal in zip(coarse.steps(levels, pyramid), coarse.pyramid(pyramid), pyramid, levels,
+                                                 strict=True):  # fmt: skip
+            samples = 0.8 * 110 * 89 * 92 / np.prod(factors) / step**3
+            wanted = 0.5 * 465 * 367 * 91 / level**3 / literal**3
+            assert step == 1 or samples >= min(3000, wanted)
+    assert coarse.steps((4, 4, 4, 2), (8, 4, 2, 1))[0] < 4
 
 
 @pytest.fixture
