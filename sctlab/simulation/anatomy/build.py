@@ -82,4 +82,6 @@ def _texture(painter: Painter) -> None:
     amplitude = texture_hu()[painter.tissue]
     painter.hu += amplitude * (0.8 * painter.noise(box, 1.6) + 0.6 * painter.noise(box, 6.0))
     marbled = painter.tissue == Tissue.MUSCLE  # fat between the fibres
-    painter.hu[marbled] -= 22 * np.clip(painter.noise(box, 3.0)[marbled] - 0.9, 0, 3)
+    painter.hu[marbled] -= 34 * np.clip(painter.noise(box, 3.0)[marbled] - 0.6, 0, 3)
+    fat = painter.tissue == Tissue.FAT  # small vessels and strands
+    painter.hu[fat] += 42 * np.clip(painter.noise(box, 3.0)[fat] - 0.9, 0, 2)

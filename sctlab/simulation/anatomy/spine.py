@@ -84,7 +84,7 @@ def paint_vertebra(
     body = np.maximum(radial, end) + edge
     rest = np.minimum.reduce([arch, pedicle, process, spinous, facet]) + 0.5 * edge
     rest = np.maximum(rest, -(canal + 0.3))
-    for distance, cortex, value in ((rest, 1.7, marrow * 1.5), (body, 1.0, marrow)):
+    for distance, cortex, value in ((rest, 1.4, marrow * 1.5), (body, 0.9, marrow)):
         painter.fill(box, distance, Tissue.CORTICAL_BONE, label)
         inside = distance + cortex * np.maximum(0.4, 1 + 0.3 * painter.noise(box, 6.0))
         painter.fill(box, inside, Tissue.RED_MARROW, label, hu=value)
