@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
+import warnings
 
 import click
 import typer
@@ -73,6 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
 def run(command, *, debug: bool = False) -> int:
     """Call `command` and turn its ending into an exit code, with one line on stderr for an error."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if not debug:
+        # Libraries' deprecation notes would stand between the lines meant for the user; workers inherit this.
+        warnings.filterwarnings("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
     try:
         result = command()
         return int(result) if isinstance(result, int) else ExitCode.OK
