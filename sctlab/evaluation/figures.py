@@ -6,6 +6,7 @@ import base64
 import io
 import itertools
 import tempfile
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -209,7 +210,7 @@ def comparison(names: tuple[str, str], pairs: dict[str, list[tuple[str, float, f
             axis.axhline(0, color="black", linewidth=0.9)
             better = METRICS[key].better
             hint = {"higher": "above 0", "lower": "below 0", "zero": "closer to 0 counts"}[better]
-            axis.set_title(f"{METRICS[key].label}\n{names[1]} better: {hint}", fontsize=8)
+            axis.set_title(f"{textwrap.fill(METRICS[key].label, 30)}\n{names[1]} better: {hint}", fontsize=8)
         return _svg(figure)
 
 
