@@ -5,6 +5,7 @@ A backend joins by one entry in BACKENDS: a function from (bundle folder, fold n
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,19 @@ def load_torch(folder: Path, fold: int) -> Backend:
     return load_backend(folder, bundle.groups[0].folds[fold], bundle.recipe.network, torch.device("cpu"))
 
 
-BACKENDS: dict[str, Callable[[Path, int], Backend]] = {"torch": load_torch}
+def load_onnx(folder: Path, fold: int) -> Backend:
+    pytest.importorskip("onnxruntime")
+    from sctlab.training.onnx_export import export_bundle
+
+    exported = folder.with_name("onnx")
+    if not exported.exists():
+        shutil.copytree(folder, exported)
+        export_bundle(exported, ("fp32",))
+    bundle = read_bundle(exported)
+    return load_backend(exported, bundle.groups[0].folds[fold], bundle.recipe.network, torch.device("cpu"), "onnx")
+
+
+BACKENDS: dict[str, Callable[[Path, int], Backend]] = {"onnx": load_onnx, "torch": load_torch}
 # HU are 2047.5 times the unit: 1e-4 is 0.2 HU.
 TOLERANCE = 1e-4
 
