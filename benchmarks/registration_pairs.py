@@ -7,14 +7,18 @@ The moving image is the CT as it is. The truth maps fixed points to moving point
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes, gaussian_filter, label
 
-from model.reading import read_volume
+from model.interface import Region, Task, find_cohort, find_image
+from model.reading import read_mask, read_volume
 from model.volume import AIR_HU, Geometry, Volume, resample
+from sctlab.registration.applying import field_of_view
+from sctlab.registration.itk_files import read_itk
 from sctlab.registration.transforms import (
     AffineTransform,
     DisplacementField,
@@ -23,6 +27,7 @@ from sctlab.registration.transforms import (
     displacement_field,
     jacobian_determinant,
 )
+from sctlab.registration.truth import tissue_edges
 
 # Name → file below the data folder, voxels in mm, region; crops lie inside the patient: all of them is body.
 CASES: dict[str, tuple[str, float, str]] = {
@@ -55,12 +60,12 @@ class Pair:
     truth: np.ndarray
     body: np.ndarray
     edges: np.ndarray
-    region: str
+    region: Region
 
     @property
-    def modality(self) -> str:
-        """`mr` or `cbct`."""
-        return self.name.split("/")[1]
+    def task(self) -> Task:
+        """What the fixed image is."""
+        return Task.CBCT if "cbct" in self.name.split("/")[-2] else Task.MRI
 
 
 def load_ct(case: str, data: Path) -> Volume:
@@ -68,9 +73,9 @@ def load_ct(case: str, data: Path) -> Volume:
     file, spacing, _ = CASES[case]
     path = data / file
     if path.is_dir():
-        from sctlab.dicom import read_series
+        from sctlab.dicom import read_dicom_series
 
-        ct = read_series(path)
+        ct = read_dicom_series(path)
     else:
         ct = read_volume(path)
     ct = ct.with_array(np.clip(ct.array.astype(np.float32), AIR_HU, 3071))
@@ -105,8 +110,34 @@ def make_pair(case: str, ct: Volume, modality: str, seed: int) -> Pair:
         field.vectors.astype(np.float32),
         mask,
         edges,
-        CASES[case][2],
+        Region(CASES[case][2]),
     )
+
+
+def simulated_pairs(cohort: Path) -> Iterator[Pair]:
+    """Pairs of a simulated cohort: the CT is moving, and content that came or went doesn't count."""
+    for case in find_cohort(cohort):
+        truth_folder = case.folder / "truth"
+        if case.target is None or not (truth_folder / "deformation.h5").is_file():
+            continue
+        fixed, moving = read_volume(case.source), read_volume(case.target)
+        mask = read_mask(case.mask)
+        truth = displacement_field(read_itk(truth_folder / "deformation.h5"), fixed.geometry)
+        counted = mask.array & field_of_view(moving.geometry, truth, fixed.geometry).array
+        changed = find_image(truth_folder, "content_changed")
+        if changed is not None:
+            counted &= ~read_mask(changed).array
+        aligned = read_volume(find_image(truth_folder, "ct_aligned"))
+        yield Pair(
+            f"simulated-{case.region}/{case.task.source_name}/{case.id}",
+            fixed,
+            moving,
+            mask,
+            truth.vectors.astype(np.float32),
+            counted,
+            tissue_edges(aligned, counted),
+            case.region,
+        )
 
 
 def errors(pair: Pair, displacement: np.ndarray) -> dict[str, float]:
@@ -144,7 +175,7 @@ def _local_field(grid: Geometry, random: np.random.Generator) -> np.ndarray:
             noise = random.standard_normal([n + 2 * p for n, p in zip(grid.shape_zyx, pad, strict=True)])
             smooth = gaussian_filter(noise, width / spacing, mode="wrap")[tuple(slice(p, -p or None) for p in pad)]
             field[axis] += amplitude * random.uniform(0.5, 1.0) * smooth / max(np.abs(smooth).max(), 1e-9)
-    z, y, x = np.meshgrid(*[np.arange(n) * s for n, s in zip(grid.shape_zyx, spacing, strict=True)], indexing="ij")
+    z, y, _ = np.meshgrid(*[np.arange(n) * s for n, s in zip(grid.shape_zyx, spacing, strict=True)], indexing="ij")
     height = random.uniform(0.3, 0.8) * z.max()
     profile = np.exp(-0.5 * ((z - height) / random.uniform(35, 60)) ** 2)
     profile *= 0.6 + 0.4 * np.cos(np.pi * (y / max(y.max(), 1) - 0.5))

@@ -12,6 +12,7 @@ from torch import Tensor
 from model.errors import InputError
 from model.volume import Geometry, Volume
 from sctlab.features import load_extractor
+from sctlab.registration.adam import Adam
 from sctlab.registration.bspline import ControlGrid, bending_energy, evaluate, jacobian, refine
 from sctlab.registration.discrete import search
 from sctlab.registration.folding import penalty
@@ -130,11 +131,7 @@ class Working:
                 self.static.append(StaticFeatures(term, extractor, fixed, moving, self.generator))
             else:
                 self.jacobian.append(JacobianFeatures(term, extractor, fixed, moving, self.generator))
-        self.intensities = None
-        if self.preset.mutual_information:
-            f = _scaled(self.fixed, self.mask > 0)
-            m = _scaled(self.moving, self.valid > 0)
-            self.intensities = (f.flatten(), torch.cat((m, self.valid), dim=1))
+        self.intensities = (_scaled(self.fixed, self.mask > 0).flatten(), _scaled(self.moving, self.valid > 0))
 
     def stride(self, points: int) -> int:
         """Stride of the subgrid that holds about `points` voxels of the mask."""
@@ -165,7 +162,7 @@ class Working:
         total = moved.new_zeros(())
         for term in self.static:
             total = total + term(points, moved, weights, index)
-        if self.intensities is not None:
+        if self.preset.mutual_information:
             fixed, moving = self.intensities
             found = sample_at(moving, self.moving_lattice, moved)[0]
             total = total - self.preset.mutual_information * mutual_information(
@@ -176,6 +173,21 @@ class Working:
         if self.preset.rigidity and self.bone is not None:
             total = total + self.preset.rigidity * self._rigidity(coefficients, grid, window, moved, chosen)
         return total
+
+    @torch.no_grad()
+    def information(self, coefficients: Tensor, bases: tuple[Tensor, ...], stride: int) -> float:
+        """Mutual information of the intensities times the share of points that land on valid moving voxels."""
+        window = (slice(None, None, stride),) * 3
+        chosen = torch.nonzero(self.mask[0, 0][window].flatten() > 0)[:, 0]
+        field = evaluate(coefficients, tuple(b[::stride] for b in bases))
+        points, index = self._points(window, chosen, field.shape[1:])
+        moved = points + field.flatten(1).index_select(1, chosen).T
+        valid = sample_at(self.valid, self.moving_lattice, moved)[0] > 0.9
+        fixed, moving = self.intensities
+        found = sample_at(moving, self.moving_lattice, moved)[0]
+        if not bool(valid.any()):
+            return 0.0
+        return float(valid.float().mean() * mutual_information(fixed[index][valid], found[valid], bins=32))
 
     def _points(self, window: tuple[slice, ...], chosen: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Positions [N, 3] in mm (z, y, x) of chosen voxels of a window, and their flat index in the lattice."""
@@ -264,13 +276,10 @@ def optimise(
     # Bending in units of the knots: the same weight then means the same smoothness at every level.
     weight = preset.bending * grid.spacing_zyx[0] ** 2
     free = coefficients.clone().requires_grad_()
-    optimiser = torch.optim.Adam([free], lr=level.rate_mm, betas=(0.9, 0.99))
+    optimiser = Adam(free)
     tail = max(1, level.iterations // 5)
     mean, first, last = torch.zeros_like(coefficients), None, 0.0
     for step in range(level.iterations):
-        for group in optimiser.param_groups:
-            group["lr"] = level.rate_mm * 0.1 ** (step / max(1, level.iterations - 1))
-        optimiser.zero_grad()
         metric = working.loss(free, grid, bases, stride)
         if metric is None:
             raise InputError("registration", "no voxel of the fixed mask lands inside the moving image",
@@ -279,7 +288,7 @@ def optimise(
         if guard is not None:
             loss = loss + preset.folding * penalty(free, grid, guard, preset.least_determinant)
         loss.backward()
-        optimiser.step()
+        optimiser.step(level.rate_mm * 0.1 ** (step / max(1, level.iterations - 1)))
         last = float(metric.detach())
         first = last if first is None else first
         if step >= level.iterations - tail:
@@ -314,7 +323,11 @@ def evaluate_at(coefficients: Tensor, grid: ControlGrid, points: Tensor) -> Tens
 
 
 def _coarse_start(working: Working, coefficients: Tensor, grid: ControlGrid, settings: Discrete) -> Tensor:
-    """The discrete search's field as a spline, kept only where the metric says that it helps."""
+    """The discrete search's field as a spline, kept only where three witnesses agree that it helps.
+
+    Metric and bending together must fall, and mutual information of the intensities must rise: in flat tissue and at
+    the corners of the field of view the search alone follows noise.
+    """
     features = load_extractor("mind", device=working.fixed.device)
     with torch.no_grad():
         fixed, moving = features(working.fixed)[0], features(working.moving)[0]
@@ -322,14 +335,19 @@ def _coarse_start(working: Working, coefficients: Tensor, grid: ControlGrid, set
                               settings)  # fmt: skip
         start = _fitted(found, cells, grid)
         bases = tuple(grid.basis(a, working.lattice.positions(a)).to(coefficients) for a in range(3))
-        stride = working.stride(20000)
         state = working.generator.get_state()
-        scores = []
+        scores, information = [], []
         for trial in (coefficients, start):
             working.generator.set_state(state)  # the same samples for both
-            value = working.loss(trial, grid, bases, stride)
-            scores.append(float("inf") if value is None else float(value))
-    return start if scores[1] < scores[0] else coefficients
+            value = working.loss(trial, grid, bases, working.stride(20000))
+            bending = working.preset.bending * grid.spacing_zyx[0] ** 2 * bending_energy(trial, grid.spacing_zyx)
+            scores.append(float("inf") if value is None else float(value + bending))
+            information.append(working.information(trial, bases, working.stride(20000)))
+    for term in working.static + working.jacobian:
+        for scale in term.scales:
+            scale.start = 0.0  # what the level starts from is decided only now
+    better = scores[1] < scores[0] - settings.gain * abs(scores[0]) and information[1] > information[0]
+    return start if better else coefficients
 
 
 def _fitted(values: Tensor, cells: Lattice, grid: ControlGrid) -> Tensor:

@@ -57,14 +57,16 @@ def search(
         w = weight * valid[window]
         difference = (f - m[window]).square().sum(1, keepdim=True) * w
         # where nothing can be compared a cell has no opinion: the mean cost of the others comes by the smoothing
-        local = _smooth(_smooth(difference)) / _smooth(_smooth(w)).clamp_min(1e-3)
-        known = _smooth(_smooth(w)) > 0.02
-        costs[k] = torch.where(known, local, torch.full_like(local, float("nan")))[0, 0]
+        share = _smooth(_smooth(w))
+        local = _smooth(_smooth(difference)) / share.clamp_min(1e-3)
+        costs[k] = torch.where(share > 0.02, local, torch.full_like(local, float("nan")))[0, 0]
     worst = torch.nan_to_num(costs, nan=-1).amax(0, keepdim=True)
     costs = torch.where(costs.isnan(), worst.clamp_min(0).expand_as(costs), costs)
 
     axis = torch.arange(-reach, reach + 1, device=f.device, dtype=torch.float32)
     steps = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).reshape(3, -1)
+    # Where features can't tell displacements apart the smallest is the best guess.
+    costs = costs + settings.caution * costs.mean() * (steps / reach).square().sum(0)[:, None, None, None]
     found = steps[:, costs.argmin(0).flatten()].reshape(1, 3, *size)
     found = _smooth(found)
     for coupling in COUPLING:

@@ -34,10 +34,14 @@ class Discrete:
     Args:
         reach_mm: Largest displacement along an axis.
         step_mm: Step of the search, and pitch of the pooled features.
+        caution: Cost of a displacement of `reach_mm`, as a share of the mean feature distance.
+        gain: Share by which metric and bending together must fall before the result is used.
     """
 
     reach_mm: float = 32.0
     step_mm: float = 8.0
+    caution: float = 0.3
+    gain: float = 0.02
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.errors import InputError
 from model.volume import Geometry
+from sctlab.registration.adam import Adam
 from sctlab.registration.frame import Lattice, carry, extent_zyx, sample_at, smoothed
 from sctlab.registration.metrics import mutual_information
 from sctlab.registration.transforms import EulerTransform
@@ -138,16 +139,13 @@ class _Level:
         radius = float((self.points - centre).square().sum(-1).mean().sqrt())
         scale = start.new_tensor([1 / radius] * 3 + [1.0] * 3)
         free = (start / scale).clone().requires_grad_()
-        optimiser = torch.optim.Adam([free], lr=1.0)
+        optimiser = Adam(free)
         rate = self.lattice.spacing / 4
         tail, total = [], max(1, iterations // 4)
         for step in range(iterations):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * 0.1 ** (step / max(1, iterations - 1))
-            optimiser.zero_grad()
             loss = -self.score(free * scale, centre, self.choose(self.settings.samples))
             loss.backward()
-            optimiser.step()
+            optimiser.step(rate * 0.1 ** (step / max(1, iterations - 1)))
             if step >= iterations - total:
                 tail.append(free.detach().clone())
         found = (torch.stack(tail).mean(0) if tail else free.detach()) * scale

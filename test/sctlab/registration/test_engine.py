@@ -1,0 +1,214 @@
+"""The engine as a whole: known warps, awkward grids, presets, determinism, bad input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from model.errors import InputError
+from model.interface import Region, Task
+from model.volume import Geometry, Volume, resample
+from sctlab.registration.engine import choose_device, register
+from sctlab.registration.impact import FeatureTerm
+from sctlab.registration.presets import PRESETS, Level, default_preset, find_presets
+from sctlab.registration.transforms import EulerTransform, displacement_field
+
+QUICK = replace(
+    PRESETS["mind"], name="quick", knots_mm=16.0, levels=(Level(8.0, 25, 1.0, 6000), Level(4.0, 35, 0.6, 8000))
+)
+SHORT = replace(QUICK, name="short", levels=(Level(8.0, 4, 1.0, 500),), discrete=None)
+
+
+def distance(result, sample) -> np.ndarray:
+    """Errors in mm over the body."""
+    grid = sample.source.geometry
+    truth = displacement_field(sample.truth, grid).vectors
+    return np.sqrt(((result.displacement_mm(grid) - truth) ** 2).sum(0))[sample.mask.array]
+
+
+def start_of(sample) -> EulerTransform:
+    """The sample's true rigid part, so that tests of the deformable stage need no rigid one."""
+    return next(step for step in sample.truth.steps if isinstance(step, EulerTransform))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"features": (), "mutual_information": 1.0},
+        {"features": (FeatureTerm(distance="l2"),), "mutual_information": 0.3},
+    ],
+    ids=["mind", "mi", "both"],
+)
+def test_a_known_warp_is_recovered(cbct_sample, changes) -> None:
+    rigid = register(cbct_sample.source, cbct_sample.ct, fixed_mask=cbct_sample.mask, preset="rigid")
+    result = register(cbct_sample.source, cbct_sample.ct, fixed_mask=cbct_sample.mask,
+                      preset=replace(QUICK, **changes), initial=rigid.rigid)  # fmt: skip
+    before, after = distance(rigid, cbct_sample).mean(), distance(result, cbct_sample).mean()
+    assert after < 0.75 * before
+    assert result.folding.smallest > 0
+    assert result.folding.folded_percent == 0
+    assert "cpu" in result.device or "cuda" in result.device
+
+
+@pytest.mark.heavy
+def test_the_default_preset_is_accurate(mr_sample) -> None:
+    result = register(mr_sample.source, mr_sample.ct, fixed_mask=mr_sample.mask, preset="mri-ab")
+    assert distance(result, mr_sample).mean() < 2.0  # half a voxel
+
+
+def test_oblique_flipped_and_anisotropic_grids(cbct_sample) -> None:
+    """Both images on other grids, inside their fields of view: the truth is found as well as on the plain grids."""
+    sample = cbct_sample
+    axes = EulerTransform((0.1, -0.1, 0.3)).affine().matrix @ np.diag([-1.0, 1.0, -1.0])
+
+    def turned(volume: Volume, spacing: tuple[float, float, float], share: float, outside: float) -> Volume:
+        extent = share * np.array(volume.geometry.size_xyz) * np.array(volume.geometry.spacing_xyz)
+        size = (extent / spacing).astype(int)
+        origin = volume.geometry.centre_xyz - axes @ (np.array(spacing) * (size - 1) / 2)
+        return resample(volume, Geometry(tuple(size), spacing, tuple(origin), tuple(axes.ravel())), outside=outside)
+
+    fixed = turned(sample.source, (3.0, 4.0, 5.0), 0.7, -1024)
+    moving = turned(sample.ct, (5.0, 4.0, 3.0), 0.95, -1024)
+    mask = resample(sample.mask, fixed.geometry, interpolation="nearest")
+    result = register(fixed, moving, fixed_mask=mask, preset=QUICK, initial=start_of(sample))
+    truth = displacement_field(sample.truth, fixed.geometry).vectors
+    start = displacement_field(start_of(sample), fixed.geometry).vectors
+    error, before = (np.sqrt(((f - truth) ** 2).sum(0))[mask.array] for f in
+                     (result.displacement_mm(fixed.geometry), start))  # fmt: skip
+    assert error.mean() < 0.85 * before.mean()
+
+
+def test_a_partly_overlapping_field_of_view(cbct_sample) -> None:
+    """A moving image that lacks a third of the body still registers where it has data."""
+    sample = cbct_sample
+    size = sample.ct.geometry.size_xyz
+    keep = int(0.7 * size[2])
+    grid = sample.ct.geometry.cropped((0, 0, 0), (size[0], size[1], keep))
+    cut = Volume(sample.ct.array[:keep], grid)
+    result = register(sample.source, cut, fixed_mask=sample.mask, preset=QUICK, initial=start_of(sample))
+    points = sample.source.geometry.to_physical(np.argwhere(sample.mask.array)[:, ::-1])
+    z = grid.to_index(sample.truth(points))[:, 2]
+    assert distance(result, sample)[z < keep - 4].mean() < 2.5
+
+
+def test_masks_are_kept_away_from_what_counts(cbct_sample) -> None:
+    """Garbage outside both masks changes nothing but the features' statistics at the masks' borders."""
+    sample = cbct_sample
+    spoiled = sample.ct.array.astype(np.float32).copy()
+    spoiled[:, :, -4:] = 3000.0
+    moving_mask = np.ones(spoiled.shape, bool)
+    moving_mask[:, :, -8:] = False
+    result = register(sample.source, sample.ct.with_array(spoiled), fixed_mask=sample.mask,
+                      moving_mask=sample.ct.with_array(moving_mask), preset=QUICK, initial=start_of(sample))  # fmt: skip
+    assert distance(result, sample).mean() < 2.5
+
+
+def test_the_same_seed_gives_the_same_result(cbct_sample) -> None:
+    arguments = dict(fixed_mask=cbct_sample.mask, preset=SHORT, initial=start_of(cbct_sample))
+    first, second = (register(cbct_sample.source, cbct_sample.ct, seed=3, **arguments) for _ in range(2))
+    other = register(cbct_sample.source, cbct_sample.ct, seed=4, **arguments)
+    assert np.array_equal(first.spline.coefficients, second.spline.coefficients)
+    assert not np.array_equal(first.spline.coefficients, other.spline.coefficients)
+
+
+def test_several_presets_are_averaged_and_their_spread_measured(cbct_sample, monkeypatch) -> None:
+    monkeypatch.setitem(PRESETS, "one", replace(SHORT, name="one"))
+    monkeypatch.setitem(PRESETS, "two", replace(SHORT, name="two", features=(), mutual_information=1.0))
+    arguments = dict(fixed_mask=cbct_sample.mask, initial=start_of(cbct_sample))
+    both = register(cbct_sample.source, cbct_sample.ct, preset="one, two", **arguments)
+    one, two = (register(cbct_sample.source, cbct_sample.ct, preset=p, **arguments) for p in ("one", "two"))
+    np.testing.assert_allclose(
+        both.spline.coefficients, (one.spline.coefficients + two.spline.coefficients) / 2, atol=1e-4
+    )
+    grid = cbct_sample.source.geometry
+    half = (one.displacement_mm(grid) - two.displacement_mm(grid)) / 2
+    # the rigid part turns both fields alike, so half their distance is the spread
+    np.testing.assert_allclose(both.spread.array, np.sqrt((half**2).sum(0)), atol=1e-3)
+    assert both.presets == ("one", "two")
+
+
+def test_rigidity_keeps_bone_stiff(cbct_sample) -> None:
+    """With a rigidity weight the deformation of bone is closer to a rotation."""
+    sample = cbct_sample
+    bone = sample.ct.with_array(sample.ct_labels.array == 5)
+    found = {}
+    for weight in (0.0, 30.0):
+        preset = replace(QUICK, rigidity=weight, discrete=None)
+        result = register(sample.source, sample.ct, fixed_mask=sample.mask, bone=bone, preset=preset,
+                          initial=start_of(sample))  # fmt: skip
+        field = result.displacement_mm(sample.source.geometry)
+        gradient = np.stack([np.stack(np.gradient(field[c], 4.0)[::-1]) for c in range(3)])
+        matrix = gradient + np.eye(3)[:, :, None, None, None]
+        product = np.einsum("kizyx,kjzyx->ijzyx", matrix, matrix) - np.eye(3)[:, :, None, None, None]
+        found[weight] = np.sqrt((product**2).sum((0, 1)))[sample.source_labels.array == 5].mean()
+    assert found[30.0] < 0.7 * found[0.0]
+
+
+def test_the_jacobian_mode_runs_in_the_engine(cbct_sample) -> None:
+    term = FeatureTerm(mode="jacobian", points=60)
+    preset = replace(SHORT, name="jacobian", features=(term,))
+    result = register(cbct_sample.source, cbct_sample.ct, fixed_mask=cbct_sample.mask, preset=preset,
+                      initial=start_of(cbct_sample))  # fmt: skip
+    assert np.isfinite(result.spline.coefficients).all()
+
+
+def test_every_region_has_a_preset() -> None:
+    for task in Task:
+        for region in Region:
+            assert find_presets(default_preset(task, region))[0].levels
+    with pytest.raises(InputError, match="unknown preset 'best'"):
+        find_presets("mind,best")
+    with pytest.raises(InputError, match="no name"):
+        find_presets(" ,")
+
+
+class TestBadInput:
+    """One clear sentence for what can't be registered."""
+
+    def refused(self, fixed: Volume, moving: Volume, match: str, **keywords: object) -> None:
+        with pytest.raises(InputError, match=match) as caught:
+            register(fixed, moving, preset=keywords.pop("preset", "rigid"), **keywords)
+        assert "\n" not in str(caught.value)
+
+    def test_constant_image(self, cbct_sample) -> None:
+        flat = cbct_sample.ct.with_array(np.zeros_like(cbct_sample.ct.array))
+        self.refused(cbct_sample.source, flat, "constant image")
+
+    def test_nan(self, cbct_sample) -> None:
+        broken = cbct_sample.source.array.astype(np.float32).copy()
+        broken[0, 0, 0] = np.nan
+        self.refused(cbct_sample.source.with_array(broken), cbct_sample.ct, "NaN")
+
+    def test_empty_mask(self, cbct_sample) -> None:
+        nothing = cbct_sample.mask.with_array(np.zeros_like(cbct_sample.mask.array))
+        self.refused(cbct_sample.source, cbct_sample.ct, "empty mask", fixed_mask=nothing)
+
+    def test_mask_of_another_frame(self, cbct_sample) -> None:
+        mask = cbct_sample.mask
+        origin = tuple(o + 5000 for o in mask.geometry.origin_xyz)
+        elsewhere = Volume(mask.array, replace(mask.geometry, origin_xyz=origin))
+        self.refused(cbct_sample.source, cbct_sample.ct, "outside its image", fixed_mask=elsewhere)
+
+    def test_no_overlap_after_a_given_start(self, cbct_sample) -> None:
+        far = EulerTransform((0.0, 0.0, 0.0), (5000.0, 0.0, 0.0))
+        self.refused(cbct_sample.source, cbct_sample.ct, "lands inside the moving image", initial=far, preset=SHORT)
+
+    def test_too_few_slices(self, cbct_sample) -> None:
+        ct = cbct_sample.ct
+        grid = ct.geometry.cropped((0, 0, 0), (*ct.geometry.size_xyz[:2], 2))
+        self.refused(cbct_sample.source, Volume(ct.array[:2], grid), "at least 4")
+
+    def test_field_of_view_beyond_the_image(self, cbct_sample) -> None:
+        preset = replace(SHORT, features=(FeatureTerm(mode="jacobian", patch=99),))
+        self.refused(cbct_sample.source, cbct_sample.ct, "field of view", initial=start_of(cbct_sample), preset=preset)
+
+    def test_unknown_device(self) -> None:
+        with pytest.raises(InputError, match="--device"):
+            choose_device("tpu9")
+        if not torch.cuda.is_available():
+            with pytest.raises(InputError, match="no such GPU"):
+                choose_device("cuda")
