@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from model.errors import InputError
 from model.interface import Region, Task
 from model.volume import AIR_HU, Volume
-from model.writing import write_volume
-from sctlab.jobs import available_cpus
+from model.writing import write_json, write_volume
 from sctlab.registration.elastix_files import read_elastix
 from sctlab.registration.transforms import Transform
-
-if TYPE_CHECKING:
-    import itk
 
 BONE_HU = 200.0  # cancellous and cortical bone, contrast-filled vessels aside
 MIN_BONE_VOXELS = 100
@@ -269,48 +265,31 @@ def register_elastix(
         return ElastixResult(read_elastix(last).transform, tuple(notes))
 
 
-def to_itk(volume: Volume) -> itk.Image:
-    """A volume for the itk package (float32; boolean masks as uint8)."""
-    import itk
-
-    dtype = np.uint8 if volume.array.dtype == bool else np.float32
-    image = itk.image_from_array(np.ascontiguousarray(volume.array, dtype=dtype))
-    image.SetSpacing(volume.geometry.spacing_xyz)
-    image.SetOrigin(volume.geometry.origin_xyz)
-    image.SetDirection(itk.matrix_from_array(volume.geometry.axes))
-    return image
-
-
 def _run(fixed: Volume, moving: Volume, mask: Volume, stages: list[dict[str, list[str]]], folder: Path) -> None:
-    """Run elastix; its TransformParameters files appear in `folder`."""
-    import itk
+    """Run elastix in a process of its own; its TransformParameters files appear in `folder`.
 
-    parameters = itk.ParameterObject.New()
-    for stage in stages:
-        parameters.AddParameterMap({key: tuple(words) for key, words in stage.items()})
-    image_type = itk.Image[itk.F, 3]
-    method = itk.ElastixRegistrationMethod[image_type, image_type].New()
-    method.SetFixedImage(to_itk(fixed))
-    method.SetMovingImage(to_itk(moving))
-    method.SetFixedMask(to_itk(mask.with_array(mask.array > 0)))
-    method.SetParameterObject(parameters)
-    method.SetOutputDirectory(str(folder))
-    method.SetLogFileName("elastix.log")
-    method.SetLogToFile(True)
-    method.SetLogToConsole(False)
-    method.SetNumberOfThreads(int(os.environ.get("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", available_cpus())))
-    try:
-        method.Update()
-    except RuntimeError as error:
-        raise InputError(moving.name or "elastix", f"elastix gave up ({_reason(folder / 'elastix.log')})",
-                         "images that overlap and share contrast inside the mask") from error  # fmt: skip
+    elastix can crash (a segmentation fault was seen on small images); that must end one case, not the cohort.
+    """
+    for name, volume in (("fixed", fixed), ("moving", moving)):
+        write_volume(volume.with_array(volume.array.astype(np.float32)), folder / f"{name}.mha", compress=False)
+    write_volume(mask.with_array(mask.array > 0), folder / "mask.mha")
+    write_json(folder / "stages.json", stages)
+    ended = subprocess.run([sys.executable, "-m", "sctlab.registration.elastix_worker", str(folder)],
+                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)  # fmt: skip
+    if ended.returncode < 0:
+        raise InputError(moving.name or "elastix", f"elastix crashed (signal {-ended.returncode})",
+                         "a registration", "try --method impact, or another --seed")  # fmt: skip
+    if ended.returncode > 0:
+        reason = _reason(folder / "elastix.log") or ended.stderr.decode(errors="replace").strip().splitlines()[-1][:160]
+        raise InputError(moving.name or "elastix", f"elastix gave up ({reason})",
+                         "images that overlap and share contrast inside the mask")  # fmt: skip
 
 
 def _reason(log: Path) -> str:
-    """The first sentence of elastix's own error in its log."""
+    """The first sentence of elastix's own error in its log; empty without one."""
     text = log.read_text(errors="replace") if log.is_file() else ""
     found = re.search(r"Description:\s*(?:itk::)?(?:ERROR:)?\s*(.+)", text) or re.search(r"ERROR:?\s*(.+)", text)
-    return found[1].strip()[:160] if found else "no reason in its log"
+    return found[1].strip()[:160] if found else ""
 
 
 def _above_air(volume: Volume) -> Volume:

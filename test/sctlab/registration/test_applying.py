@@ -116,7 +116,7 @@ def test_unknown_names_are_refused(tmp_path):
 
 def transformix(itk, paths, moving: Volume, folder, points=None):
     """transformix's image, and its points."""
-    from sctlab.registration.elastix import to_itk
+    from sctlab.registration.elastix_worker import to_itk
 
     parameters = itk.ParameterObject.New()
     for path in paths:
