@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,8 +40,8 @@ def read_konfai(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(ALLOWED_GLOBALS):
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(path, f"can't be read safely ({_globals(path) or str(error).splitlines()[0][:120]})",
+    except Exception as error:  # whatever the restricted unpickler stumbles over in a file that isn't one of its own
+        raise WeightsError(path, f"can't be read safely ({_globals(path) or str(error).strip().split(chr(10))[0][:120]})",
                            "a checkpoint of tensors and numbers", "objects in it are not executed") from error  # fmt: skip
     networks = state.get("Model") if isinstance(state, Mapping) else None
     if not isinstance(networks, Mapping):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import logging
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +21,23 @@ OPSET = 18
 
 
 class _InferenceNetwork(nn.Module):
-    """What a backend computes: float32 in and out, the body in fp16 on request, tanh in float32."""
+    """What a backend computes: float32 in and out; on request with the decoder in fp16.
+
+    The decoder is where most of the work is. With the encoder in fp16 too, rounding its weights alone moved the
+    99.9th percentile of a trained fold by 2.6 HU; with the decoder only it is 0.8 HU.
+    """
 
     def __init__(self, network: nn.Module, half: bool) -> None:
         super().__init__()
-        self.unet = network.unet.half() if half else network.unet
+        self.encoder, self.head = network.unet.encoder, network.unet.segmentation_head
+        self.decoder = network.unet.decoder.half() if half else network.unet.decoder
         self.half_precision = half
 
     def forward(self, stacks: Tensor) -> Tensor:
+        features = self.encoder(stacks)
         if self.half_precision:
-            stacks = stacks.half()
-        return torch.tanh(self.unet(stacks).float())
+            features = [f.half() for f in features]
+        return torch.tanh(self.head(self.decoder(features).float()))
 
 
 def export_network(state: dict[str, Tensor], settings: NetworkSettings, *, half: bool) -> bytes:
@@ -45,18 +51,19 @@ def export_network(state: dict[str, Tensor], settings: NetworkSettings, *, half:
     network.load_state_dict(state)
     wrapped = _InferenceNetwork(fold_batch_norm(network, settings.slices), half).eval()
     example = torch.zeros(2, settings.slices, 64, 96)
-    shapes = {"stacks": {0: torch.export.Dim("n", min=1, max=4096), 2: 32 * torch.export.Dim("rows", min=1, max=64),
-                         3: 32 * torch.export.Dim("columns", min=1, max=64)}}  # fmt: skip
+    free = {"stacks": {0: "n", 2: "y", 3: "x"}, "unit": {0: "n", 2: "y", 3: "x"}}
+    file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            wrapped, (example,), dynamo=True, dynamic_shapes=shapes, input_names=["stacks"], output_names=["unit"],
-            opset_version=OPSET, external_data=False, verbose=False,
+        warnings.simplefilter("ignore")  # this exporter is deprecated, see below
+        # The TorchScript-based exporter: 0.4 s a fold where the newer one takes a minute, for the same graph. It
+        # can go when torch drops it: dynamo=True with dynamic_shapes of 32 * Dim gives the same results.
+        torch.onnx.export(
+            wrapped, (example,), file, dynamo=False, dynamic_axes=free, input_names=["stacks"],
+            output_names=["unit"], opset_version=OPSET,
         )  # fmt: skip
-    model = program.model_proto
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+    data = file.getvalue()
+    onnx.checker.check_model(onnx.load_from_string(data))
+    return data
 
 
 def export_bundle(folder: Path, precisions: Sequence[str] = ("fp32", "fp16")) -> Bundle:

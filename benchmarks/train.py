@@ -1,0 +1,199 @@
+"""The network step of training: iterations/s and memory by precision and layout, and how long the loader is waited for.
+
+    python benchmarks/train.py --out benchmarks/train_<device>.csv           # reference setting on a GPU
+    OMP_NUM_THREADS=1 python benchmarks/train.py --small --out benchmarks/train_cpu.csv
+
+The reference setting is batch 32 of 5x320x320 with ResNet-34. `--small` is a batch of 4 of 5x96x96 for a CPU. The
+extractor has random weights: its speed doesn't depend on them. `--reference` adds the step of the reference
+framework's own network class (PyPI `konfai`), where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.network import build_network
+from model.recipe import NetworkSettings, Recipe
+from sctlab.training.cache import PreparedCase
+from sctlab.training.dataset import PatchDataset, batches
+from sctlab.training.losses import FeatureL1, SynthesisLoss
+from sctlab.training.plan import L1, Patch
+
+COLUMNS = ("what", "extractor", "precision", "channels_last", "compiled", "ms_per_iteration", "iterations_per_s",
+           "peak_memory_mb", "device", "torch")  # fmt: skip
+
+
+def main() -> None:
+    """Measure and write a CSV."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--reference", action="store_true")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--extractors", default="none,mind-2d,sam2.1-small")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    patch = Patch(size_yx=(96, 96), batch=4) if options.small else Patch()
+    rows = []
+    for extractor in options.extractors.split(","):
+        for precision, channels_last, compiled in settings(device):
+            row = measure(device, patch, extractor, precision, channels_last, compiled, options.repeats)
+            rows.append(row)
+            print(row, flush=True)
+    if options.reference:
+        rows.append(measure(device, patch, "none", "fp32", False, False, options.repeats, reference=True))
+        print(rows[-1], flush=True)
+    with options.out.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"share of the time that the loader is waited for: {waiting_share(device, patch, rows[0]):.2%}")
+
+
+def settings(device: torch.device) -> Iterator[tuple[str, bool, bool]]:
+    """Precision, channels_last, compiled."""
+    yield from (("fp32", False, False), ("fp32", True, False))
+    if device.type == "cuda":  # a CPU without bf16 matrix units emulates it, ten times slower
+        yield from (("bf16", False, False), ("bf16", True, False), ("fp16", True, False), ("fp32", True, True),
+                    ("bf16", True, True))  # fmt: skip
+
+
+def step_of(
+    device: torch.device, patch: Patch, extractor: str, precision: str, channels_last: bool, compiled: bool,
+    reference: bool,
+) -> Callable[[], None]:  # fmt: skip
+    """One whole optimiser step on random data."""
+    torch.manual_seed(0)
+    recipe = Recipe(task="mri", network=NetworkSettings())
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network = (_reference() if reference else build_network(recipe.network)).to(device, memory_format=layout).train()
+    loss = SynthesisLoss([L1()], recipe)
+    if extractor != "none":
+        from sctlab.features import load_extractor
+
+        weights = None if extractor.startswith("mind") else "random"
+        loss.terms["impact"] = FeatureL1(load_extractor(extractor, weights=weights), {0: 1.0} if weights is None
+                                         else {1: 1.0, 2: 1.0}, recipe)  # fmt: skip
+        loss.weights["impact"] = 1.0
+    loss = loss.to(device)
+    optimiser = torch.optim.AdamW(network.parameters(), fused=device.type == "cuda" or None)
+    model = torch.compile(network) if compiled else network
+    shape = (patch.batch, 1, *patch.size_yx)
+    source = torch.randn(patch.batch, 5, *patch.size_yx, device=device).to(memory_format=layout)
+    target, mask = torch.rand(shape, device=device) * 2 - 1, torch.ones(shape, dtype=torch.bool, device=device)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+    def step() -> None:
+        with torch.autocast(device.type, kind) if kind else nullcontext():
+            total, _ = loss(model(source), target, mask)
+        optimiser.zero_grad()
+        scaler.scale(total).backward()
+        scaler.step(optimiser)
+        scaler.update()
+
+    return step
+
+
+def _reference() -> torch.nn.Module:
+    """The reference framework's own port of the network."""
+    from konfai.models.python.segmentation.unetplusplus import UNetPlusPlus
+
+    port = UNetPlusPlus(in_channels=5, classes=1, encoder_name="resnet34")
+
+    class Last(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.port = port
+
+        def forward(self, source: torch.Tensor) -> torch.Tensor:
+            for _, value in self.port.named_forward(source):
+                last = value
+            return torch.tanh(last)
+
+    return Last()
+
+
+def measure(
+    device: torch.device, patch: Patch, extractor: str, precision: str, channels_last: bool, compiled: bool,
+    repeats: int, *, reference: bool = False,
+) -> dict[str, object]:  # fmt: skip
+    """Median time of a step; peak memory on CUDA, of the whole process so far on a CPU."""
+    step = step_of(device, patch, extractor, precision, channels_last, compiled, reference)
+    cuda = device.type == "cuda"
+    for _ in range(3 if cuda else 1):
+        step()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(repeats):
+        if cuda:
+            torch.cuda.synchronize()
+        # On a CPU the process' own time: what else runs on the machine doesn't count.
+        clock = time.perf_counter if cuda else time.process_time
+        start = clock()
+        step()
+        if cuda:
+            torch.cuda.synchronize()
+        times.append(clock() - start)
+    seconds = float(np.median(times))
+    memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    name = (
+        torch.cuda.get_device_name(device)
+        if cuda
+        else f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} thread(s), CPU time"
+    )
+    return dict(zip(COLUMNS, (
+        f"{'reference framework' if reference else 'this'} {patch.batch}x5x{patch.size_yx[0]}x{patch.size_yx[1]}", extractor,
+        precision, channels_last, compiled, round(seconds * 1000, 1), round(1 / seconds, 3), round(memory / 1e6),
+        name, torch.__version__), strict=True))  # fmt: skip
+
+
+def waiting_share(device: torch.device, patch: Patch, row: dict[str, object]) -> float:
+    """Share of an epoch that goes by in `next(loader)` while a step of the measured length runs.
+
+    The cohort is 20 canvases of 60x416x320 voxels on disk. On a CPU no worker process helps, so this is the
+    cost of cutting the patches itself.
+    """
+    workers = 8 if device.type == "cuda" else 0
+    seconds = float(row["ms_per_iteration"]) / 1000
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [_case(Path(folder) / str(k), k) for k in range(20 if device.type == "cuda" else 4)]
+        dataset = PatchDataset(cases, patch, 5, (0,))
+        count, waited = (200 if device.type == "cuda" else 30), 0.0
+        stream = batches(dataset, 0, count + 10, workers=workers, pin=device.type == "cuda")
+        for index in range(count + 10):
+            start = time.perf_counter()
+            next(stream)
+            if index >= 10:
+                waited += time.perf_counter() - start
+            if workers:
+                time.sleep(seconds)  # the device works by itself
+    return waited / (waited + count * seconds)
+
+
+def _case(folder: Path, seed: int) -> PreparedCase:
+    rng = np.random.default_rng(seed)
+    source = rng.random((60, 416, 320), dtype=np.float32)
+    mask = np.ones(source.shape, bool)
+    folder.mkdir()
+    for name, array in (("source", source), ("target", source), ("mask", mask),
+                        ("voxels", np.cumsum(mask.sum(axis=2).ravel()))):  # fmt: skip
+        np.save(folder / f"{name}.npy", array)
+    (folder / "case.json").write_text('{"outside": -1.0}')
+    return PreparedCase.open(str(seed), folder)
+
+
+if __name__ == "__main__":
+    main()
