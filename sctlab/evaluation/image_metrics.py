@@ -60,22 +60,21 @@ def image_metrics(
     box = bounding_box(inside)
     if box is None:
         return ImageMetrics(*[math.nan] * 6)
-    weight = torch.from_numpy(np.ascontiguousarray(inside[box])).to(device)
+    chosen = inside[box]
     images = prediction[box], reference[box]
 
     def sums(first: int, last: int) -> torch.Tensor:
         """Absolute, signed, squared error and squared clipped error; in float64, slice by slice to save memory."""
         total = torch.zeros(4, dtype=torch.float64, device=device)
         for index in range(first, last):
-            chosen = weight[index]
-            x, y = (torch.from_numpy(a[index].astype(np.float64)).to(device)[chosen] for a in images)
+            x, y = (torch.from_numpy(a[index][chosen[index]].astype(np.float64)).to(device) for a in images)
             error = x - y
             clipped = x.clamp_(*HU_RANGE) - y.clamp_(*HU_RANGE)
             total += torch.stack([error.abs().sum(), error.sum(), error.square().sum(), clipped.square().sum()])
         return total
 
-    absolute, signed, squared, clipped = torch.stack(map_slabs(sums, len(weight), device)).sum(0).tolist()
-    count = int(weight.sum())
+    absolute, signed, squared, clipped = torch.stack(map_slabs(sums, len(chosen), device)).sum(0).tolist()
+    count = int(chosen.sum())
     mean_squared = clipped / count
     similarity = ms_ssim(prediction, reference, inside, device=device)
     return ImageMetrics(

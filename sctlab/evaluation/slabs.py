@@ -14,7 +14,7 @@ import torch
 
 T = TypeVar("T")
 # Fixed, not a share of the threads: sums then have one order, and results don't depend on the number of threads.
-SLAB = 24
+SLAB = 48
 
 
 def map_slabs(function: Callable[[int, int], T], depth: int, device: str | torch.device) -> list[T]:
