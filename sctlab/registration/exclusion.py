@@ -95,6 +95,11 @@ def judge(cases: Sequence[tuple[str, str, Mapping[str, float]]], rule: Rule = DE
     groups: dict[str, list[Mapping[str, float]]] = defaultdict(list)
     for _, group, values in cases:
         groups[group].append(values)
+    centres = {
+        (group, name): _centre([v[name] for v in members if name in v], rule.smallest_group)
+        for group, members in groups.items()
+        for name in rule.outlier_signals
+    }
     judgements = []
     for case_id, group, values in cases:
         ratios: list[tuple[float, str]] = []
@@ -102,19 +107,20 @@ def judge(cases: Sequence[tuple[str, str, Mapping[str, float]]], rule: Rule = DE
             if name in values:
                 ratios.append((values[name] / limit, f"{name} {values[name]:.3g}, limit {limit:g}"))
         for name in rule.outlier_signals:
-            z = _robust_z(values.get(name), [v[name] for v in groups[group] if name in v], rule.smallest_group)
-            if z is not None:
+            centre = centres[group, name]
+            if centre is not None and name in values:
+                z = (values[name] - centre[0]) / centre[1]
                 ratios.append((z / rule.outlier_z, f"{name} {values[name]:.3g}, {z:.1f} deviations worse than {group}"))
         reasons = tuple(text for ratio, text in sorted(ratios, reverse=True) if ratio > 1)
         judgements.append(Judgement(case_id, max((r for r, _ in ratios), default=0.0), reasons))
     return judgements
 
 
-def _robust_z(value: float | None, group: Sequence[float], smallest: int) -> float | None:
-    """(value − median) / (1.4826 median absolute deviation); None for a group that is too small."""
-    if value is None or len(group) < smallest:
+def _centre(values: Sequence[float], smallest: int) -> tuple[float, float] | None:
+    """Median and robust standard deviation (1.4826 median absolute deviation); None for a group that is too small."""
+    if len(values) < smallest:
         return None
-    median = float(np.median(group))
-    spread = 1.4826 * float(np.median(np.abs(np.array(group) - median)))
+    median = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(np.array(values) - median)))
     # A cohort of near-identical cases has no spread to speak of: 2 % of the median counts as one deviation.
-    return (value - median) / max(spread, 0.02 * abs(median), 1e-9)
+    return median, max(spread, 0.02 * abs(median), 1e-9)
