@@ -34,6 +34,7 @@ from sctlab.registration.transforms import EulerTransform
 
 MARGIN_MM = 20.0  # around the fixed mask: context of the features
 REACH_MM = 40.0  # around that: where the field may point to
+FEATURE_BYTES = 800_000_000  # of the feature maps of a level; making them takes about twice that for a moment
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ class Working:
         extent = extent_zyx(fixed)
         low = np.maximum(images.low_zyx - MARGIN_MM, 0)
         high = np.minimum(images.high_zyx + MARGIN_MM, extent)
+        self.extractors = [load_extractor(t.extractor, device=images.device) for t in preset.features]
+        spacing = planned_spacing(high - low, spacing, self._channels(preset))
         self.lattice = Lattice.between(low, high, spacing)
         self.moving_lattice = Lattice.between(low - REACH_MM, high + REACH_MM, spacing)
         own_fixed, own_moving = (np.array(g.spacing_xyz[::-1]) for g in (fixed, moving))
@@ -121,12 +124,20 @@ class Working:
             raise InputError("fixed mask", f"nothing left of it at {spacing:g} mm voxels", "a larger mask")
         self._set_up_metrics()
 
+    def _channels(self, preset: Preset) -> float:
+        """Feature channels that are kept for every voxel; strided layers count by their share of the voxels."""
+        total = 0.0
+        for term, extractor in zip(preset.features, self.extractors, strict=True):
+            if term.mode == "static":
+                layers = [extractor.layers[i] for i in term.layers]
+                total += sum(layer.channels / layer.stride**extractor.dimension for layer in layers)
+        return total
+
     def _set_up_metrics(self) -> None:
         fixed, moving = (self.fixed, self.lattice), (self.moving, self.moving_lattice)
         self.static: list[StaticFeatures] = []
         self.jacobian: list[JacobianFeatures] = []
-        for term in self.preset.features:
-            extractor = load_extractor(term.extractor, device=self.fixed.device)
+        for term, extractor in zip(self.preset.features, self.extractors, strict=True):
             if term.mode == "static":
                 self.static.append(StaticFeatures(term, extractor, fixed, moving, self.generator))
             else:
@@ -226,6 +237,15 @@ class Working:
         product = torch.einsum("kin,kjn->ijn", matrix, matrix)
         excess = product - torch.eye(3, device=product.device)[:, :, None]
         return (excess.square().sum((0, 1)) * bone).sum() / bone.sum().clamp_min(1.0)
+
+
+def planned_spacing(extent_zyx_mm: np.ndarray, spacing: float, channels: float) -> float:
+    """The wanted voxel size, or a coarser one where the feature maps of both images would not fit the plan."""
+    while True:
+        voxels = np.prod(extent_zyx_mm / spacing + 1) + np.prod((extent_zyx_mm + 2 * REACH_MM) / spacing + 1)
+        if 4 * channels * voxels <= FEATURE_BYTES:
+            return spacing
+        spacing *= 1.1
 
 
 def deform(

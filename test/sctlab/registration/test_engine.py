@@ -11,6 +11,7 @@ import torch
 from model.errors import InputError
 from model.interface import Region, Task
 from model.volume import Geometry, Volume, resample
+from sctlab.registration.deformable import planned_spacing
 from sctlab.registration.engine import choose_device, register
 from sctlab.registration.impact import FeatureTerm
 from sctlab.registration.presets import PRESETS, Level, default_preset, find_presets
@@ -164,6 +165,13 @@ def test_every_region_has_a_preset() -> None:
         find_presets("mind,best")
     with pytest.raises(InputError, match="no name"):
         find_presets(" ,")
+
+
+def test_working_voxels_grow_where_features_would_not_fit() -> None:
+    extent = np.array([270.0, 366.0, 464.0])  # a full SynthRAD pair
+    assert planned_spacing(extent, 3.0, 12) == 3.0
+    coarser = planned_spacing(extent, 1.0, 64)
+    assert 4 * 64 * (np.prod(extent / coarser + 1) + np.prod((extent + 80) / coarser + 1)) <= 800_000_000
 
 
 class TestBadInput:
