@@ -168,7 +168,7 @@ def choose(rows: list[dict], seed: int) -> tuple[Rule, float]:
     best, best_score = DEFAULT_RULE, -1.0
     for count in (1, 2):
         for chosen in itertools.combinations(names, count):
-            for z, ratio in itertools.product((2.5, 3.0, 3.5, 4.0, 5.0), (0.85, 0.9, 0.95, 1.0)):
+            for z, ratio in itertools.product((4.0, 3.5, 3.0, 2.5), (1.0, 0.995, 0.99, 0.95)):
                 rule = Rule(dict(DEFAULT_RULE.limits) | {"feature distance ratio": ratio}, z, chosen)
                 found = score(rows, rule, np.random.default_rng(seed), 10)
                 f1 = 2 * found["precision"] * found["recall"] / max(found["precision"] + found["recall"], 1e-9)

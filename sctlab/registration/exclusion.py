@@ -29,13 +29,13 @@ class Rule:
         default_factory=lambda: {
             "folds": 0.001,
             "body without data": 0.4,
-            "feature distance ratio": 1.0,
+            "feature distance ratio": 0.995,
             "inverse consistency p95 (mm)": 10.0,
             "preset spread p95 (mm)": 8.0,
         }
     )
-    outlier_z: float = 4.0
-    outlier_signals: tuple[str, ...] = ("feature distance", "edges lost", "bodies apart", "deformation p95 (mm)")
+    outlier_z: float = 2.5
+    outlier_signals: tuple[str, ...] = ("feature distance",)
     smallest_group: int = 6
 
 
