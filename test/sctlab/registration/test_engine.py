@@ -75,12 +75,14 @@ def test_oblique_flipped_and_anisotropic_grids(cbct_sample) -> None:
     fixed = turned(sample.source, (3.0, 4.0, 5.0), 0.7, -1024)
     moving = turned(sample.ct, (5.0, 4.0, 3.0), 0.95, -1024)
     mask = resample(sample.mask, fixed.geometry, interpolation="nearest")
-    result = register(fixed, moving, fixed_mask=mask, preset=QUICK, initial=start_of(sample))
+    true = start_of(sample)
+    off = EulerTransform(true.angles_xyz, tuple(np.array(true.translation_xyz) + (5.0, -4.0, 4.0)), true.centre_xyz)
+    result = register(fixed, moving, fixed_mask=mask, preset=QUICK, initial=off)  # the spline must take up the rest
     truth = displacement_field(sample.truth, fixed.geometry).vectors
-    start = displacement_field(start_of(sample), fixed.geometry).vectors
+    start = displacement_field(off, fixed.geometry).vectors
     error, before = (np.sqrt(((f - truth) ** 2).sum(0))[mask.array] for f in
                      (result.displacement_mm(fixed.geometry), start))  # fmt: skip
-    assert error.mean() < 0.85 * before.mean()
+    assert error.mean() < 0.5 * before.mean()
 
 
 def test_a_partly_overlapping_field_of_view(cbct_sample) -> None:
