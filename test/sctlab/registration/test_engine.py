@@ -76,7 +76,7 @@ def test_oblique_flipped_and_anisotropic_grids(cbct_sample) -> None:
     moving = turned(sample.ct, (5.0, 4.0, 3.0), 0.95, -1024)
     mask = resample(sample.mask, fixed.geometry, interpolation="nearest")
     true = start_of(sample)
-    off = EulerTransform(true.angles_xyz, tuple(np.array(true.translation_xyz) + (5.0, -4.0, 4.0)), true.centre_xyz)
+    off = EulerTransform(true.angles_xyz, tuple(np.add(true.translation_xyz, (5.0, -4.0, 4.0))), true.centre_xyz)
     result = register(fixed, moving, fixed_mask=mask, preset=QUICK, initial=off)  # the spline must take up the rest
     truth = displacement_field(sample.truth, fixed.geometry).vectors
     start = displacement_field(off, fixed.geometry).vectors
