@@ -24,6 +24,9 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases; OUT/cache when left out.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes that check and prepare cases.")] = None,
+    exclude: Annotated[
+        Path | None, typer.Option(help="Cases to leave out: exclusions.json of `sctlab register`, or ids.")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(help="Shorten every stage to so many iterations.")] = None,
 ) -> None:
     """Train the folds of a recipe on registered pairs."""
@@ -38,6 +41,9 @@ def train(
     if iterations is not None:
         stages = tuple(s.model_copy(update={"iterations": min(s.iterations, iterations)}) for s in plan.stages)
         plan = plan.model_copy(update={"stages": stages})
+    if exclude is not None:
+        data = plan.data.model_copy(update={"exclude": str(exclude.resolve())})
+        plan = plan.model_copy(update={"data": data})
     if not pairs.is_dir():
         raise InputError("--pairs", f"{pairs} is no folder", "a cohort or registered pairs")
     if device not in ("auto", "cpu", "cuda"):

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from model.errors import InputError
 from model.network import build_network
 from model.preparation import hu_to_unit
+from model.writing import write_json
 from sctlab.training.cache import PreparedCase
 from sctlab.training.checkpoint import (
     has_checkpoint,
@@ -35,6 +36,7 @@ from sctlab.training.plan import Stage, TrainingPlan
 from sctlab.training.schedule import learning_rate
 from sctlab.training.validation import average, validate
 
+EXTRACTORS = "extractors.json"  # what the loss' extractors are and how they normalise
 LOG_EVERY = 10  # iterations between looks at the loss; each one waits for the device
 
 
@@ -199,6 +201,8 @@ class _Trainer:
         compiled = torch.compile(self.network) if computing.compile else self.network
         self.model, self.optimiser = fabric.setup(compiled, optimiser)
         self.loss = SynthesisLoss(plan.losses, plan.recipe, plan.patch.slab).to(fabric.device)
+        if fabric.is_global_zero:
+            write_json(job.folder / EXTRACTORS, self.loss.describe())
         self.dataset = PatchDataset(job.training, plan.patch, plan.recipe.network.slices, job.seed,
                                     fabric.global_rank, fabric.world_size)  # fmt: skip
 

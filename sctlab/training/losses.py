@@ -60,8 +60,12 @@ class SynthesisLoss(nn.Module):
         return total, parts
 
     def describe(self) -> list[dict[str, object]]:
-        """The extractors of the terms, for the run's record."""
-        return [t.extractor.describe() for t in self.terms.values() if isinstance(t, FeatureL1)]
+        """The extractors of the terms and the range that their normalisation refers to, for the run's record."""
+        return [
+            {"term": name, **t.extractor.describe(), "statistics_hu": vars(t.statistics)}
+            for name, t in self.terms.items()
+            if isinstance(t, FeatureL1)
+        ]
 
 
 class MaskedL1(nn.Module):

@@ -13,10 +13,11 @@ import numpy as np
 
 from model.bundle import Bundle, Fold, RegionGroup, Registration, StorageType, save_fold, write_bundle
 from model.errors import InputError
-from model.interface import Region
+from model.interface import Region, read_json
 from model.writing import write_text
 from sctlab.training.card import model_card
 from sctlab.training.checkpoint import load_checkpoint, part
+from sctlab.training.loop import EXTRACTORS
 from sctlab.training.plan import Stage
 from sctlab.training.run import Run
 from sctlab.training.validation import METRICS
@@ -53,7 +54,7 @@ def pack_runs(
         if run.plan.recipe != plan.recipe or run.cohort["digest"] != cohort["digest"] or run.folds != division:
             raise InputError(run.folder, "another recipe, other pairs or other folds",
                              f"those of {first.folder}", "pack it apart")  # fmt: skip
-    groups, sources = [], []
+    groups, sources, extractors = [], [], []
     for stage in plan.final_stages:
         packed = []
         for fold in range(plan.data.folds) if folds is None else folds:
@@ -62,6 +63,8 @@ def pack_runs(
                 continue
             packed.append(_pack_fold(run, stage, fold, out, storage, len(plan.final_stages) > 1))
             sources.append({"fold": fold, "stage": stage.name, "run": run.folder.name})
+            record = run.stage_folder(fold, stage.name) / EXTRACTORS
+            extractors = extractors or (read_json(record) if record.is_file() else [])
         if not packed:
             raise InputError(first.folder, f"no finished fold of stage {stage.name}", "at least one",
                              "train it to its end first")  # fmt: skip
@@ -81,6 +84,7 @@ def pack_runs(
             "patients": {k: v for k, v in division.patients.items() if k != v},
             "plan": plan.model_dump(mode="json", exclude={"recipe"}),
             "networks": sources,
+            "extractors": extractors,
             **versions(),
         },
     )

@@ -68,6 +68,9 @@ def test_provenance(run_folder: Path, bundle_folder: Path) -> None:
     assert bundle.provenance["cohort"]["digest"] == run.cohort["digest"]
     assert bundle.provenance["plan"]["stages"][1]["name"] == "AB-TH"
     assert {"revision", "python", "versions"} <= set(bundle.provenance)
+    (extractor,) = bundle.provenance["extractors"]
+    assert extractor["normalisation"] == "min-max"
+    assert extractor["statistics_hu"]["maximum"] == 3071
     values = read_values(run.stage_folder(1, "HN"), "best")
     assert hn.metrics["mae_hu"] == values["metrics"]["mae_hu"]
     assert hn.metrics["HN"]["mae_hu"] == pytest.approx(np.mean([s["mae_hu"] for s in values["cases"].values()]))
