@@ -107,7 +107,14 @@ def test_a_seed_gives_identical_bytes_on_any_number_of_jobs(tmp_path, task):
     one, four = files(tmp_path / "one"), files(tmp_path / "four")
     assert len(one) == 33
     assert one.keys() == four.keys()
-    assert [n for n in one if one[n] != four[n]] == []
+    # HDF5 stamps the time of writing into its headers: the transform is compared by its numbers
+    assert [n for n in one if one[n] != four[n] and not n.endswith(".h5")] == []
+    for name in (n for n in one if n.endswith(".h5")):
+        a, b = (
+            sitk.DisplacementFieldTransform(sitk.ReadTransform(str(tmp_path / side / name))).GetDisplacementField()
+            for side in ("one", "four")
+        )
+        assert np.array_equal(sitk.GetArrayFromImage(a), sitk.GetArrayFromImage(b))
 
 
 def test_an_interrupted_run_goes_on(tmp_path, capsys):
