@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from model.errors import ExitCode, InputError, ProductError
@@ -26,7 +27,7 @@ from model.interface import (
     read_challenge,
     single_case,
 )
-from model.pipeline import CaseReport, Synthesiser
+from model.pipeline import CaseReport, LoadedCase, Synthesiser
 from model.writing import atomic_path, split_suffix, write_json
 
 
@@ -89,14 +90,26 @@ def _many(cases: list[Case], synthesiser: Synthesiser, options: argparse.Namespa
     from rich.progress import Progress
 
     console, reports = Console(stderr=True), []
-    with Progress(console=console) as progress:
+    there = {c.id for c in cases if options.skip_existing and (options.output / c.output_name).is_file()}
+    # The next case is read and prepared while the network is busy with this one.
+    waiting = iter([case for case in cases if case.id not in there])
+    with Progress(console=console) as progress, ThreadPoolExecutor(1, "read ahead") as reader:
         bar = progress.add_task("synthetic CT", total=len(cases))
+
+        def read_next() -> Future[LoadedCase] | None:
+            case = next(waiting, None)
+            return reader.submit(synthesiser.load, case) if case is not None else None
+
+        ahead = read_next()
         for case in cases:
             progress.update(bar, description=case.id)
-            if options.skip_existing and (options.output / case.output_name).is_file():
+            if case.id in there:
                 reports.append(CaseReport(case.id, output=case.output_name, warnings=["was there already: skipped"]))
             else:
-                reports.append(_attempt(case, synthesiser, options))
+                loaded = ahead
+                wait([loaded])
+                ahead = read_next()
+                reports.append(_attempt(case, loaded, synthesiser, options))
             progress.advance(bar)
     _summary(reports, synthesiser, console)
     _write_report(options.output / "predictions.json", reports, synthesiser)
@@ -107,9 +120,11 @@ def _many(cases: list[Case], synthesiser: Synthesiser, options: argparse.Namespa
     return ExitCode.SOME_CASES_FAILED if failed else ExitCode.OK
 
 
-def _attempt(case: Case, synthesiser: Synthesiser, options: argparse.Namespace) -> CaseReport:
+def _attempt(
+    case: Case, loaded: Future[LoadedCase], synthesiser: Synthesiser, options: argparse.Namespace
+) -> CaseReport:
     try:
-        return synthesiser.synthesise(case, options.output)
+        return synthesiser.finish(loaded.result(), options.output)
     except ProductError as error:
         if error.exit_code == ExitCode.BAD_WEIGHTS and not _is_seen(error, case):
             raise  # every other case would fail alike

@@ -40,7 +40,8 @@ echo "== style"
 "$python" -m ruff format --check .
 .venv/bin/shellcheck --external-sources ./*.sh .ci/*.sh .ci/run
 echo "== tests of the code"
-"$python" -m pytest -m "not docker$markers"
+# A worker a core; a file stays with one worker, for its fixtures.
+"$python" -m pytest -n auto --dist loadfile --timeout 1200 -m "not docker$markers"
 
 if [[ $with_docker == no ]]; then exit; fi
 if ! docker info >/dev/null 2>&1; then

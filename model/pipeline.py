@@ -21,6 +21,8 @@ from model.writing import write_volume
 
 if TYPE_CHECKING:
     from model.backends import Backend, Runtime
+    from model.preparation import Prepared
+    from model.recipe import Recipe
 
 SPREAD_FOLDER = "uncertainty"
 
@@ -47,6 +49,17 @@ class CaseReport:
             yield
         finally:
             self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class LoadedCase:
+    """A case that waits for the network."""
+
+    case: Case
+    report: CaseReport
+    prepared: Prepared
+    recipe: Recipe
+    folds: Future[list[Backend]]
 
 
 class Synthesiser:
@@ -99,17 +112,16 @@ class Synthesiser:
         folds = bundle.groups[group].folds
         return [load_backend(folder, fold, bundle.recipe.network, device, self.runtime) for fold in folds]
 
-    def synthesise(self, case: Case, output: Path, *, progress: Callable[[int, int], None] | None = None) -> CaseReport:
-        """Read a case, predict it, write `output / case.output_name`.
+    def load(self, case: Case) -> LoadedCase:
+        """Everything before the network: read, check, prepare. Meanwhile the weights load.
 
         Raises:
-            InputError, WeightsError: With nothing written.
+            InputError, WeightsError: The case can't be used, or no fold may predict it.
         """
         report = CaseReport(case.id)
         bundle = self.bundle(case.task)[1]
-        chosen = unseen_folds(bundle.group_for(case), case.id)
-        loading = self.start_loading(case)
-
+        report.folds = unseen_folds(bundle.group_for(case), case.id)
+        folds = self.start_loading(case)
         with report.timed("read"):
             source, mask = read_case(case, report)
         with report.timed("prepare"):
@@ -118,37 +130,49 @@ class Synthesiser:
             prepared = prepare(source, mask, bundle.recipe)
             if prepared.resampled:
                 report.warnings.append("resampled to " + "x".join(f"{s:g}" for s in bundle.recipe.spacing_xyz) + " mm")
-        del source, mask
+        report.statistics = prepared.statistics
+        return LoadedCase(case, report, prepared, bundle.recipe, folds)
+
+    def finish(
+        self, loaded: LoadedCase, output: Path, *, progress: Callable[[int, int], None] | None = None
+    ) -> CaseReport:
+        """Predict a loaded case and write `output / case.output_name`.
+
+        Raises:
+            InputError, WeightsError: With nothing written.
+        """
+        case, report, recipe, prepared = loaded.case, loaded.report, loaded.recipe, loaded.prepared
         with report.timed("wait for weights"):
-            folds = loading.result()
+            folds = loaded.folds.result()
+        if len(report.folds) < len(folds):
+            report.warnings.append(f"only folds {report.folds} were used: the others were trained on this case")
         with report.timed("predict"):
             from model.ensemble import predict_volume
 
             prediction = predict_volume(
-                prepared.source, prepared.mask, [folds[k] for k in chosen], bundle.recipe,
+                prepared.source, prepared.mask, [folds[k] for k in report.folds], recipe,
                 spread=self.spread, batch=self.batch, progress=progress,
             )  # fmt: skip
-        report.folds, report.batch, report.statistics = chosen, prediction.batch, prepared.statistics
+        report.batch, report.seconds["network"] = prediction.batch, prediction.network_seconds
         report.slices = int(prepared.mask.any(axis=(1, 2)).sum())
-        report.seconds["network"] = prediction.network_seconds
-        if len(chosen) < len(folds):
-            report.warnings.append(f"only folds {chosen} were used: the others were trained on this case")
+        loaded.prepared = prepared = prepared.without_source()  # its memory is wanted for the way back
         with report.timed("restore"):
             from model.preparation import restore
 
-            hu, spread_hu = prediction.hu, prediction.spread_hu
-            del prediction
-            prepared_light = prepared.without_source()
-            del prepared
-            result = restore(hu, prepared_light, bundle.recipe, outside=AIR_HU)
-            del hu
-            spread = restore(spread_hu, prepared_light, bundle.recipe, outside=0) if spread_hu is not None else None
+            result = restore(prediction.hu, prepared, recipe, outside=AIR_HU)
+            spread = None
+            if prediction.spread_hu is not None:
+                spread = restore(prediction.spread_hu, prepared, recipe, outside=0)
         with report.timed("write"):
             if spread is not None:
                 write_volume(spread, output / SPREAD_FOLDER / _spread_name(case))
             write_volume(result, output / case.output_name)
         report.output = case.output_name
         return report
+
+    def synthesise(self, case: Case, output: Path, *, progress: Callable[[int, int], None] | None = None) -> CaseReport:
+        """The whole story of one case: `load`, then `finish`."""
+        return self.finish(self.load(case), output, progress=progress)
 
     def provenance(self) -> dict[str, Any]:
         """Versions, device and weights, for the report."""

@@ -42,7 +42,7 @@ def info(
 def fold_table(bundle: Bundle) -> Table:
     """One row a fold: regions, cases, and every validation figure that is a number."""
     folds = [(group, fold) for group in bundle.groups for fold in group.folds]
-    names = sorted({k for _, fold in folds for k, v in fold.metrics.items() if isinstance(v, float | int)})
+    names = sorted({k for _, fold in folds for k in fold.metrics if k.endswith(("_hu", "_db"))})
     kind = ", demonstration weights" if bundle.demonstration else ""
     title = f"{bundle.name}: {bundle.task}, {bundle.recipe.network.encoder}, trained on {bundle.registration.method} pairs{kind}"
     table = Table("regions", "fold", "training", "validation", *names, title=title)

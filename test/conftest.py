@@ -24,6 +24,8 @@ TINY_NETWORK = NetworkSettings(encoder="tu-mobilenetv3_small_100", slices=3, dec
 
 # Threads that spin while they wait slow each other down on shared cores; set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores already
 
 # Shared machines stall: a slow example says nothing about the code.
 settings.register_profile(

@@ -274,8 +274,31 @@ def _write(folder: Path, files: dict[str, Volume], motion: Motion, truth: dict[s
 
 
 def write_transform(motion: Motion, path: Path) -> None:
-    """Write the motion as an ITK displacement field transform (HDF5)."""
+    """Write the motion as an ITK displacement field transform (HDF5).
+
+    ITK's own file is copied without the library and system versions that ITK stamps and without HDF5's time stamps, so
+    that a seed gives the same bytes, and compressed, which ITK can't write but reads.
+    """
+    import h5py
     import SimpleITK as sitk
 
     with atomic_path(path) as temporary:
-        sitk.WriteTransform(motion.transform(), str(temporary))
+        raw = temporary.with_name(f"{temporary.stem}.itk.h5")
+        try:
+            sitk.WriteTransform(motion.transform(), str(raw))
+            with h5py.File(raw) as found, h5py.File(temporary, "w") as file:
+                for name in ("HDFVersion", "ITKVersion", "OSName", "OSVersion"):
+                    file.create_dataset(name, data=[b"any"], dtype=h5py.string_dtype("ascii"), track_times=False)
+                group = "TransformGroup/0"
+                kind = found[f"{group}/TransformType"][()]
+                file.create_dataset(
+                    f"{group}/TransformType", data=kind, dtype=h5py.string_dtype("ascii"), track_times=False
+                )
+                for name in ("TransformFixedParameters", "TransformParameters"):
+                    values = found[f"{group}/{name}"][()]
+                    if name == "TransformParameters":
+                        values = values.astype("f4").astype("f8")  # 1e-5 mm at most, for half the file
+                    file.create_dataset(f"{group}/{name}", data=values, compression="gzip", compression_opts=4,
+                                        shuffle=True, track_times=False)  # fmt: skip
+        finally:
+            raw.unlink(missing_ok=True)

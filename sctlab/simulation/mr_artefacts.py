@@ -1,7 +1,7 @@
 """What makes an MR image of magnetisation: resolution, chemical shift, susceptibility, coils, motion, noise.
 
-Bias field, ghosts and patient motion are TorchIO's transforms (Pérez-García et al., 2021) with parameters
-drawn here; the rest works on the image or on its k-space directly.
+Ghosts and patient motion are TorchIO's transforms (Pérez-García et al., 2021) with parameters drawn here; the
+rest works on the image or on its k-space directly.
 """
 
 from __future__ import annotations

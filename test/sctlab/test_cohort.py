@@ -152,7 +152,7 @@ def test_training_and_validation_share_no_patient(count: int) -> None:
         sets = (folds.training_ids(fold), folds.validation[fold], folds.held_out)
         owners = [{folds.patients[i] for i in ids} for ids in sets]
         assert all(owners)
-        assert not (owners[0] & owners[1] or owners[0] & owners[2] or owners[1] & owners[2])
+        assert sum(map(len, owners)) == len(set().union(*owners))
 
 
 def test_folds_depend_on_the_seed_alone(tmp_path: Path) -> None:
