@@ -77,11 +77,26 @@ class Sampling:
         spacing_xyz: The fixed image's voxels, mm.
         size_xyz: Its voxel counts.
         body: The fixed mask's share of the image.
+        box_mm: Size of the fixed mask's bounding box; elastix refuses sample regions that are larger.
     """
 
     spacing_xyz: tuple[float, float, float] = NOMINAL_MM
     size_xyz: tuple[int, int, int] = (465, 367, 91)
     body: float = 0.5
+    box_mm: tuple[float, float, float] = (465.0, 367.0, 273.0)
+
+    @classmethod
+    def of(cls, mask: Volume) -> Sampling:
+        """For a fixed image with this mask."""
+        inside = mask.array > 0
+        spans = [np.ptp(np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))) for axis in (2, 1, 0)]
+        box = tuple(float(n * s) for n, s in zip(spans, mask.geometry.spacing_xyz, strict=True))
+        return cls(mask.geometry.spacing_xyz, mask.geometry.size_xyz, float(inside.mean()), box)
+
+    @property
+    def region_mm(self) -> list[str]:
+        """The organisers' 100 mm sample region, or what fits into the mask."""
+        return [f"{min(100.0, 0.9 * length):g}" for length in self.box_mm]
 
     def pyramid(self, levels: tuple[int, ...]) -> list[tuple[int, int, int]]:
         """Factors along x, y, z, a level each.
@@ -163,7 +178,7 @@ def bspline_parameters(
             "NumberOfSpatialSamples": ["4096"],
             "NewSamplesEveryIteration": ["true"],
             "UseRandomSampleRegion": ["true"],
-            "SampleRegionSize": ["100", "100", "100"],
+            "SampleRegionSize": sampling.region_mm,
         }
     else:
         extra |= {
@@ -242,7 +257,7 @@ def register_elastix(
     ct = fixed if ct_is_fixed else moving
     with tempfile.TemporaryDirectory(prefix="sctlab-elastix-") as name:
         folder = Path(name)
-        sampling = Sampling(fixed.geometry.spacing_xyz, fixed.geometry.size_xyz, float((fixed_mask.array > 0).mean()))
+        sampling = Sampling.of(fixed_mask)
         stages = [rigid_parameters(seed, sampling)]
         if not rigid_only:
             rigidity_image = None

@@ -69,7 +69,7 @@ def test_all_files_of_a_whole_evaluation(root: Path) -> None:
 
 def test_the_report_is_one_offline_file(root: Path) -> None:
     _evaluate(root, "--labels", str(root / "labels"), report=True)
-    page = (root / "out/report.html").read_text()
+    page = (root / "out/report.html").read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "http" not in re.sub(r'src="data:[^"]+"', "", page)
     assert page.count('src="data:image/png') == 3  # worst 2 of AB, the one of HN
@@ -80,7 +80,7 @@ def test_the_report_is_one_offline_file(root: Path) -> None:
 def test_the_mismatch_of_registrations_is_at_the_top(root: Path, capsys: pytest.CaptureFixture) -> None:
     write_provenance(root / "predictions", method="impact")
     _evaluate(root, "--challenge-only", report=True)
-    page = (root / "out/report.html").read_text()
+    page = (root / "out/report.html").read_text(encoding="utf-8")
     assert page.index("trained on pairs registered by impact") < page.index("Scores by region")
     assert "trained on pairs registered by impact" in " ".join(capsys.readouterr().err.split())
 
@@ -88,7 +88,7 @@ def test_the_mismatch_of_registrations_is_at_the_top(root: Path, capsys: pytest.
 def test_a_case_name_cannot_inject_html(root: Path) -> None:
     shutil.copy(root / "predictions/AB/1ABA001.mha", root / "predictions/AB/<script>alert(1)<.mha")
     assert _evaluate(root, "--challenge-only", report=True) == ExitCode.SOME_CASES_FAILED
-    assert "<script>alert" not in (root / "out/report.html").read_text()
+    assert "<script>alert" not in (root / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_seen_cases_are_refused_unless_told(root: Path) -> None:
@@ -143,7 +143,7 @@ def test_one_bad_case_is_named_and_stops_no_other(root: Path, damage, reason: st
 def test_what_is_left_out_stands_in_the_report(root: Path) -> None:
     (root / "predictions/AB/1ABA002.mha").unlink()
     _evaluate(root, "--challenge-only", report=True)
-    page = (root / "out/report.html").read_text()
+    page = (root / "out/report.html").read_text(encoding="utf-8")
     assert "no prediction; predict it" in page[page.index("Left out") :]
 
 
@@ -230,7 +230,7 @@ def test_the_spread_is_calibrated(root: Path) -> None:
     metrics = _details(root)["cases"][0]["metrics"]
     assert metrics["spread_calibration"] == pytest.approx(0, abs=1e-6)
     assert metrics["spread_rank"] == pytest.approx(1)
-    assert "predict the error" in (root / "out/report.html").read_text()
+    assert "predict the error" in (root / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_the_floor_of_a_registered_pair(root: Path) -> None:
@@ -265,7 +265,7 @@ def test_compare(root: Path, capsys: pytest.CaptureFixture) -> None:
     assert differences["AB", "mae"]["count"] == 2
     assert differences["all", "DICE"]["difference"] == 0
     assert differences["all", "DICE"]["p_value"] is None
-    page = (root / "c/comparison.html").read_text()
+    page = (root / "c/comparison.html").read_text(encoding="utf-8")
     assert "data:image/svg+xml" in page
     assert "Wilcoxon" in capsys.readouterr().out
 

@@ -42,7 +42,7 @@ def test_cohort_goes_on_past_a_failure_and_ends_with_one(cohort, tmp_path, truth
     failure = read_json(out / "impact/Task2/TH/2THA002/failure.json")
     assert "every voxel is 0" in failure["error"]
     assert "2THA002" in read_json(out / "impact/exclusions.json")["exclude"]
-    page = (out / "impact/report.html").read_text()
+    page = (out / "impact/report.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 2
     assert not re.search(r"(src|href)='(?!data:|#)", page)  # nothing is loaded from elsewhere
 

@@ -46,7 +46,7 @@ def test_worst_first_with_reasons_pictures_and_a_list(registered):
     stored = json.loads((registered / "exclusions.json").read_text())
     assert stored["exclude"] == exclude
     assert stored["cases"] == 10
-    page = (registered / "report.html").read_text()
+    page = (registered / "report.html").read_text(encoding="utf-8")
     order = re.findall(r"<h3 id='Task1 AB (\w+)'>", page)
     assert order[0] == "1ABA004"
     assert len(order) == 9
