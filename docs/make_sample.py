@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-import process
 from model.interface import read_challenge
 from model.reading import read_mask, read_volume
 from model.volume import Volume
 from sctlab.pictures import DIFFERENCE_WINDOW, Layer, save_planes
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # process.py is a script of the repository, not part of the package
+
+import process  # noqa: E402
+
 WINDOW = (-300.0, 500.0)  # HU
 
 
