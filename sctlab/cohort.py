@@ -128,7 +128,9 @@ def _pair(case: Case, target_file: Path, target: Target) -> Pair:
             "convention": str(described.get("convention", "unknown")),
         }
     # Cases simulated from one CT are one patient.
-    patient = described.get("patient") or truth.get("patient") or (truth.get("options") or {}).get("ct") or case.id
+    # Only the end of the path: where a user keeps their CTs is nobody's business in a published bundle.
+    simulated_from = "/".join(Path((truth.get("options") or {}).get("ct") or "").parts[-2:])
+    patient = described.get("patient") or truth.get("patient") or simulated_from or case.id
     return Pair(
         id=case.id,
         task=case.task,
