@@ -207,6 +207,9 @@ class TrainingPlan(_Settings):
             if stage.start is not None and stage.start not in seen:
                 raise ValueError(f"stage {stage.name} starts from '{stage.start}', which is no stage before it")
             seen[stage.name] = stage
+        if self.computing.precision == "16" and self.computing.fused and self.optimiser.clip_norm is not None:
+            raise ValueError("clip_norm with precision 16 and fused: the fused optimiser takes the loss' scale off "
+                             "itself, after clipping; set fused: false")  # fmt: skip
         # A patch below the canvas' minimum would train on padding that inference never sees.
         return self
 

@@ -67,6 +67,16 @@ def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def cbct_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six CBCT pairs, two of each region, as they are delivered."""
+    root = tmp_path_factory.mktemp("cbct")
+    for number in range(6):
+        region = ("AB", "HN", "TH")[number % 3]
+        write_pair(root / "Task2" / region / f"2{region}A{number:03d}", number, source="cbct")
+    return root
+
+
+@pytest.fixture(scope="session")
 def make_plan() -> Callable[..., TrainingPlan]:
     """`make_plan(**changes)`: the tiny plan with top-level settings replaced."""
 

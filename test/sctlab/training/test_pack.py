@@ -100,6 +100,18 @@ def test_the_card_says_what_the_manifest_says(bundle_folder: Path) -> None:
         assert words in text
 
 
+def test_the_card_says_whether_validation_chose_the_network(bundle_folder: Path) -> None:
+    """The first stage validated twice and started the others; where each validates once, nothing is chosen."""
+    bundle = read_bundle(bundle_folder)
+    assert "the best one was kept" in model_card(bundle)
+    plan = bundle.provenance["plan"] | {"validate_every": 2}
+    once = model_card(bundle.model_copy(update={"provenance": bundle.provenance | {"plan": plan}}))
+    assert "nothing was chosen" in once
+    assert "best one was kept" not in once
+    imported = {k: v for k, v in bundle.provenance.items() if k != "plan"}
+    assert "isn't recorded" in model_card(bundle.model_copy(update={"provenance": imported}))
+
+
 def test_half_precision_storage(run_folder: Path, tmp_path: Path, bundle_folder: Path) -> None:
     half = pack_runs([run_folder], tmp_path / "half", storage="float16").groups[0].folds[0]
     full = read_bundle(bundle_folder).groups[0].folds[0]

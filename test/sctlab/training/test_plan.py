@@ -52,6 +52,7 @@ def test_follow_up_and_submission_differ_where_the_publications_do() -> None:
         (GOOD + "recipe:\n  task: cbct\n", 6, "'recipe' again"),
         (GOOD + "  - {name: second, start: nowhere, iterations: 5}\n", 1, "no stage before it"),
         (GOOD + "losses: [\n", 7, "not YAML"),
+        (GOOD + "optimiser: {clip_norm: 1.0}\ncomputing: {precision: '16', fused: true}\n", 1, "set fused: false"),
     ],
 )  # fmt: skip
 def test_impossible_plans_are_refused_with_line_and_reason(text: str, line: int, words: str) -> None:
