@@ -45,15 +45,15 @@ def _maxilla_and_sinuses(painter: Painter) -> None:
         ellipsoid(side, (24, -70, 597), (20 * size, 22 * size, 20 * size)),
         ellipsoid(points, (0, -34, 617), (14, 13, 11)), ellipsoid(points, (0, -90, 650), (24, 5, 9)),
     ])  # fmt: skip
-    painter.fill(box, sinuses, Tissue.MUCOSA)
-    painter.fill(box, sinuses + thick, Tissue.GAS)
+    painter.fill(box, sinuses, Tissue.MUCOSA, 0)
+    painter.fill(box, sinuses + thick, Tissue.GAS, 0)
     cells = ellipsoid(points, (0, -66, 627), (13, 25, 13))
     painter.fill(box, np.maximum(cells, 0.7 - 1.3 * np.abs(painter.noise(box, 6.0)) * 2), Tissue.GAS)
     nose = np.minimum(ellipsoid(points, (0, -72, 602), (15, 38, 18)), ellipsoid(points, (0, -106, 598), (9, 14, 9)))
     turbinates = np.maximum(np.abs(np.abs(x) - 8.5) - 2.8, np.abs(np.sin(z / 4.6)) * -3 + 0.8)
     turbinates = np.maximum(turbinates, -110 - y)
-    painter.fill(box, nose, Tissue.MUCOSA)
-    painter.fill(box, np.maximum(nose + 1.6, -turbinates), Tissue.GAS)
+    painter.fill(box, nose, Tissue.MUCOSA, 0)
+    painter.fill(box, np.maximum(nose + 1.6, -turbinates), Tissue.GAS, 0)
     septum = np.maximum(np.abs(x - 0.8 * np.sin(y / 9)) - 1.1, nose)
     painter.fill(box, septum, Tissue.CARTILAGE)
 
@@ -69,7 +69,7 @@ def _orbit(painter: Painter, side: int) -> None:
     )
     wall = np.maximum(np.abs(cone - 0.6) - 0.9, -(points[1] - c[1] + 8))
     painter.fill(box, wall, Tissue.CORTICAL_BONE, 91)
-    painter.fill(box, cone, Tissue.FAT)
+    painter.fill(box, cone, Tissue.FAT, 0)
     apex = c + [-side * 14, 36, 2]
     for dx, dz in ((0, 10), (0, -10), (10, 0), (-10, 0)):
         painter.tube(

@@ -42,7 +42,7 @@ def paint_skull_and_brain(painter: Painter, patient: Patient) -> None:
             shape = ellipsoid(painter.at(cells), (side * 60, 14, 606), (9, 13, 17))
             painter.fill(cells, np.maximum(shape, -1.6 * painter.noise(cells, 3.0) - 0.2), Tissue.GAS)
         canal = np.array([[side * 80, -6, 616], [side * 50, -4, 617]])
-        painter.tube(canal, 3.2, Tissue.GAS)
+        painter.tube(canal, 3.2, Tissue.GAS, 0)
     sella = painter.box((-14, -30, 608), (14, -4, 636))
     if sella is not None:
         painter.bone(sella, ellipsoid(painter.at(sella), (0, -16, 614), (13, 12, 9)), 91)
