@@ -121,11 +121,11 @@ def classify(hu: np.ndarray, label: np.ndarray, body: np.ndarray, grid: Geometry
 
 
 def _straight(geometry: Geometry, spacing_xyz: tuple[float, float, float]) -> Geometry:
-    """The grid with straight axes that covers a grid."""
+    """The grid with straight axes that covers a grid, its outermost voxel centres inside the grid's."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in geometry.size_xyz])).reshape(3, -1).T
     points = geometry.to_physical(corners)
     low, high = points.min(0), points.max(0)
-    size = np.maximum(1, np.round((high - low) / spacing_xyz).astype(int) + 1)
+    size = np.floor((high - low) / spacing_xyz + 1e-4).astype(int) + 1  # rounded up, the last slice would lack data
     return Geometry(tuple(size), spacing_xyz, tuple(low))
 
 

@@ -46,6 +46,16 @@ def test_tissues_from_hu_agree_with_the_painted_ones(ct_file, abdomen):
         assert np.mean(phantom.tissue[painted] == tissue) > 0.6, tissue.name
 
 
+@pytest.mark.parametrize(("slices", "pitch_mm"), [(14, 5.0), (14, 7.0), (13, 3.0), (13, 8.0)])
+def test_every_slice_lies_inside_the_ct_whatever_its_height(tmp_path, slices, pitch_mm):
+    y, x = np.mgrid[:40, :40]
+    disc = np.where((x - 20) ** 2 + (y - 20) ** 2 < 15**2, 40, -1000).astype(np.int16)
+    ct = Volume(np.repeat(disc[None], slices, axis=0), Geometry((40, 40, slices), (3.0, 3.0, 3.0)))
+    phantom = load_phantom(write_volume(ct, tmp_path / "ct.mha"), None, (3.0, 3.0, pitch_mm))
+    np.testing.assert_allclose(phantom.hu[:, 20, 20], 40, atol=1)
+    assert (slices - 1) * 3 - (len(phantom.hu) - 1) * pitch_mm < pitch_mm  # nothing more is lost than a part of a slice
+
+
 @pytest.mark.parametrize(("array", "spacing", "words"), [
     (np.zeros((3, 10, 10), np.int16), (1, 1, 1), "at least 24x24x4"),
     (np.full((10, 40, 40), 500, np.int16), (3, 3, 3), "Hounsfield"),
