@@ -38,14 +38,9 @@ def distributions(records: Sequence[CaseRecord], keys: Sequence[str]) -> str | N
     if not keys:
         return None
     regions = sorted({r.region for r in records})
-    columns = min(5, len(keys))
-    rows = -(-len(keys) // columns)
     with rc_context(STYLE):
-        figure = _figure(2.2 * columns, 2.3 * rows)
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axis in axes[len(keys) :]:
-            axis.set_visible(False)
-        for axis, key in zip(axes, keys, strict=False):
+        figure, axes = _panels(len(keys), columns=5, width=2.2, height=2.3)
+        for axis, key in zip(axes, keys, strict=True):
             groups = [[r.metrics[key] for r in records if r.region == g and r.metrics.get(key) is not None]
                       for g in regions]  # fmt: skip
             _boxes(axis, groups, regions, [REGION_COLOURS.get(g, GREY) for g in regions])
@@ -196,14 +191,9 @@ def comparison(names: tuple[str, str], pairs: dict[str, list[tuple[str, float, f
     pairs = {k: v for k, v in pairs.items() if v}
     if not pairs:
         return None
-    columns = min(4, len(pairs))
-    rows = -(-len(pairs) // columns)
     with rc_context(STYLE):
-        figure = _figure(2.7 * columns, 2.5 * rows)
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axis in axes[len(pairs) :]:
-            axis.set_visible(False)
-        for axis, (key, values) in zip(axes, pairs.items(), strict=False):
+        figure, axes = _panels(len(pairs), columns=4, width=2.7, height=2.5)
+        for axis, (key, values) in zip(axes, pairs.items(), strict=True):
             regions = sorted({r for r, _, _ in values})
             groups = [[b - a for r, a, b in values if r == g] for g in regions]
             _boxes(axis, groups, regions, [REGION_COLOURS.get(g, GREY) for g in regions])
@@ -248,6 +238,17 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _panels(count: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of `width` x `height` inches, at most `columns` a row."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = _figure(width * columns, height * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, list(axes[:count])
 
 
 def _svg(figure: Figure) -> str:
