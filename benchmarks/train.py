@@ -1,23 +1,30 @@
-"""The network step of training: iterations/s and memory by precision and layout, and how long the loader is waited for.
+"""The network step of training: iterations/s and memory by precision, layout, compilation and extractor.
 
     python benchmarks/train.py --out benchmarks/train_<device>.csv           # reference setting on a GPU
-    OMP_NUM_THREADS=1 python benchmarks/train.py --small --out benchmarks/train_cpu.csv
+    OMP_NUM_THREADS=1 python benchmarks/train.py --small --reference --out benchmarks/train_cpu.csv
+    python benchmarks/train.py --loader runs/mri                             # share of time a real run waited for data
 
 The reference setting is batch 32 of 5x320x320 with ResNet-34. `--small` is a batch of 4 of 5x96x96 for a CPU. The
-extractor has random weights: its speed doesn't depend on them. `--reference` adds the step of the reference
-framework's own network class (PyPI `konfai`), where it is installed.
+extractors are the real architectures with random weights: their speed doesn't depend on the values.
+TotalSegmentator sees in 3D and needs 64 adjacent slices, so it has a setting of its own, a slab of 64 slices of
+64x64 (`--small`) or 128x128, and a row without extractor to compare with. `--reference` adds the step of the
+reference framework's own network class (PyPI `konfai`). Each row is measured in a process of its own, so that its
+peak memory is its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import platform
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +32,7 @@ import torch
 
 from model.network import build_network
 from model.recipe import NetworkSettings, Recipe
+from sctlab.features import FeatureExtractor, load_extractor
 from sctlab.training.cache import PreparedCase
 from sctlab.training.dataset import PatchDataset, batches
 from sctlab.training.losses import FeatureL1, SynthesisLoss
@@ -32,41 +40,71 @@ from sctlab.training.plan import L1, Patch
 
 COLUMNS = ("what", "extractor", "precision", "channels_last", "compiled", "ms_per_iteration", "iterations_per_s",
            "peak_memory_mb", "device", "torch")  # fmt: skip
+EXTRACTORS = "none,mind-2d,vgg16,sam2.1-small,totalsegmentator"
+# As in the recipes; of the two others a shallow and a deeper layer.
+LAYERS = {"mind-2d": (0,), "vgg16": (0, 1, 2, 3), "sam2.1-small": (1, 2), "totalsegmentator": (1, 2)}
 
 
 def main() -> None:
     """Measure and write a CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--reference", action="store_true")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--extractors", default="none,mind-2d,sam2.1-small")
+    parser.add_argument("--extractors", default=EXTRACTORS)
+    parser.add_argument("--loader", type=Path, help="Only read the logs of this run.")
     options = parser.parse_args()
+    if options.loader is not None:
+        print(f"{options.loader}: waited for data {logged_share(options.loader):.2%} of the time")
+        return
+    if options.out is None:
+        parser.error("--out is needed")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    patch = Patch(size_yx=(96, 96), batch=4) if options.small else Patch()
-    rows = []
-    for extractor in options.extractors.split(","):
-        for precision, channels_last, compiled in settings(device):
-            row = measure(device, patch, extractor, precision, channels_last, compiled, options.repeats)
-            rows.append(row)
-            print(row, flush=True)
-    if options.reference:
-        rows.append(measure(device, patch, "none", "fp32", False, False, options.repeats, reference=True))
-        print(rows[-1], flush=True)
-    with options.out.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    rows: list[dict[str, object]] = []
+    for arguments in work(device, options.extractors.split(","), options.small, options.reference):
+        # spawn: a forked child of a process that used CUDA or threads can hang
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            rows.append(pool.submit(measure, device, *arguments, options.repeats).result())
+        print(*rows[-1].values(), flush=True)
+        with options.out.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+    patch = patch_of("none", options.small)
     print(f"share of the time that the loader is waited for: {waiting_share(device, patch, rows[0]):.2%}")
 
 
-def settings(device: torch.device) -> Iterator[tuple[str, bool, bool]]:
+def work(
+    device: torch.device, extractors: list[str], small: bool, reference: bool
+) -> Iterator[tuple[Patch, str, str, bool, bool, bool]]:
+    """Patch, extractor, precision, channels_last, compiled, reference network: the rows in order."""
+    for extractor in extractors:
+        patch = patch_of(extractor, small)
+        if patch.slab > 1:
+            yield patch, "none", "fp32", True, False, False
+        for row in settings(device, extractor):
+            yield patch, extractor, *row, False
+    if reference:
+        yield patch_of("none", small), "none", "fp32", False, False, True
+
+
+def patch_of(extractor: str, small: bool) -> Patch:
+    """The batch of a setting."""
+    if extractor == "totalsegmentator":
+        return Patch(size_yx=(64, 64) if small else (128, 128), batch=64, slab=64)
+    return Patch(size_yx=(96, 96), batch=4) if small else Patch()
+
+
+def settings(device: torch.device, extractor: str) -> Iterator[tuple[str, bool, bool]]:
     """Precision, channels_last, compiled."""
-    yield from (("fp32", False, False), ("fp32", True, False))
-    if device.type == "cuda":  # a CPU without bf16 matrix units emulates it, ten times slower
-        yield from (("bf16", False, False), ("bf16", True, False), ("fp16", True, False), ("fp32", True, True),
-                    ("bf16", True, True))  # fmt: skip
+    if device.type == "cpu" and extractor != "none":
+        yield from (("fp32", True, False), ("bf16", True, False))
+        return
+    yield from (("fp32", False, False), ("fp32", True, False), ("bf16", False, False), ("bf16", True, False))
+    if device.type == "cuda":
+        yield "fp16", True, False
+    yield from (("fp32", True, True), ("bf16", True, True))
 
 
 def step_of(
@@ -78,13 +116,10 @@ def step_of(
     recipe = Recipe(task="mri", network=NetworkSettings())
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = (_reference() if reference else build_network(recipe.network)).to(device, memory_format=layout).train()
-    loss = SynthesisLoss([L1()], recipe)
+    loss = SynthesisLoss([L1()], recipe, patch.slab)
     if extractor != "none":
-        from sctlab.features import load_extractor
-
-        weights = None if extractor.startswith("mind") else "random"
-        loss.terms["impact"] = FeatureL1(load_extractor(extractor, weights=weights), {0: 1.0} if weights is None
-                                         else {1: 1.0, 2: 1.0}, recipe)  # fmt: skip
+        layers = dict.fromkeys(LAYERS[extractor], 1.0)
+        loss.terms["impact"] = FeatureL1(_extractor(extractor), layers, recipe, patch.slab)
         loss.weights["impact"] = 1.0
     loss = loss.to(device)
     optimiser = torch.optim.AdamW(network.parameters(), fused=device.type == "cuda" or None)
@@ -104,6 +139,15 @@ def step_of(
         scaler.update()
 
     return step
+
+
+def _extractor(name: str) -> FeatureExtractor:
+    """The real architecture; random weights where it has any."""
+    if name == "totalsegmentator":
+        from sctlab.features.totalsegmentator import TotalSegmentator
+
+        return TotalSegmentator()
+    return load_extractor(name, weights=None if name.startswith("mind") else "random")
 
 
 def _reference() -> torch.nn.Module:
@@ -127,9 +171,9 @@ def _reference() -> torch.nn.Module:
 
 def measure(
     device: torch.device, patch: Patch, extractor: str, precision: str, channels_last: bool, compiled: bool,
-    repeats: int, *, reference: bool = False,
+    reference: bool, repeats: int,
 ) -> dict[str, object]:  # fmt: skip
-    """Median time of a step; peak memory on CUDA, of the whole process so far on a CPU."""
+    """Median time of a step; peak memory of tensors on CUDA, of this whole process on a CPU."""
     step = step_of(device, patch, extractor, precision, channels_last, compiled, reference)
     cuda = device.type == "cuda"
     for _ in range(3 if cuda else 1):
@@ -181,6 +225,12 @@ def waiting_share(device: torch.device, patch: Patch, row: dict[str, object]) ->
             if workers:
                 time.sleep(seconds)  # the device works by itself
     return waited / (waited + count * seconds)
+
+
+def logged_share(run: Path) -> float:
+    """Share of the time that a run waited for its loader: the mean over what its folds and stages logged."""
+    lines = [json.loads(text) for log in sorted(run.glob("fold_*/*/metrics.jsonl")) for text in log.open()]
+    return float(np.mean([line["waiting_share"] for line in lines if line["kind"] == "train"]))
 
 
 def _case(folder: Path, seed: int) -> PreparedCase:
