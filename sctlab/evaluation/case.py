@@ -294,7 +294,7 @@ def _against_truth(images: Images, folder: Path, options: Options, record: CaseR
     if isinstance(result, str):
         record.notes.append(result)
     elif result is not None:
-        record.truth = asdict(result)
+        record.truth = {k: _finite(v) for k, v in asdict(result).items()}
         record.metrics |= {
             "mae_truth": result.mae, "psnr_truth": result.psnr, "ms_ssim_truth": result.ms_ssim,
             "bias": result.bias_hu, "reference_error": result.reference_error_hu,
