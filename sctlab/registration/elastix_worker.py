@@ -31,9 +31,17 @@ def to_itk(volume: Volume) -> itk.Image:
 
 
 def run(folder: Path) -> None:
-    """Register `moving.mha` to `fixed.mha` inside `mask.mha` with the parameter maps of `stages.json`."""
+    """Register `moving.mha` to `fixed.mha` inside `mask.mha` with the parameter maps of `stages.json`.
+
+    Threads are limited for the whole process. The method's own `SetNumberOfThreads` with more than one thread ends in
+    a segmentation fault as soon as a stage has several metrics: each metric is told another number of threads than it
+    has histograms for (github.com/InsightSoftwareConsortium/ITKElastix/issues/160).
+    """
     import itk
 
+    threads = int(os.environ.get("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", available_cpus()))
+    itk.MultiThreaderBase.SetGlobalMaximumNumberOfThreads(threads)
+    itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(threads)
     parameters = itk.ParameterObject.New()
     for stage in json.loads((folder / "stages.json").read_text()):
         parameters.AddParameterMap({key: tuple(words) for key, words in stage.items()})
@@ -47,7 +55,6 @@ def run(folder: Path) -> None:
     method.SetLogFileName("elastix.log")
     method.SetLogToFile(True)
     method.SetLogToConsole(False)
-    method.SetNumberOfThreads(int(os.environ.get("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", available_cpus())))
     method.Update()
 
 
