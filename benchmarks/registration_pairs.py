@@ -86,9 +86,11 @@ def make_pair(case: str, ct: Volume, modality: str, seed: int) -> Pair:
     """A pair from a CT; the same seed gives the same deformation for both modalities."""
     random = np.random.default_rng([seed, sorted(CASES).index(case)])
     grid = _fixed_grid(ct.geometry, random)
-    rigid = EulerTransform(tuple(np.radians(random.uniform(-3, 3, 3))), tuple(random.uniform(-8, 8, 3)),
+    # In a stack of few slices a patient must not leave it: no motion along an axis beyond a fifth of the extent.
+    room = np.minimum(1.0, 0.2 * np.array(grid.size_xyz) * np.array(grid.spacing_xyz) / 23.0)
+    rigid = EulerTransform(tuple(np.radians(random.uniform(-3, 3, 3)) * room[2]), tuple(random.uniform(-8, 8, 3) * room),
                            tuple(grid.centre_xyz))  # fmt: skip
-    local = _local_field(grid, random)
+    local = _local_field(grid, random) * room[::-1, None, None, None]
     truth = compose(DisplacementField(grid, local), AffineTransform(rigid.affine().matrix, rigid.translation_xyz,
                                                                      rigid.centre_xyz))  # fmt: skip
     field = displacement_field(truth, grid)
@@ -158,7 +160,7 @@ def _fixed_grid(geometry: Geometry, random: np.random.Generator) -> Geometry:
     """A part of the CT's grid, off its voxels: what the moving image shows beyond it is the field of view's excess."""
     size = np.array(geometry.size_xyz)
     spacing = np.array(geometry.spacing_xyz)
-    inset = np.minimum(np.ceil(np.array([6.0, 6.0, 10.0]) / spacing), (size - 12) // 2).astype(int)
+    inset = np.minimum(np.ceil(np.array([6.0, 6.0, 10.0]) / spacing), size // 12).astype(int)
     inset = np.maximum(inset, 0)
     grid = geometry.cropped(tuple(inset), tuple(size - 2 * inset))
     shift = random.uniform(-0.5, 0.5, 3) * spacing

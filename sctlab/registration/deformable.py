@@ -29,7 +29,6 @@ from sctlab.registration.frame import (
 from sctlab.registration.impact import JacobianFeatures, StaticFeatures
 from sctlab.registration.metrics import mutual_information
 from sctlab.registration.presets import Discrete, Level, Preset
-from sctlab.registration.rigid import percentiles
 from sctlab.registration.transforms import EulerTransform
 
 MARGIN_MM = 20.0  # around the fixed mask: context of the features
@@ -392,7 +391,8 @@ def _between(grid: ControlGrid, axis: int) -> np.ndarray:
 def _scaled(image: Tensor, where: Tensor) -> Tensor:
     """Intensities to [0, 1] between the 0.5th and 99.5th percentile of the voxels that count."""
     chosen = image[where] if bool(where.any()) else image
-    low, high = percentiles(chosen, (0.005, 0.995))
+    chosen = chosen.flatten()[:: max(1, chosen.numel() // 1_000_000)]
+    low, high = torch.quantile(chosen, chosen.new_tensor((0.005, 0.995))).tolist()
     return ((image - low) / max(high - low, 1e-6)).clamp(0, 1)
 
 

@@ -1,4 +1,8 @@
-"""The rigid start: mutual information over three angles and three shifts, from a search over shifts to 3 mm voxels."""
+"""The rigid start: likeness of MIND-SSC features over three angles and three shifts, a search over shifts first.
+
+Features and not mutual information of the intensities: within a body mask, mutual information prefers a head beside the
+head (a slice of air in the moving image tells as much as bone does), features do not.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ from torch import Tensor
 
 from model.errors import InputError
 from model.volume import Geometry
+from sctlab.features import load_extractor
 from sctlab.registration.adam import Adam
 from sctlab.registration.frame import Lattice, carry, extent_zyx, sample_at, smoothed
-from sctlab.registration.metrics import mutual_information
 from sctlab.registration.transforms import EulerTransform
 
 
@@ -23,19 +27,21 @@ class RigidSettings:
     Args:
         search_mm: Half-width of the search over shifts, around the centres of both images and of both bodies.
         step_mm: Its step.
+        search_voxel_mm: Its voxels.
+        candidates: Shifts that are refined at the first level.
         levels_mm: Voxels of the refinements.
         iterations: Gradient steps a level.
         samples: Points a step.
-        bins: Histogram bins.
         least_overlap: Share of the fixed mask that must stay inside the moving image.
     """
 
     search_mm: float = 48.0
-    step_mm: float = 12.0
+    step_mm: float = 16.0
+    search_voxel_mm: float = 8.0
+    candidates: int = 6
     levels_mm: tuple[float, ...] = (8.0, 4.0)
     iterations: tuple[int, ...] = (60, 40)
     samples: int = 6000
-    bins: int = 32
     least_overlap: float = 0.25
 
 
@@ -63,16 +69,16 @@ def register_rigid(
     generator = torch.Generator().manual_seed(seed)
     centre = _centre_of(fixed)
     starts, searched = _search(fixed, moving, centre, settings, generator)
-    score = 0.0
+    found: list[tuple[Tensor, float]] = []
     for number, (spacing, iterations) in enumerate(zip(settings.levels_mm, settings.iterations, strict=True)):
         level = _Level(fixed, moving, spacing, settings, generator)
-        candidates = [level.refine(start, centre, iterations if number or len(starts) == 1 else iterations // 2)
-                      for start in starts]  # fmt: skip
-        parameters, score = max(candidates, key=lambda found: found[1])
-        starts = [parameters]
+        several = iterations // 2 if number == 0 and len(starts) > 1 else iterations
+        found = sorted((level.refine(start, centre, several) for start in starts), key=lambda pair: -pair[1])
+        starts = [parameters for parameters, _ in found[:2]]  # a coarse level may prefer the wrong one of two
+    parameters, score = found[0]
     values = parameters.tolist()
     euler = EulerTransform(tuple(values[:3]), tuple(values[3:]), tuple(float(c) for c in centre))
-    return euler, {"mutual_information": score, "after_search": searched}
+    return euler, {"likeness": score, "after_search": searched}
 
 
 def _centre_of(side: Side) -> np.ndarray:
@@ -88,43 +94,50 @@ class _Level:
 
     def __init__(self, fixed: Side, moving: Side, spacing: float, settings: RigidSettings, generator: torch.Generator):
         self.settings, self.generator = settings, generator
+        # A stack of a few slices keeps enough of them to tell a shift along it.
+        thinnest = min(extent_zyx(fixed.geometry).min(), extent_zyx(moving.geometry).min())
+        spacing = min(spacing, float(thinnest) / 6)
         f_image, f_mask, f_lattice = _coarse(fixed, spacing)
-        self.image, self.mask, self.lattice = _coarse(moving, spacing)
+        image, self.mask, self.lattice = _coarse(moving, spacing)
         self.moving_geometry = moving.geometry
         index = torch.nonzero(f_mask[0, 0] > 0.5)
         if not len(index):
             raise InputError("registration", f"a mask that vanishes at {spacing:g} mm voxels", "a larger mask")
-        self.values = _scaled(f_image[0, 0][tuple(index.T)])
+        extractor = load_extractor("mind", device=fixed.image.device)
+        self.features = extractor(f_image)[0][0][(slice(None), *index.T)]
         geometry = f_lattice.geometry(fixed.geometry)
         points = geometry.to_physical(index.flip(1).double().cpu().numpy())
         self.points = torch.tensor(points, device=fixed.image.device)
-        self.image = _scaled(self.image)
         axes = torch.tensor(moving.geometry.axes, device=fixed.image.device)
         self.to_frame = axes.T  # physical offset from the moving origin → mm along the moving axes
         self.origin = torch.tensor(moving.geometry.origin_xyz, dtype=torch.float64, device=fixed.image.device)
-        self.both = torch.cat((self.image, self.mask), dim=1)
+        # Channels last: the corners of a point lie together.
+        both = torch.cat((extractor(image)[0], self.mask), dim=1)
+        self.both = both.contiguous(memory_format=torch.channels_last_3d)
 
     def sample(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Moving intensity and moving mask at physical points [N, 3] (x, y, z)."""
+        """Moving features [C, N] and moving mask [N] at physical points [N, 3] (x, y, z)."""
         frame = (points - self.origin) @ self.to_frame.T
         frame = frame.flip(-1).float()
         found = sample_at(self.both, self.lattice, frame, chunks=torch.get_num_threads())
         start = frame.new_tensor(self.lattice.start_zyx)
         end = start + frame.new_tensor([(n - 1) * self.lattice.spacing for n in self.lattice.size_zyx])
         inside = ((frame >= start - 1e-3) & (frame <= end + 1e-3)).all(-1)
-        return found[0], (found[1] > 0.5) & inside
+        return found[:-1], (found[-1] > 0.5) & inside
 
     def score(self, parameters: Tensor, centre: Tensor, chosen: Tensor) -> Tensor:
-        """Mutual information of the chosen samples, times the share of them that overlaps.
+        """Likeness of the chosen samples, 0 to 1, times the share of them that overlaps.
 
-        The share keeps a small overlap that happens to agree from beating a large one; 0 below the least overlap.
+        Likeness is 1 − mean |f − m| / 0.5 of MIND-SSC features, which lie in [0, 1]. The share keeps a small
+        overlap that happens to agree from beating a large one; 0 below the least overlap.
         """
         moved = (self.points[chosen] - centre) @ rotation(parameters[:3]).T + centre + parameters[3:]
-        values, valid = self.sample(moved)
+        features, valid = self.sample(moved)
         overlap = valid.float().mean()
         if overlap < self.settings.least_overlap:
-            return values.sum() * 0
-        return overlap * mutual_information(self.values[chosen][valid], values[valid], bins=self.settings.bins)
+            return features.sum() * 0
+        distance = (features - self.features[:, chosen]).abs().mean(0)
+        return overlap - 2 * (distance * valid).mean()
 
     def choose(self, count: int) -> Tensor:
         """Indices of a random subset of the samples."""
@@ -168,10 +181,10 @@ def rotation(angles: Tensor) -> Tensor:
 def _search(
     fixed: Side, moving: Side, centre: np.ndarray, settings: RigidSettings, generator: torch.Generator
 ) -> tuple[list[Tensor], float]:
-    """Up to three starts (angles and shifts) worth refining: the plausible shifts, each improved on a grid."""
-    level = _Level(fixed, moving, settings.step_mm, settings, generator)
+    """Starts (angles and shifts) worth refining, the best first, and its score: every shift of a cube is tried."""
+    level = _Level(fixed, moving, settings.search_voxel_mm, settings, generator)
     pivot = torch.tensor(centre, device=fixed.image.device)
-    chosen = level.choose(3000)
+    chosen = level.choose(settings.samples // 2)
     anchors = [
         np.zeros(3),
         _centre_of(moving) - centre,
@@ -179,33 +192,29 @@ def _search(
     ]
     reach = round(settings.search_mm / settings.step_mm)
     steps = settings.step_mm * np.arange(-reach, reach + 1)
-    found: list[tuple[float, np.ndarray]] = []
+    cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    shifts: list[np.ndarray] = []
+    for anchor in anchors:
+        known = np.array(shifts or [np.full(3, np.inf)])
+        shifts += [s for s in anchor + cube if np.linalg.norm(known - s, axis=1).min() > settings.step_mm / 2]
 
     def parameters(shift: np.ndarray) -> Tensor:
         return torch.tensor([0.0, 0.0, 0.0, *shift], dtype=torch.float64, device=pivot.device)
 
-    def score(shift: np.ndarray) -> float:
-        return float(level.score(parameters(shift), pivot, chosen))
-
     with torch.no_grad():
-        for anchor in anchors:
-            here, value = anchor, score(anchor)
-            for _ in range(2):  # one axis after the other, twice: far cheaper than the whole cube
-                for axis in (2, 1, 0):
-                    trials = [np.where(np.arange(3) == axis, anchor + step, here) for step in steps]
-                    scores = [score(trial) for trial in trials]
-                    if max(scores) > value:
-                        value, here = max(scores), trials[int(np.argmax(scores))]
-            for shift, quality in ((here, value), (anchor, score(anchor))):
-                near = [k for k, (_, other) in enumerate(found) if np.linalg.norm(other - shift) < settings.step_mm]
-                if quality > 0 and not near:
-                    found.append((quality, shift))
+        scores = np.array([float(level.score(parameters(shift), pivot, chosen)) for shift in shifts])
+    found: list[int] = []
+    for k in np.argsort(-scores):
+        near = any(np.linalg.norm(shifts[k] - shifts[other]) < 1.5 * settings.step_mm for other in found)
+        if scores[k] > 0 and not near:
+            found.append(int(k))
+        if len(found) == settings.candidates:
+            break
     if not found:
         raise InputError("registration", "the images don't overlap, wherever the moving one is put",
                          f"at least {settings.least_overlap:.0%} of the fixed mask inside the moving image",
                          "check that both images show the same region and that the masks are right")  # fmt: skip
-    found.sort(key=lambda pair: -pair[0])
-    return [parameters(shift) for _, shift in found[:3]], found[0][0]
+    return [parameters(shifts[k]) for k in found], float(scores[found[0]])
 
 
 def _coarse(side: Side, spacing: float) -> tuple[Tensor, Tensor, Lattice]:
@@ -216,16 +225,3 @@ def _coarse(side: Side, spacing: float) -> tuple[Tensor, Tensor, Lattice]:
     image = carry(smoothed(side.image, own, spacing), side.geometry, lattice, side.geometry)
     mask = carry(side.mask, side.geometry, lattice, side.geometry)
     return image, mask, lattice
-
-
-def _scaled(values: Tensor) -> Tensor:
-    """Values to [0, 1] between their 0.5th and 99.5th percentile."""
-    low, high = percentiles(values, (0.005, 0.995))
-    return ((values - low) / max(high - low, 1e-6)).clamp(0, 1)
-
-
-def percentiles(values: Tensor, shares: tuple[float, ...]) -> list[float]:
-    """Percentiles of at most a million values, evenly picked."""
-    flat = values.flatten()
-    flat = flat[:: max(1, len(flat) // 1_000_000)]
-    return torch.quantile(flat.float(), flat.new_tensor(shares, dtype=torch.float32)).tolist()

@@ -99,8 +99,10 @@ def make_sample(
         values = aligned.array + 70 * (x**2 + y**2) + rng.normal(0, 25, inner.shape_zyx)
         source = Volume(np.clip(values, AIR_HU, 3000).astype(np.int16), inner)
     else:
-        values = TISSUE_MR[moved.array] + rng.normal(0, 8, inner.shape_zyx)
-        source = Volume(np.clip(ndimage.gaussian_filter(values, 0.5), 0, None).astype(np.int16), inner)
+        # Warped as the CT is: borders share voxels. Labels warped by nearest neighbour put them half a voxel off.
+        signal = apply_to_image(labels.with_array(TISSUE_MR[labels.array]), truth, inner, interpolation="linear")
+        values = signal.array + rng.normal(0, 8, inner.shape_zyx)
+        source = Volume(np.clip(values, 0, None).astype(np.int16), inner)
     mask = Volume(ndimage.binary_fill_holes(moved.array > 0), inner)
     ct = ct.with_array(np.rint(ct.array).astype(np.int16))
     return Sample(source, ct, mask, aligned, labels, moved, truth, task)

@@ -16,6 +16,7 @@ from sctlab.registration.engine import choose_device, register
 from sctlab.registration.impact import FeatureTerm
 from sctlab.registration.presets import PRESETS, Level, default_preset, find_presets
 from sctlab.registration.transforms import EulerTransform, displacement_field
+from sctlab.registration.truth import tissue_edges
 
 QUICK = replace(
     PRESETS["mind"], name="quick", knots_mm=16.0, levels=(Level(8.0, 25, 1.0, 6000), Level(4.0, 35, 0.6, 8000))
@@ -44,22 +45,29 @@ def start_of(sample) -> EulerTransform:
     ],
     ids=["mind", "mi", "both"],
 )
-def test_a_known_warp_is_recovered(cbct_sample, changes) -> None:
-    rigid = register(cbct_sample.source, cbct_sample.ct, fixed_mask=cbct_sample.mask, preset="rigid")
-    result = register(cbct_sample.source, cbct_sample.ct, fixed_mask=cbct_sample.mask,
+def test_a_known_warp_is_recovered(samples, changes) -> None:
+    sample = samples[0](Task.CBCT, amplitude_mm=20.0)
+    rigid = register(sample.source, sample.ct, fixed_mask=sample.mask, preset="rigid")
+    result = register(sample.source, sample.ct, fixed_mask=sample.mask,
                       preset=replace(QUICK, **changes), initial=rigid.rigid)  # fmt: skip
-    before, after = distance(rigid, cbct_sample).mean(), distance(result, cbct_sample).mean()
-    assert after < 0.75 * before
+    before, after = distance(rigid, sample).mean(), distance(result, sample).mean()
+    assert after < 0.6 * before
     assert result.folding.smallest > 0
     assert result.folding.folded_percent == 0
     assert "cpu" in result.device or "cuda" in result.device
 
 
-@pytest.mark.heavy
-@pytest.mark.xfail(reason="3.2 mm where half a voxel is the aim: an open defect, see docs/registration.md", strict=True)
-def test_the_default_preset_is_accurate(mr_sample) -> None:
-    result = register(mr_sample.source, mr_sample.ct, fixed_mask=mr_sample.mask, preset="mri-ab")
-    assert distance(result, mr_sample).mean() < 2.0  # half a voxel
+@pytest.mark.parametrize("seed", [3, 4])
+def test_the_default_preset_is_accurate_where_tissues_meet(samples, seed: int) -> None:
+    """Within the phantom's tissues MR and CT share nothing, so only borders can tell."""
+    sample = samples[0](Task.MRI, seed=seed, amplitude_mm=20.0)
+    edges = tissue_edges(sample.ct_aligned, sample.mask.array)[sample.mask.array]
+    rigid = register(sample.source, sample.ct, fixed_mask=sample.mask, preset="rigid")
+    result = register(sample.source, sample.ct, fixed_mask=sample.mask, preset="mri-ab", initial=rigid.rigid)
+    before, after = (distance(found, sample)[edges].mean() for found in (rigid, result))
+    assert after < 0.7 * before
+    assert after < 2.0  # half a voxel
+    assert result.folding.smallest > 0
 
 
 def test_oblique_flipped_and_anisotropic_grids(cbct_sample) -> None:
