@@ -5,7 +5,8 @@ leave) and failures (what a reader would throw out). The limits are chosen on ha
 other half, on many random cohorts with the share of failures that the published study excluded by hand (101 of 578
 and 50 of 955 pairs, 10 % together; here 15 %).
 
-    sctlab simulate COHORT --task mri --cases 4 --spacing 4,4,4 --seed 11
+    sctlab simulate COHORT --task mri  --cases 4 --spacing 4,4,4 --seed 11
+    sctlab simulate COHORT --task cbct --cases 4 --spacing 4,4,4 --seed 12
     python benchmarks/exclusion.py COHORT --out benchmarks/exclusion.json
 """
 
@@ -168,8 +169,9 @@ def choose(rows: list[dict], seed: int) -> tuple[Rule, float]:
     best, best_score = DEFAULT_RULE, -1.0
     for count in (1, 2):
         for chosen in itertools.combinations(names, count):
-            for z, ratio in itertools.product((4.0, 3.5, 3.0, 2.5), (1.0, 0.995, 0.99, 0.95)):
-                rule = Rule(dict(DEFAULT_RULE.limits) | {"feature distance ratio": ratio}, z, chosen)
+            for z, ratio, place in itertools.product((3.5, 3.0, 2.5), (1.0, 0.995, 0.99), (9.0, 1.2, 1.0, 0.8)):
+                limits = {"feature distance ratio": ratio, "feature loss in one place": place}
+                rule = Rule(dict(DEFAULT_RULE.limits) | limits, z, chosen)
                 found = score(rows, rule, np.random.default_rng(seed), 10)
                 f1 = 2 * found["precision"] * found["recall"] / max(found["precision"] + found["recall"], 1e-9)
                 if f1 > best_score + 1e-3:
@@ -194,7 +196,7 @@ def main() -> None:
     halves = [[r for r in rows if r["half"] == h] for h in (0, 1)]
     chosen, _ = choose(halves[0], options.seed)
     result = {
-        "command": "python benchmarks/exclusion.py COHORT (see its first lines)",
+        "command": "python benchmarks/exclusion.py COHORT, on the cohort of its first lines",
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "cases": len({(r["group"], r["case"]) for r in rows}),
         "registrations": {"sound": sum(not r["bad"] for r in rows), "failures": sum(r["bad"] for r in rows)},
@@ -203,6 +205,11 @@ def main() -> None:
                                           "outlier_signals": list(chosen.outlier_signals)},
         "calibration half": score(halves[0], chosen, np.random.default_rng(options.seed), COHORTS),
         "other half": score(halves[1], chosen, np.random.default_rng(options.seed + 1), COHORTS),
+        "other half by task": {
+            task: score([r for r in halves[1] if r["group"].startswith(task)], chosen,
+                        np.random.default_rng(options.seed + 2), COHORTS)
+            for task in sorted({r["group"].split()[0] for r in rows})
+        },
         "default rule, other half": score(halves[1], DEFAULT_RULE, np.random.default_rng(options.seed + 1), COHORTS),
     }  # fmt: skip
     write_json(options.out, result)

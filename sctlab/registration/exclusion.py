@@ -30,6 +30,7 @@ class Rule:
             "folds": 0.001,
             "body without data": 0.4,
             "feature distance ratio": 0.995,
+            "feature loss in one place": 1.0,
             "inverse consistency p95 (mm)": 10.0,
             "preset spread p95 (mm)": 8.0,
         }
@@ -77,6 +78,8 @@ def signals(quality: Mapping[str, Any]) -> dict[str, float]:
         "inverse consistency p95 (mm)": (quality.get("inverse_consistency_mm") or {}).get("p95"),
         "preset spread p95 (mm)": (quality.get("preset_spread_mm") or {}).get("p95"),
     }
+    gain = quality.get("local_gain")
+    found["feature loss in one place"] = None if gain is None else -gain["worst"]
     dice = quality["overlap"]["after"]["body_dice"]
     found["bodies apart"] = None if dice is None else 1 - dice
     return {name: float(value) for name, value in found.items() if value is not None}
