@@ -101,14 +101,16 @@ def one(options: argparse.Namespace) -> None:
         result = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=preset)
         field = result.displacement_mm(grid)
         save(options.result, field, time.perf_counter() - started, time.process_time() - processor)
-    elif options.method == "elastix":
+    elif options.method in ("elastix", "elastix-tuned"):
         from sctlab.registration.elastix import register_elastix
         from sctlab.registration.transforms import displacement_field
 
-        started, processor = time.perf_counter(), time.process_time()
-        result = register_elastix(pair.fixed, pair.moving, pair.fixed_mask, task=pair.task, region=pair.region)
+        started = time.perf_counter()
+        result = register_elastix(pair.fixed, pair.moving, pair.fixed_mask, task=pair.task, region=pair.region,
+                                  tuned=options.method == "elastix-tuned")  # fmt: skip
         field = displacement_field(result.transform, grid).vectors.astype(np.float32)
-        save(options.result, field, time.perf_counter() - started, time.process_time() - processor)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)  # elastix works in a process of its own
+        save(options.result, field, time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6)
     else:
         peer(options, pair)
 

@@ -84,6 +84,31 @@ def evaluate(coefficients: Tensor, bases: tuple[Tensor, Tensor, Tensor]) -> Tens
     return torch.matmul(basis_z, out.reshape(shape[0], shape[1], -1)).reshape(shape[0], -1, *shape[2:])
 
 
+def evaluate_at(coefficients: Tensor, grid: ControlGrid, points: Tensor) -> Tensor:
+    """The spline [N, 3] at scattered points [N, 3] (mm, z, y, x), 64 control points each; with gradient."""
+    index, weights = [], []
+    for axis in range(3):
+        t = (points[:, axis] - grid.start_zyx[axis]) / grid.spacing_zyx[axis]
+        t = t.clamp(1.0, grid.size_zyx[axis] - 2.0)
+        base = t.floor().clamp(1, grid.size_zyx[axis] - 3)
+        f = t - base
+        weights.append(
+            torch.stack(
+                ((1 - f) ** 3 / 6, (3 * f**3 - 6 * f**2 + 4) / 6, (-3 * f**3 + 3 * f**2 + 3 * f + 1) / 6, f**3 / 6)
+            )
+        )
+        index.append(base.long() + torch.arange(-1, 3, device=points.device)[:, None])
+    flat = coefficients.flatten(1).T
+    total = points.new_zeros(len(points), 3)
+    _, ny, nx = grid.size_zyx
+    for i in range(4):
+        for j in range(4):
+            for k in range(4):
+                where = (index[0][i] * ny + index[1][j]) * nx + index[2][k]
+                total = total + flat[where] * (weights[0][i] * weights[1][j] * weights[2][k])[:, None]
+    return total
+
+
 def refine(coefficients: Tensor) -> Tensor:
     """Coefficients of the same spline on `ControlGrid.refined` (two-scale relation of cubic B-splines)."""
     for axis in (1, 2, 3):

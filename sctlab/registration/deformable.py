@@ -13,7 +13,7 @@ from model.errors import InputError
 from model.volume import Geometry, Volume
 from sctlab.features import load_extractor
 from sctlab.registration.adam import Adam
-from sctlab.registration.bspline import ControlGrid, bending_energy, evaluate, jacobian, refine
+from sctlab.registration.bspline import ControlGrid, bending_energy, evaluate, evaluate_at, jacobian, refine
 from sctlab.registration.discrete import search
 from sctlab.registration.folding import penalty
 from sctlab.registration.frame import (
@@ -316,31 +316,6 @@ def optimise(
     return mean, first or 0.0, last
 
 
-def evaluate_at(coefficients: Tensor, grid: ControlGrid, points: Tensor) -> Tensor:
-    """The spline [N, 3] at scattered points [N, 3] (mm, z, y, x), 64 control points each; with gradient."""
-    index, weights = [], []
-    for axis in range(3):
-        t = (points[:, axis] - grid.start_zyx[axis]) / grid.spacing_zyx[axis]
-        t = t.clamp(1.0, grid.size_zyx[axis] - 2.0)
-        base = t.floor().clamp(1, grid.size_zyx[axis] - 3)
-        f = t - base
-        weights.append(
-            torch.stack(
-                ((1 - f) ** 3 / 6, (3 * f**3 - 6 * f**2 + 4) / 6, (-3 * f**3 + 3 * f**2 + 3 * f + 1) / 6, f**3 / 6)
-            )
-        )
-        index.append(base.long() + torch.arange(-1, 3, device=points.device)[:, None])
-    flat = coefficients.flatten(1).T
-    total = points.new_zeros(len(points), 3)
-    _, ny, nx = grid.size_zyx
-    for i in range(4):
-        for j in range(4):
-            for k in range(4):
-                where = (index[0][i] * ny + index[1][j]) * nx + index[2][k]
-                total = total + flat[where] * (weights[0][i] * weights[1][j] * weights[2][k])[:, None]
-    return total
-
-
 def _coarse_start(working: Working, coefficients: Tensor, grid: ControlGrid, settings: Discrete) -> Tensor:
     """The discrete search's field as a spline, kept only where three witnesses agree that it helps.
 
@@ -406,4 +381,4 @@ def _on_grid(mask: Volume | None, geometry: Geometry) -> Volume:
     return mask if mask.geometry.same_grid(geometry) else resample(mask, geometry, interpolation="nearest")
 
 
-__all__ = ["Images", "Working", "deform", "evaluate_at", "optimise"]
+__all__ = ["Images", "Working", "deform", "optimise"]

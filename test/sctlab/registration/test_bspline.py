@@ -7,8 +7,15 @@ import pytest
 import torch
 
 from model.volume import Geometry
-from sctlab.registration.bspline import ControlGrid, bending_energy, determinant, evaluate, jacobian, refine
-from sctlab.registration.deformable import evaluate_at
+from sctlab.registration.bspline import (
+    ControlGrid,
+    bending_energy,
+    determinant,
+    evaluate,
+    evaluate_at,
+    jacobian,
+    refine,
+)
 from sctlab.registration.transforms import BSplineTransform, DisplacementField, jacobian_determinant
 
 EXTENT = (70.0, 50.0, 90.0)
