@@ -179,12 +179,15 @@ def test_a_step_whose_gradients_overflow_is_left_out(train, make_plan, tmp_path:
 
 
 @pytest.mark.heavy
-def test_compiled_training_gives_the_same_weights(train, make_plan, tmp_path: Path) -> None:
+def test_compiled_training_gives_the_same_weights(
+    train, make_plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """torch.compile changes speed, not what is learnt; checkpoints carry the plain names."""
     import shutil
 
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))  # hundreds of MB, not for the system's
     stages = ({"name": "global", "iterations": 2},)
     train(make_plan(stages=stages))
     (tmp_path / "run").rename(tmp_path / "plain")
