@@ -51,20 +51,31 @@ class MindSSC(FeatureExtractor):
     def _extract(self, x: Tensor, count: int, statistics: Statistics | None) -> list[Tensor]:
         x = min_max(x, statistics)
         padded = functional.pad(x, [self.dilation] * (2 * self.dimension), mode="replicate")
-        distances = []
-        for first, second in self.pairs:
-            difference = self._shifted(padded, first, x.shape) - self._shifted(padded, second, x.shape)
-            distances.append(self._patch_mean(difference.square()))
-        distance = torch.cat(distances, dim=1)
-        del distances
-        distance = distance - distance.amin(dim=1, keepdim=True)
+        distances = (
+            self._patch_mean((self._shifted(padded, a, x.shape) - self._shifted(padded, b, x.shape)).square())
+            for a, b in self.pairs
+        )
+        if x.requires_grad and torch.is_grad_enabled():
+            distance = torch.cat(tuple(distances), dim=1)
+            distance = distance - distance.amin(dim=1, keepdim=True)
+            return [torch.exp(-distance / self._variance(distance, statistics))]
+        # Of a whole volume: every copy of twelve channels would be felt.
+        layout = torch.channels_last_3d if self.dimension == 3 else torch.channels_last
+        shape = (len(x), len(self.pairs), *x.shape[2:])
+        distance = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+        for channel, values in enumerate(distances):
+            distance[:, channel : channel + 1] = values
+        distance -= distance.amin(dim=1, keepdim=True)
+        variance = self._variance(distance, statistics)
+        return [distance.neg_().div_(variance).exp_()]
+
+    def _variance(self, distance: Tensor, statistics: Statistics | None) -> Tensor:
+        """Mean distance of a voxel, kept away from zero."""
         variance = distance.mean(dim=1, keepdim=True)
-        if statistics is None:
-            typical = variance.detach().flatten(1).mean(1).reshape(-1, *[1] * (x.ndim - 1)).clamp_min(1e-12)
-            variance = torch.maximum(torch.minimum(variance, 1000 * typical), typical / 1000)
-        else:
-            variance = variance.clamp_min(FIXED_FLOOR)
-        return [torch.exp(-distance / variance)]
+        if statistics is not None:
+            return variance.clamp_min(FIXED_FLOOR)
+        typical = variance.detach().flatten(1).mean(1).reshape(-1, *[1] * (distance.ndim - 1)).clamp_min(1e-12)
+        return torch.maximum(torch.minimum(variance, 1000 * typical), typical / 1000)
 
     def _shifted(self, padded: Tensor, offset: tuple[int, ...], shape: torch.Size) -> Tensor:
         start = [self.dilation * (1 + o) for o in offset]

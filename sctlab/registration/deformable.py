@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from sctlab.registration.frame import (
     carry,
     extent_zyx,
     inside,
+    reach_of,
     sample_at,
     smoothed,
     to_device,
@@ -104,10 +105,14 @@ class Working:
         extent = extent_zyx(fixed)
         low = np.maximum(images.low_zyx - MARGIN_MM, 0)
         high = np.minimum(images.high_zyx + MARGIN_MM, extent)
+        # No further than the moving image goes: beyond it only its border's values would be repeated.
+        least, greatest = reach_of(moving, fixed, mapping)
+        near = np.minimum(np.maximum(low - REACH_MM, least), low)
+        far = np.maximum(np.minimum(high + REACH_MM, greatest), high)
         self.extractors = [load_extractor(t.extractor, device=images.device) for t in preset.features]
-        spacing = planned_spacing(high - low, spacing, self._channels(preset))
+        spacing = planned_spacing((high - low, far - near), spacing, self._channels(preset))
         self.lattice = Lattice.between(low, high, spacing)
-        self.moving_lattice = Lattice.between(low - REACH_MM, high + REACH_MM, spacing)
+        self.moving_lattice = Lattice.between(near, far, spacing)
         own_fixed, own_moving = (np.array(g.spacing_xyz[::-1]) for g in (fixed, moving))
         self.fixed = carry(smoothed(images.fixed, own_fixed, spacing), fixed, self.lattice, fixed)
         self.moving = carry(smoothed(images.moving, own_moving, spacing), moving, self.moving_lattice, fixed, mapping)
@@ -238,10 +243,10 @@ class Working:
         return (excess.square().sum((0, 1)) * bone).sum() / bone.sum().clamp_min(1.0)
 
 
-def planned_spacing(extent_zyx_mm: np.ndarray, spacing: float, channels: float) -> float:
-    """The wanted voxel size, or a coarser one where the feature maps of both images would not fit the plan."""
+def planned_spacing(extents_zyx_mm: Iterable[np.ndarray], spacing: float, channels: float) -> float:
+    """The wanted voxel size, or a coarser one where the feature maps of all images would not fit the plan."""
     while True:
-        voxels = np.prod(extent_zyx_mm / spacing + 1) + np.prod((extent_zyx_mm + 2 * REACH_MM) / spacing + 1)
+        voxels = sum(np.prod(extent / spacing + 1) for extent in extents_zyx_mm)
         if 4 * channels * voxels <= FEATURE_BYTES:
             return spacing
         spacing *= 1.1

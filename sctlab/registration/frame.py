@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -53,6 +54,20 @@ class Lattice:
 def extent_zyx(geometry: Geometry) -> np.ndarray:
     """Distance between the centres of the first and last voxel along z, y, x in mm."""
     return (np.array(geometry.shape_zyx) - 1) * np.array(geometry.spacing_xyz[::-1])
+
+
+def reach_of(image: Geometry, fixed: Geometry, rigid: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest position of an image's voxels along the fixed image's z, y, x axes, mm from its first voxel.
+
+    Args:
+        image: The image's own grid.
+        fixed: The grid that the axes belong to.
+        rigid: Matrix and offset of a linear map from fixed points to the image's points (physical, x, y, z).
+    """
+    corners = image.to_physical(np.array(list(itertools.product(*[(0, n - 1) for n in image.size_xyz])), dtype=float))
+    back = np.linalg.solve(rigid[0], (corners - rigid[1]).T).T
+    along = (back - np.array(fixed.origin_xyz)) @ np.linalg.inv(fixed.axes).T
+    return along.min(0)[::-1], along.max(0)[::-1]
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:

@@ -224,6 +224,15 @@ def test_totalsegmentator_reads_plans(tmp_path: Path) -> None:
 class TestMind:
     """MIND-SSC itself."""
 
+    @pytest.mark.parametrize("dimension", [2, 3])
+    def test_with_and_without_gradient_are_one_feature(self, dimension: int) -> None:
+        x = torch.rand(2, 1, *(14, 17, 15)[:dimension])
+        extractor = MindSSC(dimension)
+        for statistics in (None, Statistics.from_range(0, 1)):
+            light = extractor(x, statistics=statistics)[0]
+            with_gradient = extractor(x.clone().requires_grad_(), statistics=statistics)[0]
+            torch.testing.assert_close(light, with_gradient.detach(), rtol=1e-4, atol=1e-6)
+
     def test_is_unchanged_by_a_linear_change_of_intensities(self) -> None:
         x = torch.rand(1, 1, 12, 14, 16, generator=torch.Generator().manual_seed(2))
         torch.testing.assert_close(MindSSC()(x)[0], MindSSC()(500 - 3000 * x)[0], rtol=0, atol=1e-3)

@@ -13,6 +13,7 @@ from model.interface import Region, Task
 from model.volume import Geometry, Volume, resample
 from sctlab.registration.deformable import planned_spacing
 from sctlab.registration.engine import choose_device, register
+from sctlab.registration.frame import reach_of
 from sctlab.registration.impact import FeatureTerm
 from sctlab.registration.presets import PRESETS, Level, default_preset, find_presets
 from sctlab.registration.transforms import EulerTransform, displacement_field
@@ -180,9 +181,21 @@ def test_every_region_has_a_preset() -> None:
 
 def test_working_voxels_grow_where_features_would_not_fit() -> None:
     extent = np.array([270.0, 366.0, 464.0])  # a full SynthRAD pair
-    assert planned_spacing(extent, 3.0, 12) == 3.0
-    coarser = planned_spacing(extent, 1.0, 64)
+    assert planned_spacing((extent, extent + 80), 3.0, 12) == 3.0
+    coarser = planned_spacing((extent, extent + 80), 1.0, 64)
     assert 4 * 64 * (np.prod(extent / coarser + 1) + np.prod((extent + 80) / coarser + 1)) <= 800_000_000
+
+
+def test_the_extent_of_the_moving_image_along_the_fixed_axes() -> None:
+    """Equal to that of every voxel, for oblique grids and a turned and shifted patient."""
+    fixed = Geometry((9, 8, 7), (2.0, 3.0, 4.0), (-5.0, 10.0, 3.0), (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1))
+    moving = Geometry((5, 6, 4), (1.5, 2.5, 3.5), (40.0, -7.0, 1.0), (0, 0, 1, 1, 0, 0, 0, 1, 0))
+    rigid = EulerTransform((0.2, -0.1, 0.3), (7.0, -3.0, 12.0), (1.0, 2.0, 3.0)).affine()
+    voxels = np.argwhere(np.ones(moving.shape_zyx))[:, ::-1].astype(float)
+    points = (moving.to_physical(voxels) - rigid.offset) @ np.linalg.inv(rigid.matrix).T
+    along = (fixed.to_index(points) * fixed.spacing_xyz)[:, ::-1]
+    low, high = reach_of(moving, fixed, (rigid.matrix, rigid.offset))
+    np.testing.assert_allclose((low, high), (along.min(0), along.max(0)), atol=1e-6)
 
 
 class TestBadInput:
