@@ -82,15 +82,26 @@ def load_ct(case: str, data: Path) -> Volume:
     return resample(ct, ct.geometry.resized((spacing,) * 3), interpolation="linear", outside=AIR_HU)
 
 
-def make_pair(case: str, ct: Volume, modality: str, seed: int) -> Pair:
-    """A pair from a CT; the same seed gives the same deformation for both modalities."""
+def make_pair(case: str, ct: Volume, modality: str, seed: int, *, breathing_mm: float | None = None) -> Pair:
+    """A pair from a CT; the same seed gives the same deformation for both modalities.
+
+    Args:
+        case: One of `CASES`.
+        ct: Its CT.
+        modality: One of `MODALITIES`.
+        seed: Of everything random.
+        breathing_mm: A deep breath of that amplitude beside 0.6 of the usual deformation.
+    """
     random = np.random.default_rng([seed, sorted(CASES).index(case)])
     grid = _fixed_grid(ct.geometry, random)
     # In a stack of few slices a patient must not leave it: no motion along an axis beyond a fifth of the extent.
     room = np.minimum(1.0, 0.2 * np.array(grid.size_xyz) * np.array(grid.spacing_xyz) / 23.0)
     rigid = EulerTransform(tuple(np.radians(random.uniform(-3, 3, 3)) * room[2]), tuple(random.uniform(-8, 8, 3) * room),
                            tuple(grid.centre_xyz))  # fmt: skip
-    local = _local_field(grid, random) * room[::-1, None, None, None]
+    local = _local_field(grid, random)
+    if breathing_mm:
+        local = 0.6 * local + _deep_breath(grid, random, breathing_mm)
+    local = local * room[::-1, None, None, None]
     truth = compose(DisplacementField(grid, local), AffineTransform(rigid.affine().matrix, rigid.translation_xyz,
                                                                      rigid.centre_xyz))  # fmt: skip
     field = displacement_field(truth, grid)
@@ -189,6 +200,16 @@ def _local_field(grid: Geometry, random: np.random.Generator) -> np.ndarray:
             break
         field *= 0.9
     return field
+
+
+def _deep_breath(grid: Geometry, random: np.random.Generator, amplitude: float) -> np.ndarray:
+    """Downwards, some forwards, most at one height in front: [3 (x, y, z), z, y, x] in mm."""
+    spacing = np.array(grid.spacing_xyz[::-1])
+    z, y, _ = np.meshgrid(*[np.arange(n) * s for n, s in zip(grid.shape_zyx, spacing, strict=True)], indexing="ij")
+    height = random.uniform(0.35, 0.65) * z.max()
+    profile = np.exp(-0.5 * ((z - height) / 50) ** 2)
+    profile *= 0.35 + 0.65 * np.exp(-0.5 * ((y - 0.4 * y.max()) / 70) ** 2)
+    return amplitude * np.array([0.13, -0.27, 1.0])[:, None, None, None] * profile
 
 
 def _body(hu: np.ndarray) -> np.ndarray:
