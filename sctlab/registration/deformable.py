@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from model.errors import InputError
 from model.volume import Geometry, Volume
@@ -99,16 +100,17 @@ class Working:
     ) -> None:
         fixed, moving = images.fixed_geometry, images.moving_geometry
         finest = min(min(fixed.spacing_xyz), min(moving.spacing_xyz))
-        spacing = max(voxel_mm, finest)
+        extent = extent_zyx(fixed)
+        # A thin stack still gets a few working voxels across: none of them would lie inside it otherwise.
+        spacing = max(min(voxel_mm, float(extent.min()) / 3), finest)
         affine = rigid.affine()
         mapping = (affine.matrix, affine.offset)
-        extent = extent_zyx(fixed)
         low = np.maximum(images.low_zyx - MARGIN_MM, 0)
         high = np.minimum(images.high_zyx + MARGIN_MM, extent)
-        # No further than the moving image goes: beyond it only its border's values would be repeated.
+        # Little further than the moving image goes: beyond it only its border's values would be repeated.
         least, greatest = reach_of(moving, fixed, mapping)
-        near = np.minimum(np.maximum(low - REACH_MM, least), low)
-        far = np.maximum(np.minimum(high + REACH_MM, greatest), high)
+        near = np.minimum(np.maximum(low - REACH_MM, least - 2 * spacing), low)
+        far = np.maximum(np.minimum(high + REACH_MM, greatest + 2 * spacing), high)
         self.extractors = [load_extractor(t.extractor, device=images.device) for t in preset.features]
         spacing = planned_spacing((high - low, far - near), spacing, self._channels(preset))
         self.lattice = Lattice.between(low, high, spacing)
@@ -119,7 +121,8 @@ class Working:
         mask = carry(images.fixed_mask, fixed, self.lattice, fixed)
         self.mask = ((mask > 0.5) & (inside(fixed, self.lattice, fixed, images.device) > 0.5)).float()
         valid = carry(images.moving_mask, moving, self.moving_lattice, fixed, mapping, outside="zeros")
-        self.valid = (valid > 0.5).float() * inside(moving, self.moving_lattice, fixed, images.device, mapping)
+        valid = (valid > 0.5).float() * inside(moving, self.moving_lattice, fixed, images.device, mapping)
+        self.valid = _without_border(valid)
         self.bone = None
         if images.bone is not None:
             self.bone = carry(images.bone, moving, self.moving_lattice, fixed, mapping, outside="zeros")
@@ -366,6 +369,11 @@ def _between(grid: ControlGrid, axis: int) -> np.ndarray:
     """Positions half-way between the control points of the valid region and on them."""
     count = grid.size_zyx[axis] - 3
     return grid.start_zyx[axis] + grid.spacing_zyx[axis] * (1 + 0.5 * np.arange(2 * count + 1))
+
+
+def _without_border(valid: Tensor) -> Tensor:
+    """Zeros in the outermost voxels [1, 1, z, y, x]: sampling repeats them for every point beyond the lattice."""
+    return functional.pad(valid[..., 1:-1, 1:-1, 1:-1], [1] * 6)
 
 
 def _scaled(image: Tensor, where: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from model.errors import InputError
 from model.interface import Region, Task
 from model.volume import Geometry, Volume, resample
-from sctlab.registration.deformable import planned_spacing
+from sctlab.registration.deformable import Images, Working, planned_spacing
 from sctlab.registration.engine import choose_device, register
-from sctlab.registration.frame import reach_of
+from sctlab.registration.frame import reach_of, sample_at
 from sctlab.registration.impact import FeatureTerm
 from sctlab.registration.presets import PRESETS, Level, default_preset, find_presets
 from sctlab.registration.transforms import EulerTransform, displacement_field
@@ -196,6 +197,31 @@ def test_the_extent_of_the_moving_image_along_the_fixed_axes() -> None:
     along = (fixed.to_index(points) * fixed.spacing_xyz)[:, ::-1]
     low, high = reach_of(moving, fixed, (rigid.matrix, rigid.offset))
     np.testing.assert_allclose((low, high), (along.min(0), along.max(0)), atol=1e-6)
+
+
+@pytest.mark.parametrize("spacing", [2.0, 4.0, 7.0])
+def test_points_beyond_the_moving_image_do_not_count(cbct_sample, spacing: float) -> None:
+    grid = cbct_sample.ct.geometry
+    ends = grid.cropped((0, 0, 6), (grid.size_xyz[0], grid.size_xyz[1], grid.size_xyz[2] - 12))
+    shorter = Volume(cbct_sample.ct.array[6:-6], ends)
+    images = Images.prepare(cbct_sample.source, shorter, cbct_sample.mask, None, None, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    working = Working(images, EulerTransform((0, 0, 0)), PRESETS["mind"], spacing, generator)
+    fixed = cbct_sample.source.geometry
+    last = ends.to_physical(np.array([0.0, 0.0, ends.size_xyz[2] - 1]))[2] - fixed.origin_xyz[2]
+    middle = np.array(fixed.shape_zyx[1:]) * np.array(fixed.spacing_xyz[1::-1]) / 2
+    beyond = torch.tensor([[last + d, *middle] for d in (-12.0, 5.0, 12.0, 60.0, 200.0)], dtype=torch.float32)
+    weights = sample_at(working.valid, working.moving_lattice, beyond)[0] > 0.9
+    assert weights.tolist() == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("size", [(48, 48, 5), (10, 48, 48)])
+def test_a_thin_stack_is_registered(size: tuple[int, int, int]) -> None:
+    random = np.random.default_rng(0)
+    grid = Geometry(size, (1.0, 1.0, 1.0))
+    image = Volume(gaussian_filter(random.standard_normal(grid.shape_zyx), 2) * 1000, grid, "thin")
+    result = register(image, image, preset=replace(QUICK, discrete=None), initial=EulerTransform((0, 0, 0)))
+    assert np.abs(result.displacement_mm(grid)).mean() < 0.3
 
 
 class TestBadInput:
