@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import resource
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -19,6 +21,8 @@ from model.volume import Volume
 from model.writing import write_volume
 from sctlab.cohort import check_pair, load_cohort
 from sctlab.training.cache import PreparedCase, cache_key, prepared_case
+from sctlab.training.dataset import PatchDataset, batches
+from sctlab.training.plan import Patch
 
 
 @pytest.fixture
@@ -81,6 +85,34 @@ def test_voxels_without_data_have_no_target(pair, make_plan, tmp_path: Path) -> 
     assert np.isnan(case.target[:2][case.mask[:2]]).all()
     assert np.isfinite(case.target[2:]).all()
     assert {case.body_voxel(r)[0] for r in range(int(case.voxels[-1]))} <= set(range(2, case.mask.shape[0]))
+
+
+@pytest.fixture
+def many_cases(pair, make_plan, tmp_path: Path) -> Iterator[list[PreparedCase]]:
+    """More cases than a process may have files open."""
+    first = prepared_case(pair, make_plan().recipe, tmp_path / "cache")
+    folders = [tmp_path / f"case{k}" for k in range(300)]
+    for folder in folders:
+        folder.symlink_to(first.folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 250, hard))
+    yield [PreparedCase.open(folder.name, folder) for folder in folders]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_cases_than_files_may_be_open(many_cases: list[PreparedCase]) -> None:
+    dataset = PatchDataset(many_cases, Patch(size_yx=(32, 32), batch=8), 3, (0,))
+    for iteration in range(150):
+        dataset[iteration]
+    assert all(np.isfinite(case.source[0, 0, 0]) for case in many_cases)
+    with pytest.raises(OSError, match="Too many open files"):  # held open they would be too many
+        list(np.load(c.folder / "mask.npy", mmap_mode="r") for c in many_cases)
+
+
+@pytest.mark.heavy
+def test_workers_take_more_cases_than_files_may_be_open(many_cases: list[PreparedCase]) -> None:
+    dataset = PatchDataset(many_cases, Patch(size_yx=(32, 32), batch=8), 3, (0,))
+    assert sum(1 for _ in batches(dataset, 0, 150, workers=1)) == 150
 
 
 def test_mapping_keeps_the_identity(pair, make_plan, tmp_path: Path) -> None:
