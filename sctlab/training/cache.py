@@ -63,11 +63,12 @@ class PreparedCase:
         return _mapped(self.folder)["voxels"]
 
     def body_voxel(self, rank: int) -> tuple[int, int, int]:
-        """The body voxel z, y, x with that rank; drawing the rank evenly draws the voxel evenly."""
+        """The body voxel z, y, x with a target and that rank; drawing the rank evenly draws the voxel evenly."""
         row = int(np.searchsorted(self.voxels, rank, side="right"))
         before = int(self.voxels[row - 1]) if row else 0
         z, y = divmod(row, self.mask.shape[1])
-        return z, y, int(np.flatnonzero(self.mask[z, y])[rank - before])
+        known = self.mask[z, y] & np.isfinite(self.target[z, y])
+        return z, y, int(np.flatnonzero(known)[rank - before])
 
 
 # Every mapped array holds a file descriptor, and a process may have 1024 of them. Mapping a case again takes 0.4 ms.

@@ -87,6 +87,22 @@ def test_voxels_without_data_have_no_target(pair, make_plan, tmp_path: Path) -> 
     assert {case.body_voxel(r)[0] for r in range(int(case.voxels[-1]))} <= set(range(2, case.mask.shape[0]))
 
 
+def test_only_voxels_with_a_target_are_drawn_and_each_as_often(pair, make_plan, tmp_path: Path) -> None:
+    """The field of view ends within rows, at another column in each."""
+    folder = tmp_path / "Task1" / "AB" / pair.id
+    shutil.copytree(pair.source.parent, folder)
+    geometry = read_volume(pair.source).geometry
+    _, y, x = np.indices(geometry.shape_zyx)
+    seen = np.where((x + y // 3) % 23 > 8, 1, 0)
+    write_volume(Volume(seen.astype(np.uint8), geometry), folder / "fov.mha")
+    limited = check_pair(load_cohort(tmp_path, Task.MRI).pairs[0])
+    case = prepared_case(limited, make_plan().recipe, tmp_path / "cache")
+    known = case.mask & np.isfinite(case.target)
+    assert 0 < known.sum() < case.mask.sum()
+    drawn = [case.body_voxel(rank) for rank in range(int(case.voxels[-1]))]
+    assert drawn == [tuple(v) for v in np.argwhere(known).tolist()]
+
+
 @pytest.fixture
 def many_cases(pair, make_plan, tmp_path: Path) -> Iterator[list[PreparedCase]]:
     """More cases than a process may have files open."""
