@@ -17,12 +17,13 @@ from model.errors import InputError
 from model.interface import Case, Region, Task, find_cohort, find_image, read_json
 from model.reading import read_mask, read_volume
 from model.writing import write_json
-from sctlab.jobs import run_jobs
+from sctlab.jobs import refuse_broken, run_jobs
 
 Target = Literal["ct", "truth"]
 MINIMUM_BODY_OVERLAP = 0.5  # Dice of the bodies; rigidly registered pairs of the challenge lie above 0.8
 # In SynthRAD's ids the character after task digit and region names the centre: 1ABA001, 2THC042.
 CENTRE_POSITION = 3
+CHECKS_FORMAT = 2  # raise when remembered checks must be made again
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ def load_cohort(
             as they are (size and modification time).
 
     Raises:
-        InputError: No usable pair; the message says why the first was left out.
+        InputError: No usable pair (the message says why the first was left out), or a check that was cut short;
+            what was found out by then is remembered.
     """
     root = Path(root)
     found, left_out = find_pairs(root, task, target=target)
@@ -222,15 +224,15 @@ def load_cohort(
     stamps = {p.id: _stamp(p) for p in found}
     fresh = [p for p in found if known.get(p.id, {}).get("stamp") != stamps[p.id]]
     if fresh:
-        for pair, outcome in zip(
-            fresh, run_jobs(check_pair, [(p.id, (p,)) for p in fresh], title="checking pairs", processes=jobs),
-            strict=True,
-        ):  # fmt: skip
-            known[pair.id] = {"stamp": stamps[pair.id], "error": outcome.error}
+        outcomes = run_jobs(check_pair, [(p.id, (p,)) for p in fresh], title="checking pairs", processes=jobs)
+        for pair, outcome in zip(fresh, outcomes, strict=True):
+            if not outcome.broken:  # else nothing was learnt about the pair
+                known[pair.id] = {"stamp": stamps[pair.id], "error": outcome.error}
             if outcome.ok:
                 known[pair.id] |= {"digest": outcome.result.digest, "target_digest": outcome.result.target_digest}
         if remember is not None:
             write_json(remember, known)
+        refuse_broken(outcomes, "checking pairs")
     usable = []
     for pair in found:
         entry = known[pair.id]
@@ -260,7 +262,7 @@ def _file_digest(path: Path) -> str:
 
 def _stamp(pair: Pair) -> str:
     stats = [p.stat() for p in (pair.source, pair.target, pair.mask, pair.field_of_view) if p is not None]
-    return json.dumps([str(pair.target), [[s.st_size, s.st_mtime_ns] for s in stats]])
+    return json.dumps([CHECKS_FORMAT, str(pair.target), [[s.st_size, s.st_mtime_ns] for s in stats]])
 
 
 # --- folds -----------------------------------------------------------------------------------------

@@ -19,12 +19,21 @@ from model.errors import ExitCode, InputError, ProductError
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one job ended: its result, or the error's one line."""
+    """How one job ended: its result, or the error's one line.
+
+    Args:
+        name: Of the case.
+        result: What the function returned.
+        error: Why it didn't.
+        trace: Of an error that nobody foresaw.
+        broken: The error says nothing about the case: memory or disk failed, a worker died, or there is a bug.
+    """
 
     name: str
     result: Any = None
     error: str = ""
     trace: str = ""
+    broken: bool = False
 
     @property
     def ok(self) -> bool:
@@ -73,14 +82,34 @@ def run_jobs(
     outcomes: dict[int, Outcome] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    told = ""
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(title, total=len(jobs))
         for index, outcome in _stream(function, jobs, processes, executor):
             outcomes[index] = outcome
-            if not outcome.ok:
+            # One dead worker ends all the jobs that wait; once is enough to say so.
+            if not outcome.ok and not (outcome.broken and outcome.error == told):
+                told = outcome.error
                 progress.console.print(f"[red]failed[/red] {outcome.name}: {outcome.error}", soft_wrap=True)
             progress.advance(bar)
     return [outcomes[i] for i in range(len(jobs))]
+
+
+def refuse_broken(outcomes: Sequence[Outcome], title: str) -> None:
+    """End the command where cases failed for reasons that aren't theirs: they can't be judged by that.
+
+    Args:
+        outcomes: Of `run_jobs`.
+        title: What was being done, for the message.
+
+    Raises:
+        InputError: A job is broken.
+    """
+    broken = [o for o in outcomes if o.broken]
+    if broken:
+        raise InputError(title, f"{len(broken)} of {len(outcomes)} cases weren't finished ({broken[0].name}: "
+                         f"{broken[0].error})", "every case to be looked at",
+                         "run the command again, with fewer --jobs if memory ran out, or exclude the case")  # fmt: skip
 
 
 def summarise(outcomes: Sequence[Outcome], console: Console | None = None) -> ExitCode:
@@ -101,9 +130,14 @@ def _guarded(function: Callable[..., Any], name: str, arguments: tuple) -> Outco
     try:
         return Outcome(name, function(*arguments))
     except ProductError as error:
-        return Outcome(name, error=str(error))
+        return Outcome(name, error=str(error), broken=_is_of_the_system(error.__cause__))
     except Exception as error:
-        return Outcome(name, error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+        return Outcome(name, error=f"{type(error).__name__}: {error}", trace=traceback.format_exc(), broken=True)
+
+
+def _is_of_the_system(cause: BaseException | None) -> bool:
+    """Whether memory or the operating system made the error: readers of damaged files raise OSError without a number."""
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
 
 
 def _limit_threads(count: int) -> None:
@@ -130,7 +164,7 @@ def _stream(function, jobs, processes: int, executor: str) -> Iterator[tuple[int
                 try:
                     yield index, future.result()
                 except Exception as error:  # the worker itself died (out of memory, killed)
-                    yield index, Outcome(name, error=f"worker ended: {type(error).__name__}: {error}")
+                    yield index, Outcome(name, error=f"worker ended: {type(error).__name__}: {error}", broken=True)
 
 
 def _stream_ray(function, jobs) -> Iterator[tuple[int, Outcome]]:
@@ -151,7 +185,7 @@ def _stream_ray(function, jobs) -> Iterator[tuple[int, Outcome]]:
             try:
                 yield index, ray.get(done)
             except Exception as error:
-                yield index, Outcome(name, error=f"worker ended: {type(error).__name__}: {error}")
+                yield index, Outcome(name, error=f"worker ended: {type(error).__name__}: {error}", broken=True)
     finally:
         if started:
             ray.shutdown()

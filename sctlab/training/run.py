@@ -14,7 +14,7 @@ from model.errors import InputError
 from model.interface import Region, read_json
 from model.writing import write_json
 from sctlab.cohort import Cohort, Folds, Pair, load_cohort, make_folds, read_exclusions
-from sctlab.jobs import available_cpus, run_jobs
+from sctlab.jobs import available_cpus, refuse_broken, run_jobs
 from sctlab.training.cache import PreparedCase, prepare_case, prepared_case
 from sctlab.training.checkpoint import has_checkpoint, read_values
 from sctlab.training.loop import StageJob, train_stage
@@ -190,8 +190,9 @@ def _set_up(run: Run, plan: TrainingPlan, pairs: Path, cache: Path, jobs: int, c
     write_json(run.folder / COHORT, describe(cohort, pairs))
     write_plan(plan, run.folder / PLAN)
     missing = [(p.id, (p, plan.recipe, cache)) for p in cohort.pairs]
-    failed = [o for o in run_jobs(prepare_case, missing, title="preparing cases", processes=jobs, console=console)
-              if not o.ok]  # fmt: skip
+    outcomes = run_jobs(prepare_case, missing, title="preparing cases", processes=jobs, console=console)
+    refuse_broken(outcomes, "preparing cases")
+    failed = [o for o in outcomes if not o.ok]
     if failed:
         raise InputError(failed[0].name, failed[0].error, "cases that can be prepared", "exclude it, or repair it")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from model.errors import InputError
-from model.interface import Region, Task
+from model.interface import Region, Task, read_json
 from model.volume import Geometry, Volume
 from model.writing import write_json, write_volume
-from sctlab.cohort import Folds, Pair, find_pairs, load_cohort, make_folds, read_exclusions
+from sctlab import cohort as cohort_module
+from sctlab.cohort import Folds, Pair, check_pair, find_pairs, load_cohort, make_folds, read_exclusions
 
 GRID = Geometry((40, 36, 8), (5.0, 5.0, 6.0))
 
@@ -70,6 +72,27 @@ def test_checks_are_remembered_until_a_file_changes(mixed: Path, tmp_path: Path)
     assert checks.read_text() == text
     _write(root / "Task1" / "AB" / "1ABA000", seed=99)
     assert load_cohort(root, Task.MRI, remember=checks).digest != before.digest
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_a_check_that_was_cut_short_refuses_no_pair(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    checks, check = tmp_path / "checks.json", check_pair
+
+    def failing(pair: Pair) -> Pair:
+        if pair.id == "1ABA001":
+            raise error
+        return check(pair)
+
+    monkeypatch.setattr(cohort_module, "check_pair", failing)
+    with pytest.raises(InputError, match=r"1 of 8 cases weren't finished \(1ABA001"):
+        load_cohort(mixed, Task.MRI, remember=checks)
+    remembered = read_json(checks)
+    assert "1ABA001" not in remembered
+    assert "grid" in remembered["1ABA100"]["error"]  # what was found out is kept
+    monkeypatch.setattr(cohort_module, "check_pair", check)
+    assert "1ABA001" in {p.id for p in load_cohort(mixed, Task.MRI, remember=checks).pairs}
 
 
 def test_digest_depends_on_content_not_on_place(mixed: Path, tmp_path: Path) -> None:
