@@ -251,8 +251,8 @@ def register_elastix(
 ) -> ElastixResult:
     """Register with the organisers' settings: rigid, then a B-spline.
 
-    CT and CBCT are given to elastix with air at 0 (HU + 1024): mutual information doesn't change, but the centre
-    of gravity that starts the rigid stage is that of the body, not a quotient of HU of both signs.
+    CT and CBCT are given to elastix with air at 0 (HU + 1024, padding below air included): mutual information doesn't
+    change, but the centre of gravity that starts the rigid stage is that of the body, not a quotient of HU of both signs.
 
     Args:
         fixed, moving: Scalar images.
@@ -339,9 +339,11 @@ def _reason(log: Path) -> str:
 
 
 def _above(volume: Volume, low: float, high: float) -> Volume:
-    """HU above `low`, which becomes 0, and at most `high`."""
-    values = volume.array.astype(np.float32)
-    return volume.with_array((values if low == AIR_HU else np.clip(values, low, high)) - np.float32(low))
+    """HU above `low`, which becomes 0, and at most `high`.
+
+    Scanners pad a round field of view with values such as -3024: below air, they would be mass of the other sign.
+    """
+    return volume.with_array(np.clip(volume.array.astype(np.float32), low, high) - np.float32(low))
 
 
 def _grown(mask: Volume, margin_mm: float) -> Volume:

@@ -13,7 +13,7 @@ from sctlab.registration.elastix import BONE_HU, register_elastix
 from sctlab.registration.pairs import Convention, Pair, PairFiles, exchanged
 from sctlab.registration.transforms import Transform
 
-RESULT_VERSION = 2  # raise it when results of older code must be made again
+RESULT_VERSION = 3  # raise it when results of older code must be made again
 
 
 class Method(StrEnum):

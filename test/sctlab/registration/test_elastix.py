@@ -8,6 +8,7 @@ import pytest
 
 from model.errors import InputError
 from model.interface import Region, Task
+from model.volume import AIR_HU, Geometry, Volume
 from sctlab.registration import elastix
 from sctlab.registration.elastix import (
     Sampling,
@@ -168,6 +169,19 @@ def test_a_crash_of_elastix_is_one_line_and_a_ct_without_bone_has_no_rigidity(sa
     with_bone, without = seen
     assert "TransformRigidityPenalty" in with_bone[1]["Metric"]
     assert "TransformRigidityPenalty" not in without[1]["Metric"]
+
+
+def test_padding_below_air_weighs_nothing_in_the_centre_of_gravity():
+    """A scanner's round field of view is padded with -3024; elastix starts from the first moments of the values."""
+    grid = Geometry((32, 32, 4), (16, 16, 20), (-256, -256, 0))
+    x, y = np.meshgrid(*[np.linspace(-256, 240, 32)] * 2)
+    body = (x / 170) ** 2 + ((y - 60) / 110) ** 2 < 1
+    air = np.broadcast_to(np.where(body, 20, -1024), grid.shape_zyx).astype(np.int16)
+    padded = np.where(x**2 + y**2 > 250**2, -3024, air).astype(np.int16)
+    seen = [elastix._above(Volume(a, grid), AIR_HU, np.inf).array for a in (air, padded)]
+    np.testing.assert_array_equal(*seen)
+    assert seen[1].min() == 0
+    assert seen[1].max() == 20 - AIR_HU
 
 
 @pytest.mark.heavy
