@@ -42,7 +42,8 @@ class Pair:
         registration: How the target came onto the source's grid: `convention`, `method`.
         field_of_view: Mask of where the moving image had data, where the registration wrote one.
         digest: SHA-256 over the files; empty until the pair was checked.
-        target_digest: SHA-256 of the target file alone.
+        images: SHA-256 of the images that were registered and, once the pair was checked, of source and target.
+            Pairs that share one are one patient.
     """
 
     id: str
@@ -56,7 +57,7 @@ class Pair:
     registration: tuple[tuple[str, str], ...] = ()
     field_of_view: Path | None = None
     digest: str = ""
-    target_digest: str = ""
+    images: tuple[str, ...] = ()
 
     @property
     def stratum(self) -> str:
@@ -118,9 +119,7 @@ def _pair(case: Case, target_file: Path, target: Target) -> Pair:
     assert case.folder is not None
     assert case.region is not None
     assert case.mask is not None
-    pair_json, truth_json = case.folder / "pair.json", case.folder / "truth" / "truth.json"
-    described = read_json(pair_json) if pair_json.is_file() else {}
-    truth = read_json(truth_json) if truth_json.is_file() else {}
+    described = _read_if_there(case.folder / "pair.json")
     if target == "truth":
         registration = {"method": "simulated-aligned", "convention": "ct_to_source"}
     else:
@@ -128,10 +127,6 @@ def _pair(case: Case, target_file: Path, target: Target) -> Pair:
             "method": str(described.get("method", "as delivered")),
             "convention": str(described.get("convention", "unknown")),
         }
-    # Cases simulated from one CT are one patient.
-    # Only the end of the path: where a user keeps their CTs is nobody's business in a published bundle.
-    simulated_from = "/".join(Path((truth.get("options") or {}).get("ct") or "").parts[-2:])
-    patient = described.get("patient") or truth.get("patient") or simulated_from or case.id
     return Pair(
         id=case.id,
         task=case.task,
@@ -139,11 +134,30 @@ def _pair(case: Case, target_file: Path, target: Target) -> Pair:
         source=case.source,
         target=target_file,
         mask=case.mask,
-        patient=str(patient),
+        patient=patient_of(case.folder, case.id),
         centre=case.id[CENTRE_POSITION] if len(case.id) > CENTRE_POSITION else "",
         registration=tuple(sorted(registration.items())),
         field_of_view=find_image(case.folder, "fov") if target == "ct" else None,
+        images=tuple((described.get("inputs") or {}).values()),
     )
+
+
+def patient_of(folder: Path, case_id: str) -> str:
+    """The patient of a case folder, as `pair.json` or `truth/truth.json` tell; the case id where they don't.
+
+    Cases simulated from one CT are one patient.
+    """
+    described, truth = _read_if_there(folder / "pair.json"), _read_if_there(folder / "truth" / "truth.json")
+    told = described.get("patient")
+    if told == case_id:  # what registration writes where it doesn't know
+        told = None
+    # Only the end of the path: where a user keeps their CTs is nobody's business in a published bundle.
+    simulated_from = "/".join(Path((truth.get("options") or {}).get("ct") or "").parts[-2:])
+    return str(told or truth.get("patient") or simulated_from or case_id)
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
 
 
 def read_exclusions(path: str | Path) -> dict[str, str]:
@@ -189,8 +203,9 @@ def check_pair(pair: Pair) -> Pair:
     if overlap < MINIMUM_BODY_OVERLAP:
         raise InputError(pair.target, f"its body and the source's overlap with a Dice of {overlap:.2f}",
                          f"at least {MINIMUM_BODY_OVERLAP}")  # fmt: skip
-    digests = [_file_digest(p) for p in (pair.source, pair.target, pair.mask, pair.field_of_view) if p is not None]
-    return replace(pair, digest=hashlib.sha256("".join(digests).encode()).hexdigest(), target_digest=digests[1])
+    digests = [file_digest(p) for p in (pair.source, pair.target, pair.mask, pair.field_of_view) if p is not None]
+    digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return replace(pair, digest=digest, images=(*pair.images, *digests[:2]))
 
 
 def load_cohort(
@@ -229,7 +244,7 @@ def load_cohort(
             if not outcome.broken:  # else nothing was learnt about the pair
                 known[pair.id] = {"stamp": stamps[pair.id], "error": outcome.error}
             if outcome.ok:
-                known[pair.id] |= {"digest": outcome.result.digest, "target_digest": outcome.result.target_digest}
+                known[pair.id] |= {"digest": outcome.result.digest, "images": outcome.result.images}
         if remember is not None:
             write_json(remember, known)
         refuse_broken(outcomes, "checking pairs")
@@ -239,7 +254,7 @@ def load_cohort(
         if entry["error"]:
             left_out[pair.id] = entry["error"]
         else:
-            usable.append(replace(pair, digest=entry["digest"], target_digest=entry["target_digest"]))
+            usable.append(replace(pair, digest=entry["digest"], images=(*pair.images, *entry["images"])))
     if not usable:
         reason = "; ".join(f"{k}: {v}" for k, v in list(left_out.items())[:2]) or "no case of the wanted regions"
         raise InputError(root, f"no usable pair ({reason})", "pairs of source, target and mask")
@@ -247,15 +262,25 @@ def load_cohort(
 
 
 def _merge_duplicates(pairs: Sequence[Pair]) -> list[Pair]:
-    """Give cases with the very same CT one patient: published cohorts hold patients under two ids."""
-    first: dict[str, str] = {}
-    merged = {}
+    """Give pairs that share an image, also by way of others, one patient: published cohorts hold some under two ids."""
+    parents: dict[str, str] = {}  # patients and images; those with one root belong together
+
+    def root(key: str) -> str:
+        while parents.setdefault(key, key) != key:
+            key = parents[key]
+        return key
+
     for pair in pairs:
-        merged[pair.patient] = first.setdefault(pair.target_digest, merged.get(pair.patient, pair.patient))
-    return [replace(p, patient=merged[p.patient]) for p in pairs]
+        for image in pair.images:
+            parents[root(image)] = root(pair.patient)
+    names: dict[str, str] = {}
+    for pair in pairs:
+        names.setdefault(root(pair.patient), pair.patient)
+    return [replace(p, patient=names[root(p.patient)]) for p in pairs]
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

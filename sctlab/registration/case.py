@@ -16,6 +16,7 @@ from model.errors import InputError, ProductError
 from model.interface import read_json
 from model.volume import Volume
 from model.writing import write_json, write_volume
+from sctlab.cohort import file_digest
 from sctlab.registration.applying import apply_to_image, apply_to_labels, field_of_view
 from sctlab.registration.elastix_files import write_elastix
 from sctlab.registration.itk_files import write_displacement, write_itk
@@ -54,6 +55,11 @@ def register_case(
     start = time.monotonic()
     key = settings.hash(files)
     if is_finished(folder, key):
+        # The patient is no setting: what an older version wrote is corrected without registering again.
+        described = read_json(folder / PAIR)
+        corrected = described | _origin(files)
+        if corrected != described:
+            write_json(folder / PAIR, corrected)
         return {"skipped": True, "seconds": 0.0}
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (PAIR, FAILURE)):
         raise InputError(folder, "a folder with other files", "an empty or new folder, or an earlier result")
@@ -116,7 +122,7 @@ def _register_into(folder: Path, files: PairFiles, settings: Settings, key: str)
         folder / PAIR,
         {
             "case": files.id,
-            "patient": _patient(files),
+            **_origin(files),
             "task": files.task,
             "region": files.region,
             "convention": settings.convention,
@@ -189,10 +195,12 @@ def _as_mask(volume: Volume) -> Volume:
     return volume.with_array(volume.array > 0)
 
 
-def _patient(files: PairFiles) -> str:
-    path = files.truth / "truth.json" if files.truth else None
-    described = read_json(path) if path and path.is_file() else {}
-    return str(described.get("patient") or files.id)
+def _origin(files: PairFiles) -> dict[str, Any]:
+    """The patient, and SHA-256 of the images as they were delivered: cases that share one are one patient."""
+    return {
+        "patient": files.patient or files.id,
+        "inputs": {"source": file_digest(files.source), "ct": file_digest(files.ct)},
+    }
 
 
 def _replace(folder: Path, complete: Path) -> None:

@@ -13,6 +13,7 @@ from model.errors import InputError
 from model.interface import Case, Region, Task, find_image
 from model.reading import read_mask, read_volume
 from model.volume import AIR_HU, Volume
+from sctlab.cohort import patient_of
 from sctlab.registration.applying import field_of_view
 from sctlab.registration.transforms import AffineTransform, Transform
 
@@ -45,6 +46,7 @@ class PairFiles:
         source_labels: The same labels on the source's grid, for Dice.
         truth: A simulated case's `truth` folder.
         mask_is_fixed: The mask belongs to the fixed image, even if the source has the same grid.
+        patient: Whose images these are; empty where nothing but the id tells.
     """
 
     id: str
@@ -57,6 +59,7 @@ class PairFiles:
     source_labels: Path | None = None
     truth: Path | None = None
     mask_is_fixed: bool = False
+    patient: str = ""
 
     @classmethod
     def of(cls, case: Case) -> PairFiles:
@@ -70,7 +73,7 @@ class PairFiles:
         truth = case.folder / "truth" if (case.folder / "truth").is_dir() else None
         return cls(
             case.id, case.task, case.region, case.source, case.target, case.mask, find_image(case.folder, "labels"),
-            find_image(truth, "labels_source") if truth else None, truth,
+            find_image(truth, "labels_source") if truth else None, truth, patient=patient_of(case.folder, case.id),
         )  # fmt: skip
 
     def inputs(self) -> list[Path]:

@@ -11,10 +11,11 @@ import pytest
 
 from model.errors import InputError
 from model.interface import Region, Task, read_json
+from model.reading import read_volume
 from model.volume import Geometry, Volume
 from model.writing import write_json, write_volume
 from sctlab import cohort as cohort_module
-from sctlab.cohort import Folds, Pair, check_pair, find_pairs, load_cohort, make_folds, read_exclusions
+from sctlab.cohort import Folds, Pair, check_pair, find_pairs, load_cohort, make_folds, patient_of, read_exclusions
 
 GRID = Geometry((40, 36, 8), (5.0, 5.0, 6.0))
 
@@ -107,6 +108,40 @@ def test_one_patient_under_two_ids_stays_together(mixed: Path) -> None:
     for seed in range(5):
         folds = make_folds(cohort.pairs, 3, seed=seed)
         assert sum({"1ABA002", "1ABB900"} <= set(ids) for ids in folds.validation) == 1
+
+
+def test_cases_that_share_an_image_are_one_patient_also_by_way_of_others() -> None:
+    def pair(case_id: str, patient: str, *images: str) -> Pair:
+        return Pair(case_id, Task.MRI, Region.AB, Path(), Path(), Path(), patient, images=images)
+
+    pairs = [pair("1", "B", "mr1", "ct1"), pair("2", "C", "mr2", "ct2"), pair("3", "A", "mr3", "ct1"),
+             pair("4", "A", "mr4", "ct2"), pair("5", "D", "mr2", "other"), pair("6", "E", "mr6", "ct6")]  # fmt: skip
+    assert [p.patient for p in cohort_module._merge_duplicates(pairs)] == ["B"] * 5 + ["E"]
+
+
+def test_a_duplicate_is_found_behind_its_registration(mixed: Path, tmp_path: Path) -> None:
+    """By the source where the registered CTs differ by a bit, and by the delivered images where both differ."""
+    shutil.copytree(mixed / "Task1" / "AB", tmp_path / "Task1" / "AB")
+    folder = tmp_path / "Task1" / "AB"
+    ct = read_volume(folder / "1ABB900" / "ct.mha")
+    ct.array[0, 0, 0] += 1
+    write_volume(ct, folder / "1ABB900" / "ct.mha")
+    for case_id in ("1ABA000", "1ABA001"):
+        write_json(folder / case_id / "pair.json", {"patient": case_id, "inputs": {"source": case_id, "ct": "same"}})
+    patients = {p.id: p.patient for p in load_cohort(tmp_path, Task.MRI).pairs}
+    assert patients["1ABB900"] == patients["1ABA002"]
+    assert patients["1ABA001"] == patients["1ABA000"] != patients["1ABA002"]
+
+
+def test_cases_simulated_from_one_ct_stay_one_patient_once_registered(tmp_path: Path) -> None:
+    """An older registration wrote the case id where it didn't know the patient."""
+    write_json(tmp_path / "pair.json", {"patient": "1ABR000"})
+    write_json(tmp_path / "truth" / "truth.json", {"options": {"ct": "/data/CT1.nii.gz"}})
+    assert patient_of(tmp_path, "1ABR000") == "data/CT1.nii.gz"
+    write_json(tmp_path / "pair.json", {"patient": "data/CT1.nii.gz"})
+    shutil.rmtree(tmp_path / "truth")
+    assert patient_of(tmp_path, "1ABR000") == "data/CT1.nii.gz"
+    assert patient_of(tmp_path / "nothing", "1ABR000") == "1ABR000"
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import pytest
 import SimpleITK as sitk
 
 from model.errors import InputError
-from model.interface import find_cohort
+from model.interface import find_cohort, read_json
 from model.reading import read_volume
 from model.volume import Volume
-from model.writing import write_volume
+from model.writing import write_json, write_volume
+from sctlab.cohort import file_digest
 from sctlab.registration import case as case_module
 from sctlab.registration.applying import apply_to_labels, read_transform
 from sctlab.registration.case import FAILURE, PAIR, QUALITY, as_int16, register_case
@@ -110,6 +111,19 @@ def test_finished_case_is_left_until_settings_or_inputs_change(tmp_path, files, 
     write_volume(cbct_sample.ct.with_array(cbct_sample.ct.array + 1), files.ct)
     assert not register_case(files, Settings(seed=1), out)["skipped"]
     assert len(truth_as_method) == 3
+
+
+def test_a_case_simulated_from_a_ct_keeps_its_patient(tmp_path, files, truth_as_method, cbct_sample):
+    write_json(files.truth / "truth.json", {"options": {"ct": "/data/CT1.nii.gz"}})
+    files = PairFiles.of(find_cohort(tmp_path / "cohort")[0])
+    out = tmp_path / "out"
+    register_case(files, Settings(), out)
+    described = read_json(out / PAIR)
+    assert described["patient"] == "data/CT1.nii.gz"
+    assert described["inputs"] == {"source": file_digest(files.source), "ct": file_digest(files.ct)}
+    write_json(out / PAIR, described | {"patient": files.id})  # as older versions wrote it
+    assert register_case(files, Settings(), out)["skipped"]
+    assert read_json(out / PAIR) == described
 
 
 def test_failure_is_recorded_and_leaves_no_images(tmp_path, files, truth_as_method, monkeypatch):
