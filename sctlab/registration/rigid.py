@@ -17,6 +17,7 @@ from model.volume import Geometry
 from sctlab.features import load_extractor
 from sctlab.registration.adam import Adam
 from sctlab.registration.frame import Lattice, carry, extent_zyx, sample_at, smoothed
+from sctlab.registration.pairs import MIN_OVERLAP
 from sctlab.registration.transforms import EulerTransform
 
 
@@ -32,7 +33,8 @@ class RigidSettings:
         levels_mm: Voxels of the refinements.
         iterations: Gradient steps a level.
         samples: Points a step.
-        least_overlap: Share of the fixed mask that must stay inside the moving image.
+        least_overlap: Share of the largest overlap that the search finds, below which a place doesn't count: a CBCT of
+            100 mm can't cover more of a CT of 550 mm than it is long.
     """
 
     search_mm: float = 48.0
@@ -64,14 +66,15 @@ def register_rigid(
             mask don't count).
 
     Raises:
-        InputError: The masks of the images can't be made to overlap.
+        InputError: The masks of the images can't be made to overlap by `MIN_OVERLAP`.
     """
     generator = torch.Generator().manual_seed(seed)
     centre = _centre_of(fixed)
-    starts, searched = _search(fixed, moving, centre, settings, generator)
+    starts, searched, least = _search(fixed, moving, centre, settings, generator)
     found: list[tuple[Tensor, float]] = []
     for number, (spacing, iterations) in enumerate(zip(settings.levels_mm, settings.iterations, strict=True)):
         level = _Level(fixed, moving, spacing, settings, generator)
+        level.least = least
         several = iterations // 2 if number == 0 and len(starts) > 1 else iterations
         found = sorted((level.refine(start, centre, several) for start in starts), key=lambda pair: -pair[1])
         starts = [parameters for parameters, _ in found[:2]]  # a coarse level may prefer the wrong one of two
@@ -94,6 +97,7 @@ class _Level:
 
     def __init__(self, fixed: Side, moving: Side, spacing: float, settings: RigidSettings, generator: torch.Generator):
         self.settings, self.generator = settings, generator
+        self.least = MIN_OVERLAP  # share of the samples that must overlap; the search raises it
         # A stack of a few slices keeps enough of them to tell a shift along it.
         thinnest = min(extent_zyx(fixed.geometry).min(), extent_zyx(moving.geometry).min())
         spacing = min(spacing, float(thinnest) / 6)
@@ -125,19 +129,22 @@ class _Level:
         inside = ((frame >= start - 1e-3) & (frame <= end + 1e-3)).all(-1)
         return found[:-1], (found[-1] > 0.5) & inside
 
-    def score(self, parameters: Tensor, centre: Tensor, chosen: Tensor) -> Tensor:
-        """Likeness of the chosen samples, 0 to 1, times the share of them that overlaps.
+    def compare(self, parameters: Tensor, centre: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Likeness of the chosen samples, 0 to 1, times the share of them that overlaps; and that share.
 
         Likeness is 1 − mean |f − m| / 0.5 of MIND-SSC features, which lie in [0, 1]. The share keeps a small
-        overlap that happens to agree from beating a large one; 0 below the least overlap.
+        overlap that happens to agree from beating a large one.
         """
         moved = (self.points[chosen] - centre) @ rotation(parameters[:3]).T + centre + parameters[3:]
         features, valid = self.sample(moved)
         overlap = valid.float().mean()
-        if overlap < self.settings.least_overlap:
-            return features.sum() * 0
         distance = (features - self.features[:, chosen]).abs().mean(0)
-        return overlap - 2 * (distance * valid).mean()
+        return overlap - 2 * (distance * valid).mean(), overlap
+
+    def score(self, parameters: Tensor, centre: Tensor, chosen: Tensor) -> Tensor:
+        """The likeness of `compare`; 0 below the least overlap."""
+        score, overlap = self.compare(parameters, centre, chosen)
+        return score if overlap >= self.least else score * 0
 
     def choose(self, count: int) -> Tensor:
         """Indices of a random subset of the samples."""
@@ -180,8 +187,11 @@ def rotation(angles: Tensor) -> Tensor:
 
 def _search(
     fixed: Side, moving: Side, centre: np.ndarray, settings: RigidSettings, generator: torch.Generator
-) -> tuple[list[Tensor], float]:
-    """Starts (angles and shifts) worth refining, the best first, and its score: every shift of a cube is tried."""
+) -> tuple[list[Tensor], float, float]:
+    """Starts (angles and shifts) worth refining, the best first; its score; and the least overlap that counts.
+
+    Every shift of a cube is tried.
+    """
     level = _Level(fixed, moving, settings.search_voxel_mm, settings, generator)
     pivot = torch.tensor(centre, device=fixed.image.device)
     chosen = level.choose(settings.samples // 2)
@@ -202,19 +212,22 @@ def _search(
         return torch.tensor([0.0, 0.0, 0.0, *shift], dtype=torch.float64, device=pivot.device)
 
     with torch.no_grad():
-        scores = np.array([float(level.score(parameters(shift), pivot, chosen)) for shift in shifts])
+        compared = [level.compare(parameters(shift), pivot, chosen) for shift in shifts]
+    scores, overlaps = np.array([[float(value) for value in pair] for pair in compared]).T
+    attainable = float(overlaps.max())
+    if attainable < MIN_OVERLAP:
+        raise InputError("registration", f"at best {attainable:.1%} of the fixed mask lies inside the moving image and "
+                         "its mask, wherever that is put: the images don't overlap", f"at least {MIN_OVERLAP:.0%}",
+                         "check that both images show the same region and that the masks are right")  # fmt: skip
+    least = max(MIN_OVERLAP, settings.least_overlap * attainable)
     found: list[int] = []
     for k in np.argsort(-scores):
         near = any(np.linalg.norm(shifts[k] - shifts[other]) < 1.5 * settings.step_mm for other in found)
-        if scores[k] > 0 and not near:
+        if overlaps[k] >= least and not near:
             found.append(int(k))
         if len(found) == settings.candidates:
             break
-    if not found:
-        raise InputError("registration", "the images don't overlap, wherever the moving one is put",
-                         f"at least {settings.least_overlap:.0%} of the fixed mask inside the moving image",
-                         "check that both images show the same region and that the masks are right")  # fmt: skip
-    return [parameters(shifts[k]) for k in found], float(scores[found[0]])
+    return [parameters(shifts[k]) for k in found], float(scores[found[0]]), least
 
 
 def _coarse(side: Side, spacing: float) -> tuple[Tensor, Tensor, Lattice]:
