@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 from rich.console import Console
@@ -61,20 +66,24 @@ def run_jobs(
     title: str,
     processes: int = 1,
     executor: str = "local",
+    gpus: int = 0,
     console: Console | None = None,
 ) -> list[Outcome]:
     """Call `function(*arguments)` for every `(name, arguments)`, in order of `jobs` in the result.
+
+    A job that kills its worker (out of memory, a crash) is the only one that fails by it. SIGTERM ends like Ctrl-C.
 
     Args:
         function: A module-level function (it is sent to other processes).
         jobs: Name of the case and the arguments.
         title: Word before the progress bar.
-        processes: 1 runs in this process; more start that many workers, each with its share of the cores.
+        processes: Jobs at a time, each with its share of the cores. 1 runs in this process, but for a cluster.
         executor: `local` (processes) or `ray` (a Ray cluster: `RAY_ADDRESS`, or one started here).
+        gpus: GPUs that a job takes for itself on a cluster.
         console: Where progress goes; stderr by default.
 
     Raises:
-        InputError: Unknown executor, or Ray asked for and not installed.
+        InputError: Unknown executor, Ray asked for and not installed, or a cluster without such GPUs.
     """
     console = console or Console(stderr=True)
     if executor not in ("local", "ray"):
@@ -83,11 +92,12 @@ def run_jobs(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn())  # fmt: skip
     told = ""
-    with Progress(*columns, console=console) as progress:
+    stream = _stream(function, jobs, processes, executor, gpus)
+    with sigterm_as_interrupt(), Progress(*columns, console=console) as progress, closing(stream):
         bar = progress.add_task(title, total=len(jobs))
-        for index, outcome in _stream(function, jobs, processes, executor):
+        for index, outcome in stream:
             outcomes[index] = outcome
-            # One dead worker ends all the jobs that wait; once is enough to say so.
+            # A machine in trouble says the same of case after case; once is enough.
             if not outcome.ok and not (outcome.broken and outcome.error == told):
                 told = outcome.error
                 progress.console.print(f"[red]failed[/red] {outcome.name}: {outcome.error}", soft_wrap=True)
@@ -126,6 +136,24 @@ def summarise(outcomes: Sequence[Outcome], console: Console | None = None) -> Ex
     return ExitCode.SOME_CASES_FAILED if len(outcomes) > 1 else ExitCode.BAD_INPUT
 
 
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the block like Ctrl-C, so that what tidies up at an error does. Nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would end the tidying up
+    raise KeyboardInterrupt
+
+
 def _guarded(function: Callable[..., Any], name: str, arguments: tuple) -> Outcome:
     try:
         return Outcome(name, function(*arguments))
@@ -147,27 +175,89 @@ def _limit_threads(count: int) -> None:
         os.environ[name] = str(count)
 
 
-def _stream(function, jobs, processes: int, executor: str) -> Iterator[tuple[int, Outcome]]:
+def _in_worker(function: Callable[..., Any], name: str, arguments: tuple) -> Outcome:
+    """A job in a worker process, which ends when the job is interrupted."""
+    try:
+        with sigterm_as_interrupt():
+            return _guarded(function, name, arguments)
+    except KeyboardInterrupt:
+        os._exit(130)  # the pool would catch it and wait for a next job
+
+
+def _in_task(cores: int, function: Callable[..., Any], name: str, arguments: tuple) -> Outcome:
+    """A job on a cluster."""
+    _limit_threads(cores)
+    return _guarded(function, name, arguments)
+
+
+def _dead(name: str) -> Outcome:
+    return Outcome(name, error="worker ended: its process crashed or was killed (out of memory?)", broken=True)
+
+
+def _stream(function, jobs, processes: int, executor: str, gpus: int) -> Iterator[tuple[int, Outcome]]:
     if executor == "ray":
-        yield from _stream_ray(function, jobs)
+        yield from _stream_ray(function, jobs, processes, gpus)
     elif processes <= 1 or len(jobs) <= 1:
         for index, (name, arguments) in enumerate(jobs):
             yield index, _guarded(function, name, arguments)
     else:
-        processes = min(processes, len(jobs))
-        share = max(1, available_cpus() // processes)
-        # spawn: a forked child of a process that has used torch or ITK threads can hang
-        with ProcessPoolExecutor(processes, get_context("spawn"), _limit_threads, (share,)) as pool:
-            futures = {pool.submit(_guarded, function, n, a): (i, n) for i, (n, a) in enumerate(jobs)}
-            for future in as_completed(futures):
-                index, name = futures[future]
-                try:
-                    yield index, future.result()
-                except Exception as error:  # the worker itself died (out of memory, killed)
-                    yield index, Outcome(name, error=f"worker ended: {type(error).__name__}: {error}", broken=True)
+        yield from _stream_processes(function, jobs, min(processes, len(jobs)))
 
 
-def _stream_ray(function, jobs) -> Iterator[tuple[int, Outcome]]:
+def _stream_processes(function, jobs, processes: int) -> Iterator[tuple[int, Outcome]]:
+    """Jobs in worker processes.
+
+    A worker that dies takes its pool along; a new one goes on. Which of the jobs that ran then killed it can't be
+    seen, so these run again, one at a time.
+    """
+    share = max(1, available_cpus() // processes)
+    waiting, suspects = deque(range(len(jobs))), deque()
+    while waiting or suspects:
+        queue, width = (suspects, 1) if suspects else (waiting, processes)
+        lost = []
+        with closing(_stream_pool(function, jobs, queue, width, share)) as stream:
+            for index, outcome in stream:
+                if outcome is None:
+                    lost.append(index)
+                else:
+                    yield index, outcome
+        if len(lost) == 1:
+            yield lost[0], _dead(jobs[lost[0]][0])
+        else:
+            suspects.extend(lost)
+
+
+def _stream_pool(function, jobs, queue: deque[int], width: int, share: int) -> Iterator[tuple[int, Outcome | None]]:
+    """Take jobs from `queue` until it is empty or a worker has died; None for the jobs that ran then."""
+    others = set(active_children())
+    running: dict[Future, int] = {}
+    alive = True
+    # spawn: a forked child of a process that has used torch or ITK threads can hang
+    with ProcessPoolExecutor(width, get_context("spawn"), _limit_threads, (share,)) as pool:
+        try:
+            while running or (queue and alive):
+                while queue and alive and len(running) < width:  # no more: what the pool holds is lost with it
+                    try:
+                        running[pool.submit(_in_worker, function, *jobs[queue[0]])] = queue[0]
+                        queue.popleft()
+                    except BrokenProcessPool:
+                        alive = False
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    index = running.pop(future)
+                    try:
+                        outcome = future.result()
+                    except BrokenProcessPool:
+                        alive, outcome = False, None
+                    except Exception as error:  # arguments or a result that can't be sent
+                        outcome = Outcome(jobs[index][0], error=f"{type(error).__name__}: {error}", broken=True)
+                    yield index, outcome
+        except BaseException:  # interrupted: the end of the pool would wait for the jobs that run
+            for worker in set(active_children()) - others:
+                worker.terminate()
+            raise
+
+
+def _stream_ray(function, jobs, processes: int, gpus: int) -> Iterator[tuple[int, Outcome]]:
     try:
         import ray
     except ImportError as error:
@@ -176,16 +266,37 @@ def _stream_ray(function, jobs) -> Iterator[tuple[int, Outcome]]:
     if started:
         ray.init(log_to_driver=False, include_dashboard=False)
     try:
-        remote = ray.remote(_guarded)
-        names = {remote.remote(function, n, a): (i, n) for i, (n, a) in enumerate(jobs)}
-        waiting = list(names)
-        while waiting:
-            (done,), waiting = ray.wait(waiting, num_returns=1)
-            index, name = names[done]
+        machines = [m["Resources"] for m in ray.nodes() if m["Alive"]]
+        cores = _cores_of_a_task(machines, min(processes, len(jobs)), gpus)
+        remote = ray.remote(_in_task).options(num_cpus=cores, num_gpus=gpus)
+        waiting, running = deque(range(len(jobs))), {}
+        while waiting or running:
+            while waiting and len(running) < processes:
+                index = waiting.popleft()
+                running[remote.remote(cores, function, *jobs[index])] = index
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            index = running.pop(done)
             try:
-                yield index, ray.get(done)
+                outcome = ray.get(done)
             except Exception as error:
-                yield index, Outcome(name, error=f"worker ended: {type(error).__name__}: {error}", broken=True)
+                outcome = Outcome(jobs[index][0], error=f"worker ended: {type(error).__name__}: {error}", broken=True)
+            yield index, outcome
     finally:
         if started:
             ray.shutdown()
+
+
+def _cores_of_a_task(machines: Sequence[dict[str, float]], tasks: int, gpus: int) -> int:
+    """Cores for each of so many tasks at a time: no more than every machine has that can take one.
+
+    Args:
+        machines: Ray's resources (`CPU`, `GPU`) of each.
+
+    Raises:
+        InputError: No machine has the GPUs; Ray would wait for one.
+    """
+    fitting = [int(m.get("CPU", 0)) for m in machines if m.get("GPU", 0) >= gpus and m.get("CPU", 0) >= 1]
+    if not fitting:
+        raise InputError("--executor ray", f"no machine with a core and {gpus} GPUs in the cluster", "one at least",
+                         "--device cpu, or another cluster")  # fmt: skip
+    return max(1, min(*fitting, sum(fitting) // max(1, tasks)))

@@ -1,9 +1,13 @@
-"""Jobs: what is a case's own fault, and what is not."""
+"""Jobs: what is a case's own fault, and what is not; workers that die, interruptions, clusters."""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,7 @@ from rich.console import Console
 from model import reading
 from model.errors import InputError
 from model.reading import read_volume
-from sctlab.jobs import refuse_broken, run_jobs
+from sctlab.jobs import _cores_of_a_task, refuse_broken, run_jobs
 
 QUIET = Console(quiet=True)
 
@@ -45,3 +49,91 @@ def test_a_failing_system_is_no_fault_of_the_case(
     monkeypatch.setattr(reading, "read_metaimage", failing)
     (outcome,) = run_jobs(read_volume, [("ct", (tmp_path / "ct.mha",))], title="reading", console=QUIET)
     assert outcome.broken
+
+
+def test_only_the_job_that_kills_its_worker_fails() -> None:
+    numbers = [0, signal.SIGKILL, 0, 0, 0, signal.SIGKILL, 0, 0]  # signal 0 does nothing
+    work = [(f"case {k}", (number,)) for k, number in enumerate(numbers)]
+    outcomes = run_jobs(signal.raise_signal, work, title="killing", processes=3, console=QUIET)
+    assert [o.name for o in outcomes] == [name for name, _ in work]
+    assert [o.ok for o in outcomes] == [number == 0 for number in numbers]
+    assert all(o.broken and "worker ended" in o.error for o in outcomes if not o.ok)
+
+
+def test_what_cannot_be_sent_to_a_worker_fails_alone() -> None:
+    work = [("fine", (1,)), ("a generator", (x for x in "ab")), ("fine too", (2,))]
+    outcomes = run_jobs(str, work, title="sending", processes=2, console=QUIET)
+    assert [o.ok for o in outcomes] == [True, False, True]
+
+
+# A job that tidies up in `finally`, as one that registers does; and a run of two of them.
+JOBS = """
+import sys, time
+from pathlib import Path
+from sctlab.jobs import run_jobs
+from sctlab.cli import run
+
+def job(folder, name):
+    path = Path(folder) / name
+    path.write_text("")
+    try:
+        time.sleep(60)
+    finally:
+        path.unlink()
+
+if __name__ == "__main__":
+    work = [(n, (sys.argv[1], n)) for n in "ab"]
+    sys.exit(run(lambda: run_jobs(job, work, title="x", processes=int(sys.argv[2]))))
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_ends_like_ctrl_c_and_leaves_nothing(tmp_path: Path, processes: int) -> None:
+    script, folder = tmp_path / "jobs.py", tmp_path / "left"
+    script.write_text(JOBS)
+    folder.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), str(folder), str(processes)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while len(list(folder.iterdir())) < processes and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(list(folder.iterdir())) == processes
+        process.send_signal(signal.SIGTERM)
+        error = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert "interrupted" in error
+    assert "Traceback" not in error
+    assert not list(folder.iterdir())
+
+
+def test_tasks_of_a_cluster_share_its_cores_and_fit_a_machine() -> None:
+    small, large, graphics = {"CPU": 4.0}, {"CPU": 32.0}, {"CPU": 8.0, "GPU": 1.0}
+    assert _cores_of_a_task([large], 4, 0) == 8
+    assert _cores_of_a_task([small, large], 1, 0) == 4
+    assert _cores_of_a_task([small, large, graphics], 2, 1) == 4
+    assert _cores_of_a_task([small], 100, 0) == 1
+    with pytest.raises(InputError, match="no machine with a core and 1 GPUs"):
+        _cores_of_a_task([small, large], 1, 1)
+
+
+@pytest.mark.heavy
+def test_a_cluster_runs_so_many_jobs_at_a_time_each_with_its_threads(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+
+    def job(folder: str, name: str) -> tuple[int, str]:
+        path = Path(folder) / name
+        path.write_text("")
+        time.sleep(0.5)
+        together = len(list(Path(folder).iterdir()))
+        path.unlink()
+        return together, os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"]
+
+    ray.init(num_cpus=6, log_to_driver=False, include_dashboard=False)
+    try:
+        work = [(n, (str(tmp_path), n)) for n in "abcd"]
+        outcomes = run_jobs(job, work, title="tasks", processes=2, executor="ray", console=QUIET)
+    finally:
+        ray.shutdown()
+    assert max(o.result[0] for o in outcomes) <= 2
+    assert {o.result[1] for o in outcomes} == {"3"}
