@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -350,7 +351,7 @@ def make_folds(pairs: Sequence[Pair], count: int, *, seed: int = 0, held_out: fl
 
     Args:
         pairs: Checked pairs.
-        count: Number of folds; 1 keeps a fifth of the patients for validation.
+        count: Number of folds; 1 keeps about a fifth of the cases for validation.
         seed: Of the shuffle within a stratum.
         held_out: Share of the patients that no fold sees.
 
@@ -369,7 +370,7 @@ def make_folds(pairs: Sequence[Pair], count: int, *, seed: int = 0, held_out: fl
                          "at least a patient a fold", "lower data.folds or data.held_out")  # fmt: skip
     rng = np.random.default_rng([seed, 0x5C7])
     kept_out: list[str] = []
-    chosen: list[list[str]] = [[] for _ in range(bins)]
+    chosen: list[list[Pair]] = [[] for _ in range(bins)]
     debt = 0.0  # the held-out share of small strata, carried on to the next one
     for name in sorted(strata):
         shuffled = [strata[name][i] for i in rng.permutation(len(strata[name]))]
@@ -377,17 +378,22 @@ def make_folds(pairs: Sequence[Pair], count: int, *, seed: int = 0, held_out: fl
         take = int(debt + 0.5)
         debt -= take
         kept_out += shuffled[:take]
-        for patient in shuffled[take:]:
-            # The smallest fold next; a stratum starts where the one before it ended.
-            smallest = min(range(bins), key=lambda k: (sum(len(patients[p]) for p in chosen[k]), k))
-            chosen[smallest].append(patient)
+        # Patients with many cases first: the others fill the gaps that these leave.
+        for patient in sorted(shuffled[take:], key=lambda p: -len(patients[p])):
+            cases = patients[patient]
+            min(chosen, key=partial(_filling, case=cases[0])).extend(cases)
     if count == 1:
-        chosen = chosen[:1]
-
-    def ids(names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(sorted(pair.id for name in names for pair in patients[name]))
-
+        # The bin that shows most regions and is nearest to a fifth of the cases.
+        fifth = sum(map(len, chosen)) / bins
+        chosen = [min(chosen, key=lambda b: (-len({c.region for c in b}), int(abs(len(b) - fifth))))]
+    validation = tuple(tuple(sorted(c.id for c in cases)) for cases in chosen)
+    held_out_ids = tuple(sorted(c.id for patient in kept_out for c in patients[patient]))
     owner = {pair.id: pair.patient for pair in pairs}
-    folds = Folds(tuple(ids(names) for names in chosen), ids(kept_out), seed, owner)
+    folds = Folds(validation, held_out_ids, seed, owner)
     folds.check()
     return folds
+
+
+def _filling(cases: Sequence[Pair], case: Pair) -> tuple[int, int, int]:
+    """How full a fold is for another case: its cases of the same stratum, of the same region, and of any."""
+    return sum(c.stratum == case.stratum for c in cases), sum(c.region == case.region for c in cases), len(cases)

@@ -202,6 +202,41 @@ def test_folds_spread_every_region_and_centre_evenly() -> None:
     assert everyone == sorted(strata)
 
 
+def _of_three_regions() -> list[Pair]:
+    """Ten patients of AB and of TH; HN is twenty cases of two patients."""
+    return [
+        Pair(f"1{region}A{k:03d}", Task.MRI, Region(region), Path(), Path(), Path(), f"{region}{k // share}", "A")
+        for region, count, share in (("AB", 10, 1), ("HN", 20, 10), ("TH", 10, 1))
+        for k in range(count)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_patients_with_many_cases_push_no_other_region_out_of_a_fold(seed: int) -> None:
+    folds = make_folds(_of_three_regions(), 5, seed=seed)
+    counts = [[sum(i[1:3] == region for i in ids) for region in ("AB", "HN", "TH")] for ids in folds.validation]
+    assert counts == [[2, 10, 2], [2, 10, 2], [2, 0, 2], [2, 0, 2], [2, 0, 2]]
+
+
+def test_one_fold_shows_every_region_and_is_near_a_fifth() -> None:
+    pairs = [p for p in _of_three_regions() if p.region != Region.HN]
+    pairs += [Pair(f"1HNA{k:03d}", Task.MRI, Region.HN, Path(), Path(), Path(), f"p{max(0, k - 20)}", "A")
+              for k in range(30)]  # fmt: skip
+    (ids,) = make_folds(pairs, 1).validation
+    assert {i[1:3] for i in ids} == {"AB", "HN", "TH"}
+    assert len(ids) < 10  # the patient with 21 cases is trained on
+
+
+def test_folds_of_one_case_a_patient_stay_as_they_always_were() -> None:
+    folds = make_folds(_pairs(12), 3, seed=7, held_out=0.2)
+    assert folds.held_out == ("1ABB003", "1HNC007")
+    assert folds.validation == (
+        ("1ABA009", "1HNA010", "1THA002", "1THC008"),
+        ("1ABA000", "1HNA001", "1THA011"),
+        ("1ABC006", "1HNB004", "1THB005"),
+    )
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_training_and_validation_share_no_patient(count: int) -> None:
     pairs = _pairs(60, patients=17)
