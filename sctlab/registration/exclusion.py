@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sctlab.registration.quality import WORKING_MM
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -63,8 +65,13 @@ class Judgement:
         return bool(self.reasons)
 
 
-def signals(quality: Mapping[str, Any]) -> dict[str, float]:
-    """What the rule looks at, each larger when worse; measures that weren't made are left out."""
+def signals(quality: Mapping[str, Any], method: str = "") -> dict[str, float]:
+    """What the rule looks at, each larger when worse; measures that weren't made are left out.
+
+    Args:
+        quality: See `quality.measure`.
+        method: What registered the pair; a field of zeros is sound from `rigid` only.
+    """
     before, after = quality["similarity"]["before"], quality["similarity"]["after"]
     found: dict[str, float | None] = {
         "folds": quality["field"]["jacobian"]["folds"],
@@ -80,6 +87,10 @@ def signals(quality: Mapping[str, Any]) -> dict[str, float]:
     }
     gain = quality.get("local_gain")
     found["feature loss in one place"] = None if gain is None else -gain["worst"]
+    # A pair that was aligned before can't gain anything. A field of zeros from a method that deforms is no answer, though.
+    moved = quality["field"]["displacement_mm"]["p95"]
+    if moved < WORKING_MM and (moved > 0 or method == "rigid"):
+        found["feature distance ratio"] = None
     dice = quality["overlap"]["after"]["body_dice"]
     found["bodies apart"] = None if dice is None else 1 - dice
     return {name: float(value) for name, value in found.items() if value is not None}

@@ -72,8 +72,8 @@ def write_report(root: str | Path, rule: Rule = DEFAULT_RULE) -> dict[str, str]:
     root = Path(root)
     results = find_results(root)
     registered = [r for r in results if r.quality is not None]
-    judged = dict(zip((r.folder for r in registered), judge([(r.id, r.group, signals(r.quality)) for r in registered], rule),
-                      strict=True))  # fmt: skip
+    cases = [(r.id, r.group, signals(r.quality, r.pair.get("method", ""))) for r in registered]
+    judged = dict(zip((r.folder for r in registered), judge(cases, rule), strict=True))
     exclude = {r.id: f"not registered: {r.error}" for r in results if r.error}
     exclude |= {r.id: "; ".join(judged[r.folder].reasons) for r in registered if judged[r.folder].exclude}
     ordered = sorted(registered, key=lambda r: -judged[r.folder].suspicion)

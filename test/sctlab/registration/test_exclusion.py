@@ -1,8 +1,9 @@
 """The exclusion rule on made-up cohorts."""
 
 import numpy as np
+import pytest
 
-from sctlab.registration.exclusion import Rule, judge
+from sctlab.registration.exclusion import Rule, judge, signals
 
 RULE = Rule({"folds": 0.001}, 4.0, ("feature distance",), 6)
 
@@ -42,3 +43,20 @@ def test_small_groups_have_no_outliers_and_missing_signals_are_left_out():
 def test_only_worse_counts_as_an_outlier():
     better = ("G", "Task1 AB", {"folds": 0.0, "feature distance": 0.05})
     assert not judge([*cohort(), better], RULE)[-1].exclude
+
+
+@pytest.mark.parametrize(
+    ("method", "moved_mm", "excluded"),
+    [("rigid", 0.0, False), ("rigid", 0.6, False), ("mi", 0.6, False), ("mi", 0.0, True), ("rigid", 5.0, True)],
+)
+def test_a_pair_that_was_aligned_before_need_not_gain_anything(method, moved_mm, excluded):
+    """Unlike one that was moved for nothing, or that a deformable method left as it was."""
+    summary = {"mean": moved_mm, "median": moved_mm, "p95": moved_mm, "max": moved_mm}
+    state = {"nmi": 1.2, "feature_distance": 0.1, "edges": 0.6}
+    quality = {
+        "similarity": {"before": state, "after": state},
+        "overlap": {"field_of_view": 1.0, "after": {"body_dice": 1.0}},
+        "field": {"displacement_mm": summary, "deformation_mm": summary, "jacobian": {"folds": 0.0, "log_std": 0.0}},
+    }
+    (judged,) = judge([("A", "Task2 TH", signals(quality, method))])
+    assert judged.exclude is excluded
