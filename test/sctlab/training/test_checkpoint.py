@@ -18,26 +18,36 @@ from model.errors import WeightsError
 from sctlab.training.checkpoint import load_checkpoint, pack_state, part, restore_optimiser, save_checkpoint
 
 
-def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
+def untrained(layout: torch.memory_format, fused: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)).to(memory_format=layout)
+    return network, torch.optim.AdamW(network.parameters(), lr=0.01, fused=fused or None)
+
+
+def trained(
+    layout: torch.memory_format = torch.contiguous_format, fused: bool = False
+) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
-    optimiser = torch.optim.AdamW(network.parameters(), lr=0.01)
+    network, optimiser = untrained(layout, fused)
     for _ in range(3):
-        network(torch.randn(2, 1, 8, 8)).square().mean().backward()
+        network(torch.randn(2, 2, 8, 8)).square().mean().backward()
         optimiser.step()
     return network, optimiser
 
 
-def test_network_and_optimiser_come_back_bit_by_bit(tmp_path: Path) -> None:
-    network, optimiser = trained()
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_network_and_optimiser_come_back_bit_by_bit(tmp_path: Path, layout: torch.memory_format, fused: bool) -> None:
+    """A fused optimiser pairs numbers by where they lie: state and parameter must have one layout."""
+    network, optimiser = trained(layout, fused)
     save_checkpoint(tmp_path, "last", pack_state(network, optimiser), {"iteration": 3})
     tensors, values = load_checkpoint(tmp_path, "last")
     assert values["iteration"] == 3
-    other = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
-    again = torch.optim.AdamW(other.parameters(), lr=0.01)
+    other, again = untrained(layout, fused)
     other.load_state_dict(part(tensors, "model"))
     restore_optimiser(again, tensors)
-    batch = torch.randn(2, 1, 8, 8)
+    for parameter, state in again.state.items():
+        assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()
+    batch = torch.randn(2, 2, 8, 8)
     for one, opt in ((network, optimiser), (other, again)):
         opt.zero_grad()
         one(batch).square().mean().backward()
