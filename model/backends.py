@@ -23,11 +23,13 @@ class Backend(Protocol):
 
     `__call__` takes float32 stacks [N, slices, Y, X] in the recipe's normalised units on `device`, with Y and X
     multiples of 32, and returns float32 [N, 1, Y, X] in [-1, 1] on the same device. The result for a sample
-    doesn't depend on what else is in the batch.
+    doesn't depend on what else is in the batch. `batch_limit` is how many samples it may be given where PyTorch
+    doesn't see its memory, None where it does.
     """
 
     device: torch.device
     description: str
+    batch_limit: int | None
 
     def __call__(self, stacks: torch.Tensor) -> torch.Tensor: ...
 
@@ -61,7 +63,7 @@ def describe_device(device: torch.device) -> str:
 
 
 class TorchBackend:
-    """PyTorch: float32 on the CPU; on CUDA fp16 with the head and the output in float32, never bf16.
+    """PyTorch: float32 on the CPU; on CUDA fp16 with tanh and the output in float32, never bf16.
 
     Args:
         network: A `SynthesisNetwork` (moved, put into eval mode and changed in place).
@@ -69,6 +71,8 @@ class TorchBackend:
         device: Where to run.
         half: fp16; by default on CUDA only.
     """
+
+    batch_limit = None
 
     def __init__(
         self, network: torch.nn.Module, slices: int, device: torch.device, *, half: bool | None = None
@@ -103,6 +107,8 @@ class OnnxBackend:
         WeightsError: Not an ONNX model of this interface.
     """
 
+    batch_limit = 8
+
     def __init__(self, model: bytes, device: torch.device, name: str = "ONNX model") -> None:
         import onnxruntime
 
@@ -114,7 +120,9 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         if not cuda:
             options.intra_op_num_threads = torch.get_num_threads()
-        chosen = (wanted, {"device_id": device.index or 0}) if cuda else wanted
+        # TF32 would round fp32 files to 10 bits; an arena in powers of two would take twice what it needs.
+        cuda_options = {"device_id": device.index or 0, "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
+        chosen = (wanted, cuda_options) if cuda else wanted
         try:
             self.session = onnxruntime.InferenceSession(model, options, providers=[chosen])
             names = [v.name for v in (*self.session.get_inputs(), *self.session.get_outputs())]
@@ -140,7 +148,12 @@ class OnnxBackend:
         binding.bind_output("unit", "cuda", index, "float32", tuple(unit.shape), unit.data_ptr())
         # The two libraries use streams of their own: each waits for the other.
         torch.cuda.current_stream(self.device).synchronize()
-        self.session.run_with_iobinding(binding)
+        try:
+            self.session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            if "allocate memory" not in str(error):
+                raise
+            raise torch.cuda.OutOfMemoryError(f"ONNX Runtime: {str(error).strip().splitlines()[0][:160]}") from error
         binding.synchronize_outputs()
         return unit
 

@@ -126,6 +126,8 @@ def plan_batch(backends: Sequence[Backend], volume: torch.Tensor, neighbours: to
     device = backends[0].device
     if device.type != "cuda":
         return CPU_BATCH
+    if backends[0].batch_limit is not None:
+        return backends[0].batch_limit
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -142,21 +144,21 @@ class _Clock:
     """Adds up the time spent inside the backends; on CUDA with events, so that nothing waits."""
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._cuda, self._device = device.type == "cuda", device
         self._elapsed = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def __enter__(self) -> None:
         if self._cuda:
             self._start = torch.cuda.Event(enable_timing=True)
-            self._start.record()
+            self._start.record(torch.cuda.current_stream(self._device))
         else:
             self._start = time.perf_counter()
 
     def __exit__(self, *exc: object) -> None:
         if self._cuda:
             end = torch.cuda.Event(enable_timing=True)
-            end.record()
+            end.record(torch.cuda.current_stream(self._device))
             self._events.append((self._start, end))
         else:
             self._elapsed += time.perf_counter() - self._start
@@ -165,6 +167,6 @@ class _Clock:
     def seconds(self) -> float:
         """Total so far."""
         if self._cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
             self._elapsed = sum(a.elapsed_time(b) for a, b in self._events) / 1000
         return self._elapsed

@@ -22,6 +22,7 @@ class Middle:
 
     device = torch.device("cpu")
     description = "identity"
+    batch_limit = None
 
     def __init__(self) -> None:
         self.batches: list[int] = []
