@@ -50,6 +50,8 @@ USER 1000:1000
 LABEL org.opencontainers.image.title="sctlab" \
       org.opencontainers.image.description="Synthetic CT from MR and CBCT: inference, training, registration and evaluation" \
       org.opencontainers.image.licenses="Apache-2.0"
+ARG REVISION=unknown
+ENV SCTLAB_REVISION="${REVISION}"
 ARG VERSION=unknown
 LABEL org.opencontainers.image.version="${VERSION}"
 ENTRYPOINT ["python", "/opt/app/process.py"]

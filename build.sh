@@ -11,7 +11,8 @@ if ! docker info >/dev/null 2>&1; then
     exit 1
 fi
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/pyproject.toml")
-options=(--build-arg VERSION="$version")
+revision=$(git -C "$root" describe --always --abbrev=40 --dirty=-modified --exclude '*' 2>/dev/null || echo unknown)
+options=(--build-arg VERSION="$version" --build-arg REVISION="$revision")
 for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST; do
     [[ -z ${!name:-} ]] || options+=(--build-arg "$name")
 done

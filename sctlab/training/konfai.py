@@ -10,20 +10,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.bundle import Bundle, Fold, RegionGroup, Registration, StorageType, save_fold, write_bundle
+from model.bundle import (
+    MANIFEST,
+    Bundle,
+    Fold,
+    RegionGroup,
+    Registration,
+    StorageType,
+    read_bundle,
+    save_fold,
+    write_bundle,
+)
 from model.errors import InputError, WeightsError
 from model.interface import Region, Task
 from model.network import build_network
 from model.recipe import Recipe
 from model.writing import write_text
 from sctlab.training.card import model_card
-from sctlab.training.pack import INTENDED_USE, versions
+from sctlab.training.pack import INTENDED_USE
 from sctlab.training.plan import load_plan
+from sctlab.training.provenance import versions
 
 PARTS = ("encoder", "decoder", "segmentation_head")  # of segmentation_models_pytorch
 # Besides tensors and plain containers: scores that NumPy computed.
-ALLOWED_GLOBALS = [np.dtype, np._core.multiarray.scalar, np.dtypes.Float64DType, np.dtypes.Float32DType,
-                   np.dtypes.Int64DType]  # fmt: skip
+_SCALAR = np._core.multiarray.scalar
+ALLOWED_GLOBALS = [np.dtype, _SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"),  # its name before NumPy 2
+                   np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]  # fmt: skip
 
 
 def read_konfai(path: Path) -> dict[str, Tensor]:
@@ -84,7 +96,7 @@ def fit_recipe(weights: Mapping[str, Tensor], recipe: Recipe, path: Path) -> Rec
 def pack_konfai(
     checkpoints: Sequence[Path], out: Path, *, task: Task, recipe: str, regions: str, storage: StorageType,
 ) -> Bundle:  # fmt: skip
-    """Write a bundle whose folds are KonfAI checkpoints, one each.
+    """Write a bundle whose folds are KonfAI checkpoints, one each; a second call adds the models of other regions.
 
     Args:
         recipe: Recipe name or YAML file; the challenge's `mri-submission` or `cbct-submission` fit its weights.
@@ -92,28 +104,33 @@ def pack_konfai(
 
     Raises:
         WeightsError: A checkpoint that isn't one of the network, or folds of different inputs.
-        InputError: A recipe of the other task, or an unknown region.
+        InputError: A recipe of the other task, an unknown region, or a folder that holds another bundle.
     """
     plan = load_plan(recipe)
     if plan.recipe.task is not task:
         raise InputError("--recipe", f"{recipe} is for task {plan.recipe.task}", f"a recipe for {task}")
-    served = tuple(Region.parse(r, "--regions") for r in regions.split(",") if r.strip())
+    served = tuple(dict.fromkeys(Region.parse(r.strip(), "--regions") for r in regions.split(",") if r.strip()))
+    if not served:
+        raise InputError("--regions", f"'{regions}'", "regions such as AB,TH")
     loaded = [(path, read_konfai(path)) for path in checkpoints]
     fitted = [fit_recipe(weights, plan.recipe, path) for path, weights in loaded]
     if any(f != fitted[0] for f in fitted):
         raise WeightsError(checkpoints[0], "checkpoints with different numbers of slices", "folds of one recipe")
+    others, imported = _other_groups(out, fitted[0], served)
     folds = []
     for index, (_, weights) in enumerate(loaded):
         state = {f"unet.{k}": v for k, v in weights.items()}
-        folds.append(Fold(weights=save_fold(state, out, f"fold_{index}.safetensors", storage), storage=storage))
+        file = f"{'-'.join(served)}_fold_{index}.safetensors"
+        folds.append(Fold(weights=save_fold(state, out, file, storage), storage=storage))
+    sources = [{"file": p.name, "format": "konfai", "regions": list(served)} for p in checkpoints]
     bundle = Bundle(
         name=out.name,
         recipe=fitted[0],
-        groups=(RegionGroup(regions=served, folds=tuple(folds)),),
+        groups=(*others, RegionGroup(regions=served, folds=tuple(folds))),
         registration=Registration(method="unknown (imported weights)", convention="ct_to_source"),
         intended_use=INTENDED_USE,
         provenance={
-            "imported_from": [{"file": p.name, "format": "konfai"} for p in checkpoints],
+            "imported_from": [*imported, *sources],
             "note": "Training and validation cases aren't recorded in these checkpoints: predictions of cases of the "
             "published training set can't be told apart and say nothing about quality.",
             **versions(),
@@ -122,6 +139,29 @@ def pack_konfai(
     write_bundle(bundle, out)
     write_text(out / "MODEL_CARD.md", model_card(bundle))
     return bundle
+
+
+def _other_groups(
+    out: Path, recipe: Recipe, served: tuple[Region, ...]
+) -> tuple[tuple[RegionGroup, ...], list[dict[str, Any]]]:
+    """Groups of other regions that were imported into the bundle before, and their sources.
+
+    Raises:
+        InputError: The folder's bundle isn't an import of this recipe, or one of its groups overlaps in part.
+    """
+    if not (out / MANIFEST).is_file():
+        return (), []
+    bundle = read_bundle(out)
+    if "imported_from" not in bundle.provenance or bundle.recipe != recipe:
+        raise InputError(out, "a bundle that isn't an import with this recipe", "an empty folder",
+                         "choose another folder")  # fmt: skip
+    kept = tuple(g for g in bundle.groups if not set(g.regions) <= set(served))
+    for group in kept:
+        if set(group.regions) & set(served):
+            raise InputError("--regions", ",".join(served), f"regions beside {','.join(group.regions)}, which the bundle "
+                             "holds, or all of these")  # fmt: skip
+    told = [s for s in bundle.provenance["imported_from"] if not set(s.get("regions", served)) <= set(served)]
+    return kept, told
 
 
 def _globals(path: Path) -> str:

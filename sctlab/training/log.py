@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from model.writing import write_text
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -44,7 +46,7 @@ class RunLog:
         path = self.folder / METRICS_FILE
         kept = [line for line in path.read_text().splitlines() if _iteration(line) <= self.start] \
             if path.is_file() else []  # fmt: skip
-        path.write_text("".join(line + "\n" for line in kept))
+        write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
         self._bar = Progress(

@@ -33,6 +33,7 @@ from sctlab.training.dataset import Batch, PatchDataset, batches
 from sctlab.training.log import RunLog
 from sctlab.training.losses import SynthesisLoss
 from sctlab.training.plan import Stage, TrainingPlan
+from sctlab.training.provenance import versions
 from sctlab.training.schedule import learning_rate
 from sctlab.training.validation import average, validate
 
@@ -115,7 +116,9 @@ def train_stage(job: StageJob, fabric: Fabric, console: Console) -> dict[str, An
         raise _ending(job, progress, "out of memory", "a batch that fits",
                       "lower patch.batch or patch.size_yx") from error  # fmt: skip
     except OSError as error:
-        raise _ending(job, progress, f"can't write ({error.strerror or error})", "a folder with room") from error
+        where = f" {error.filename}" if error.filename else ""
+        raise _ending(job, progress, f"a file{where} can't be read or written ({error.strerror or error})",
+                      "readable pairs and a folder with room") from error  # fmt: skip
     return read_values(job.folder, "best")
 
 
@@ -136,8 +139,11 @@ def _iterate(job: StageJob, trainer: _Trainer, progress: Progress, log: RunLog) 
         saving = validating or progress.iteration % plan.checkpoint_every == 0
         if saving or progress.iteration % LOG_EVERY == 0:
             values = log.flush(progress.iteration, learning_rate(plan, stage, progress.iteration - 1))
-            if not np.isfinite(values["loss"]) or (saving and not trainer.finite()):
-                raise _ending(job, progress, f"the loss is {values['loss']:g}", "a finite loss",
+            broken = "" if np.isfinite(values["loss"]) else f"the loss is {values['loss']:g}"
+            if not broken and saving and not trainer.finite():
+                broken = "a weight isn't finite"
+            if trainer.anywhere(bool(broken)):
+                raise _ending(job, progress, broken or "the loss of another process isn't finite", "finite numbers",
                               "lower the learning rate, or set optimiser.clip_norm or computing.precision: 32")  # fmt: skip
         if validating:
             _validate(job, trainer, progress, log)
@@ -153,6 +159,10 @@ def _validate(job: StageJob, trainer: _Trainer, progress: Progress, log: RunLog)
     picture = job.folder / "pictures" / f"iteration_{progress.iteration:07d}.png"
     scores = trainer.validate(picture)
     mean = average(scores)
+    if not np.isfinite(mean["mae_hu"]):
+        raise _ending(job, progress, f"the validation's MAE is {mean['mae_hu']:g} HU", "a number",
+                      "the network's values exceed what fp16 holds: lower the learning rate, or set "
+                      "optimiser.clip_norm or ema")  # fmt: skip
     log.validated(progress.iteration, mean, picture)
     if progress.best_mae_hu is None or mean["mae_hu"] < progress.best_mae_hu:
         progress.best_mae_hu, progress.best_iteration = mean["mae_hu"], progress.iteration
@@ -256,8 +266,22 @@ class _Trainer:
         """The weights that validate and go into a bundle: the moving average where there is one."""
         return self.average if self.average is not None else self.network.state_dict()
 
+    def anywhere(self, here: bool) -> bool:
+        """Whether something is so in any process: all of them must end alike, or the others wait for ever."""
+        if self.fabric.world_size == 1:
+            return here
+        flag = torch.tensor(float(here), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(flag, reduce_op="sum") > 0)
+
+    def _share_weights(self) -> None:
+        """The first process' weights everywhere: batch norms' running statistics drift apart, and one is saved."""
+        if self.fabric.world_size > 1:
+            for tensor in self.weights().values():
+                torch.distributed.broadcast(tensor, src=0)
+
     def validate(self, picture: Path) -> dict[str, dict[str, float]]:
         """Score the validation cases."""
+        self._share_weights()
         scores = validate(
             self.weights(), self.job.validation, self.job.plan.recipe, self.fabric.device, picture=picture,
             gather=self._gather, rank=self.fabric.global_rank, world=self.fabric.world_size,
@@ -280,8 +304,11 @@ class _Trainer:
                 tensors = pack_state(self.network, self.optimiser.optimizer)
                 tensors |= {f"average.{k}": v for k, v in (self.average or {}).items()}
             values = {**vars(progress), **(extra or {}), "cohort": self.job.cohort_digest,
-                      "scaler": self.fabric.strategy.precision.state_dict()}  # fmt: skip
-            save_checkpoint(self.job.folder, name, tensors, values)
+                      "scaler": self.fabric.strategy.precision.state_dict(), "made_with": versions()}  # fmt: skip
+            try:
+                save_checkpoint(self.job.folder, name, tensors, values)
+            except InputError as error:
+                raise _ending(self.job, progress, f"{error.where} {error.found}", "a folder with room") from error
         self.fabric.barrier()
 
     def restore(self, progress: Progress) -> None:

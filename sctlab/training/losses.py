@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import InputError
+from model.network import build_network
 from model.preparation import unit_to_hu
 from model.recipe import Recipe
 from sctlab.features import FeatureExtractor, Statistics, load_extractor
-from sctlab.training.plan import L1, ImpactSynth, Loss
+from sctlab.training.plan import L1, ImpactSynth, Loss, TrainingPlan
 
 
 class SynthesisLoss(nn.Module):
@@ -66,6 +67,25 @@ class SynthesisLoss(nn.Module):
             for name, t in self.terms.items()
             if isinstance(t, FeatureL1)
         ]
+
+
+def check_plan(plan: TrainingPlan) -> None:
+    """Build a plan's network and losses once: what can't be built is refused before hours of preparation.
+
+    Raises:
+        InputError: An unknown encoder or extractor, a layer that it hasn't got, a 3D extractor without slabs, two
+            terms of one name.
+        WeightsError: The extractor's weights aren't here.
+    """
+    network = plan.recipe.network
+    try:
+        with torch.device("meta"):
+            build_network(network)
+    except Exception as error:  # every library below has exceptions of its own
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise InputError("recipe.network", f"{network.encoder} with {list(network.decoder_channels)} can't be built "
+                         f"({reason})", "an encoder of segmentation_models_pytorch") from error  # fmt: skip
+    SynthesisLoss(plan.losses, plan.recipe, plan.patch.slab)
 
 
 class MaskedL1(nn.Module):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 from collections.abc import Sequence
-from importlib import metadata
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from model.bundle import Bundle, Fold, RegionGroup, Registration, StorageType, save_fold, write_bundle
 from model.errors import InputError
@@ -19,6 +18,7 @@ from sctlab.training.card import model_card
 from sctlab.training.checkpoint import load_checkpoint, part
 from sctlab.training.loop import EXTRACTORS
 from sctlab.training.plan import Stage
+from sctlab.training.provenance import versions
 from sctlab.training.run import Run
 from sctlab.training.validation import METRICS
 
@@ -27,7 +27,6 @@ DEMONSTRATION_USE = (
     "Shows that the software works. Trained on a small simulated cohort for a few minutes; not for clinical use, "
     "nor for any conclusion about images."
 )
-PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "lightning-fabric", "numpy", "SimpleITK", "safetensors")
 
 
 def pack_runs(
@@ -45,36 +44,41 @@ def pack_runs(
         folds: Only these; all finished ones when left out.
 
     Raises:
-        InputError: Nothing finished, runs that don't fit together, or folds that saw each other's validation.
+        InputError: Nothing finished, runs that don't fit together, or folds that saw each other's validation;
+            nothing is written then.
     """
     opened = [Run(folder) for folder in runs]
     first = opened[0]
     plan, cohort, division = first.plan, first.cohort, first.folds
     for run in opened[1:]:
-        if run.plan.recipe != plan.recipe or run.cohort["digest"] != cohort["digest"] or run.folds != division:
-            raise InputError(run.folder, "another recipe, other pairs or other folds",
+        if run.plan != plan or run.cohort["digest"] != cohort["digest"] or run.folds != division:
+            raise InputError(run.folder, "another plan, other pairs or other folds",
                              f"those of {first.folder}", "pack it apart")  # fmt: skip
-    groups, sources, extractors = [], [], []
+    registration = registration_of(cohort["registrations"], plan.data.target)
+    # Everything is read before anything is written: a bundle that is there already stays whole.
+    networks = [_read(opened, stage, fold) for stage in plan.final_stages
+                for fold in (range(plan.data.folds) if folds is None else folds)]  # fmt: skip
+    found = [n for n in networks if n is not None]
     for stage in plan.final_stages:
-        packed = []
-        for fold in range(plan.data.folds) if folds is None else folds:
-            run = next((r for r in opened if r.finished(fold, stage.name)), None)
-            if run is None:
-                continue
-            packed.append(_pack_fold(run, stage, fold, out, storage, len(plan.final_stages) > 1))
-            sources.append({"fold": fold, "stage": stage.name, "run": run.folder.name})
-            record = run.stage_folder(fold, stage.name) / EXTRACTORS
-            extractors = extractors or (read_json(record) if record.is_file() else [])
-        if not packed:
+        if not any(n.stage == stage for n in found):
             raise InputError(first.folder, f"no finished fold of stage {stage.name}", "at least one",
                              "train it to its end first")  # fmt: skip
-        groups.append(RegionGroup(regions=_regions(stage, cohort), folds=tuple(packed)))
+    groups = [
+        RegionGroup(regions=_regions(stage, cohort), folds=tuple(
+            _pack_fold(n, out, storage, len(plan.final_stages) > 1) for n in found if n.stage == stage
+        ))
+        for stage in plan.final_stages
+    ]  # fmt: skip
+    made_with = [n.values.get("made_with") or versions() for n in found]
+    sources = [{"fold": n.fold, "stage": n.stage.name, "run": n.run.folder.name, "revision": made["revision"]}
+               for n, made in zip(found, made_with, strict=True)]  # fmt: skip
+    record = found[0].run.stage_folder(found[0].fold, found[0].stage.name) / EXTRACTORS
     demonstration = demonstration or plan.recipe.name.startswith("demo")
     bundle = Bundle(
         name=name or out.name,
         recipe=plan.recipe,
         groups=tuple(groups),
-        registration=registration_of(cohort["registrations"], plan.data.target),
+        registration=registration,
         intended_use=DEMONSTRATION_USE if demonstration else INTENDED_USE,
         demonstration=demonstration,
         provenance={
@@ -84,8 +88,9 @@ def pack_runs(
             "patients": {k: v for k, v in division.patients.items() if k != v},
             "plan": plan.model_dump(mode="json", exclude={"recipe"}),
             "networks": sources,
-            "extractors": extractors,
-            **versions(),
+            "extractors": read_json(record) if record.is_file() else [],
+            "packed_by": versions()["revision"],
+            **made_with[0],
         },
     )
     write_bundle(bundle, out)
@@ -93,9 +98,28 @@ def pack_runs(
     return bundle
 
 
-def _pack_fold(run: Run, stage: Stage, fold: int, out: Path, storage: StorageType, several: bool) -> Fold:
+@dataclass(frozen=True)
+class _Network:
+    """The best network of a finished stage, as it lies in a run."""
+
+    run: Run
+    stage: Stage
+    fold: int
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+def _read(runs: Sequence[Run], stage: Stage, fold: int) -> _Network | None:
+    """The network from the first run that finished it."""
+    run = next((r for r in runs if r.finished(fold, stage.name)), None)
+    if run is None:
+        return None
+    return _Network(run, stage, fold, *load_checkpoint(run.stage_folder(fold, stage.name), "best"))
+
+
+def _pack_fold(network: _Network, out: Path, storage: StorageType, several: bool) -> Fold:
+    run, stage, fold, tensors, values = (getattr(network, f.name) for f in fields(network))
     plan, division, cases = run.plan, run.folds, run.cohort["cases"]
-    tensors, values = load_checkpoint(run.stage_folder(fold, stage.name), "best")
     file = f"{stage.name}_fold_{fold}.safetensors" if several else f"fold_{fold}.safetensors"
     weights = save_fold(part(tensors, "model"), out, file, storage)
     scored: dict[str, dict[str, float]] = values["cases"]
@@ -150,26 +174,3 @@ def registration_of(registrations: Sequence[dict[str, Any]], target: str) -> Reg
         # SynthRAD's released pairs are on the source's grid, and this file says nothing about how they came there.
         method += " (no pair.json: ct_to_source is assumed because source and CT share the source's grid)"
     return Registration(method=method, convention=known.pop())
-
-
-def versions() -> dict[str, Any]:
-    """Git revision and library versions of this moment."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return {"revision": revision(), "python": platform.python_version(), "versions": found}
-
-
-def revision() -> str:
-    """The product's git commit, with `-modified` where tracked files differ; `unknown` outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    try:
-        commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "-C", root, "status", "--porcelain", "--untracked-files=no"],
-                                 capture_output=True, text=True, check=True)  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit.stdout.strip() + ("-modified" if changed.stdout.strip() else "")

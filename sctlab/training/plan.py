@@ -18,7 +18,7 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(_Settings):
@@ -95,6 +95,13 @@ class ImpactSynth(_Settings):
     layers: dict[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0)]] = Field({0: 1.0}, min_length=1)
     statistics_hu: tuple[float, float] = (-1024.0, 3071.0)
 
+    @model_validator(mode="after")
+    def _ordered(self) -> ImpactSynth:
+        low, high = self.statistics_hu
+        if low >= high:
+            raise ValueError(f"statistics_hu is ({low:g}, {high:g}); the first must be below the second")
+        return self
+
 
 Loss = Annotated[L1 | ImpactSynth, Field(discriminator="kind")]
 
@@ -148,7 +155,7 @@ class Stage(_Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_+-]+$")
     start: str | None = None
-    regions: tuple[Region, ...] | None = None
+    regions: tuple[Region, ...] | None = Field(None, min_length=1)
     iterations: Positive
     learning_rate: float | None = Field(None, gt=0, le=1)
     schedule: Schedule | None = None
@@ -210,7 +217,6 @@ class TrainingPlan(_Settings):
         if self.computing.precision == "16" and self.computing.fused and self.optimiser.clip_norm is not None:
             raise ValueError("clip_norm with precision 16 and fused: the fused optimiser takes the loss' scale off "
                              "itself, after clipping; set fused: false")  # fmt: skip
-        # A patch below the canvas' minimum would train on padding that inference never sees.
         return self
 
     @property

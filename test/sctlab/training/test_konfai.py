@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import zipfile
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from model.bundle import load_fold, read_bundle
-from model.errors import WeightsError
+from model.errors import InputError, WeightsError
 from model.interface import Task
 from model.network import build_network
+from model.recipe import NetworkSettings
 from sctlab.training.konfai import pack_konfai, read_konfai
 
 RECIPE = """
@@ -67,6 +71,49 @@ def test_outputs_are_equal(tmp_path: Path, recipe: str) -> None:
     torch.testing.assert_close(found, wanted, atol=0, rtol=0)
 
 
+def checkpoint(path: Path, seed: int, **extra: object) -> Path:
+    """A checkpoint of the small network, as the reference's trainer writes it."""
+    torch.manual_seed(seed)
+    weights = build_network(NetworkSettings(encoder="resnet18", slices=3)).unet.state_dict()
+    torch.save({"Model": {"net": {f"Model.{k}": v for k, v in weights.items()}}, **extra}, path)
+    return path
+
+
+def test_the_models_of_other_regions_join_the_bundle(tmp_path: Path, recipe: str) -> None:
+    """The challenge entry: one model a region group, in one bundle."""
+    first, second = (checkpoint(tmp_path / f"{k}.pt", k) for k in range(2))
+    pack = partial(pack_konfai, out=tmp_path / "bundle", task=Task.MRI, recipe=recipe, storage="float32")
+    pack([first], regions="AB,TH,TH")
+    pack([second], regions="HN")
+    bundle = pack([first], regions="TH,AB")  # again: its own group alone is replaced
+    assert bundle == read_bundle(tmp_path / "bundle")
+    assert sorted(sorted(g.regions) for g in bundle.groups) == [["AB", "TH"], ["HN"]]
+    for group in bundle.groups:
+        wanted = read_konfai(second if "HN" in group.regions else first)
+        found = load_fold(tmp_path / "bundle", group.folds[0])
+        assert all(torch.equal(found[f"unet.{k}"], wanted[k]) for k in wanted)
+    assert [s["file"] for s in bundle.provenance["imported_from"]] == ["1.pt", "0.pt"]
+    with pytest.raises(InputError, match="AB"):
+        pack([first], regions="AB")
+    with pytest.raises(InputError, match="--regions"):
+        pack([first], regions=" ,")
+    other = tmp_path / "other.yaml"
+    other.write_text(RECIPE.replace("crop: none", "crop: body"))
+    with pytest.raises(InputError, match="another folder"):
+        pack([first], regions="AB,TH", recipe=str(other))
+    assert bundle == read_bundle(tmp_path / "bundle")
+
+
+def test_scores_of_numpy_before_2_are_read(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "new.pt", 0, loss=np.float64(0.25))
+    old = tmp_path / "old.pt"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(old, "w") as target:
+        for item in source.infolist():
+            target.writestr(item, source.read(item).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert b"numpy.core.multiarray" in zipfile.ZipFile(old).read("new/data.pkl")
+    assert read_konfai(old).keys() == read_konfai(path).keys()
+
+
 class Bomb:
     """Creates a file when it is unpickled."""
 
@@ -100,19 +147,13 @@ def test_other_checkpoints_are_refused(tmp_path: Path, state: dict, words: str) 
 
 
 def test_another_architecture_is_refused(tmp_path: Path, recipe: str) -> None:
-    weights = build_network(_resnet34()).unet.state_dict()
+    weights = build_network(NetworkSettings(encoder="resnet34", slices=3)).unet.state_dict()
     torch.save({"Model": {"net": {f"Model.{k}": v for k, v in weights.items()}}}, tmp_path / "large.pt")
     with pytest.raises(WeightsError, match="resnet18"):
         pack_konfai(
             [tmp_path / "large.pt"], tmp_path / "b", task=Task.MRI, recipe=recipe, regions="AB", storage="float32"
         )
     assert not (tmp_path / "b" / "bundle.json").exists()
-
-
-def _resnet34():
-    from model.recipe import NetworkSettings
-
-    return NetworkSettings(encoder="resnet34", slices=3)
 
 
 def test_not_a_checkpoint(tmp_path: Path) -> None:

@@ -252,12 +252,21 @@ def test_bad_endings_say_so_and_keep_a_checkpoint(
     monkeypatch.setattr(loop._Trainer, "step", failing)
     with pytest.raises(InputError) as error:
         train(plan, tmp_path / "run")
-    words = "out of memory" if ending == "memory" else "finite"
+    words = {"memory": "out of memory", "nan": "the loss is nan", "infinite weights": "a weight isn't finite"}[ending]
     assert words in str(error.value)
     assert "the checkpoint of iteration 4 is kept: --resume" in str(error.value)
     monkeypatch.setattr(loop._Trainer, "step", step)
     train(plan, tmp_path / "run", resume=True)
     assert Run(tmp_path / "run").finished(0, "global")
+
+
+def test_a_validation_without_a_number_ends_the_run(
+    train, make_plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(validate_every=4)
+    monkeypatch.setattr(loop, "average", lambda scores: {"mae_hu": float("nan")})
+    with pytest.raises(InputError, match=r"iteration 4: the validation's MAE is nan HU"):
+        train(plan, tmp_path / "run")
 
 
 @pytest.mark.heavy
@@ -287,6 +296,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint(
                            capture_output=True, text=True, preexec_fn=limit)  # fmt: skip
     assert ended.returncode == 2
     assert "can't be written" in ended.stderr
+    assert "the checkpoint of iteration 4 is kept: --resume" in " ".join(ended.stderr.split())
     assert "Traceback" not in ended.stderr
     assert read_values(out / STAGE, "last")["iteration"] == 4
     assert not list((out / STAGE).glob(".*"))

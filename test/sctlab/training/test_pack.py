@@ -13,13 +13,15 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from model.bundle import load_fold, read_bundle
-from model.errors import InputError
+from model.errors import InputError, WeightsError
 from model.interface import Region
 from model.reading import read_mask, read_volume
 from sctlab import cli
 from sctlab.training.card import model_card
 from sctlab.training.checkpoint import load_checkpoint, part, read_values
 from sctlab.training.pack import pack_runs, registration_of
+from sctlab.training.plan import write_plan
+from sctlab.training.provenance import versions
 from sctlab.training.run import Run, train_run
 
 
@@ -145,6 +147,37 @@ def test_what_does_not_fit_together_is_refused(run_folder: Path, tmp_path: Path)
     assert not (tmp_path / "bundle" / "bundle.json").exists()
     with pytest.raises(InputError, match="no plan"):
         pack_runs([tmp_path], tmp_path / "bundle")
+
+
+def test_a_pack_that_is_refused_leaves_the_bundle_as_it_was(run_folder: Path, tmp_path: Path) -> None:
+    bundle, other = tmp_path / "bundle", tmp_path / "other"
+    pack_runs([run_folder], bundle)
+    before = {p.name: p.read_bytes() for p in bundle.iterdir()}
+    shutil.copytree(run_folder, other, ignore=shutil.ignore_patterns("cache"))
+    next((other / "fold_1" / "HN").glob("best-*.safetensors")).write_bytes(b"cut")
+    with pytest.raises(WeightsError, match="SHA-256"):
+        pack_runs([other], bundle, storage="float16")
+    assert {p.name: p.read_bytes() for p in bundle.iterdir()} == before
+
+
+def test_runs_of_other_losses_are_not_one_bundle(run_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run_folder, other, ignore=shutil.ignore_patterns("cache"))
+    plan = Run(other).plan
+    write_plan(plan.model_copy(update={"ema": 0.9}), other / "plan.yaml")
+    with pytest.raises(InputError, match="another plan"):
+        pack_runs([run_folder, other], tmp_path / "bundle")
+
+
+def test_the_manifest_names_the_revision_that_trained(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sctlab.training.pack.versions", lambda: {"revision": "later", "versions": {}})
+    told = pack_runs([run_folder], tmp_path / "bundle").provenance
+    trained = versions()["revision"]
+    assert (told["revision"], told["packed_by"]) == (trained, "later")
+    assert {n["revision"] for n in told["networks"]} == {trained}
+    assert trained != "later"
 
 
 def test_registrations() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import InputError
+from sctlab.training.losses import check_plan
 from sctlab.training.plan import load_plan, parse_plan, recipe_names, write_plan
 from sctlab.training.schedule import learning_rate
 
@@ -52,6 +53,9 @@ def test_follow_up_and_submission_differ_where_the_publications_do() -> None:
         (GOOD + "recipe:\n  task: cbct\n", 6, "'recipe' again"),
         (GOOD + "  - {name: second, start: nowhere, iterations: 5}\n", 1, "no stage before it"),
         (GOOD + "losses: [\n", 7, "not YAML"),
+        (GOOD + "losses:\n  - {kind: impact_synth, extractor: mind-2d, statistics_hu: [3071, -1024]}\n", 7, "below"),
+        (GOOD + "losses:\n  - {kind: l1, weight: .inf}\n", 7, "finite"),
+        (GOOD.replace("iterations: 100", "regions: []\n    iterations: 100"), 5, "regions"),
         (GOOD + "optimiser: {clip_norm: 1.0}\ncomputing: {precision: '16', fused: true}\n", 1, "set fused: false"),
     ],
 )  # fmt: skip
@@ -60,6 +64,22 @@ def test_impossible_plans_are_refused_with_line_and_reason(text: str, line: int,
         parse_plan(text, "plan.yaml")
     assert words in str(error.value)
     assert f"plan.yaml, line {line}:" in str(error.value) or (line == 1 and "plan.yaml" in str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GOOD.replace("task: mri", "task: mri\n  network: {encoder: resnet99}"), "resnet99"),
+        (GOOD + "losses: [{kind: impact_synth, extractor: nothing}]\n", "unknown name 'nothing'"),
+        (GOOD + "losses: [{kind: impact_synth, extractor: mind-2d, layers: {3: 1.0}}]\n", "layer 3"),
+        (GOOD + "losses: [{kind: impact_synth, extractor: mind}]\n", "patch.slab is 1"),
+        (GOOD + "losses: [{kind: l1}, {kind: l1}]\n", "two terms l1"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_before_cases_are_prepared(text: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        check_plan(parse_plan(text, "plan.yaml"))
+    check_plan(parse_plan(GOOD, "plan.yaml"))
 
 
 def test_unknown_names_list_the_known_ones() -> None:

@@ -1,0 +1,33 @@
+"""`sctlab train` and the launchers that may have started it."""
+
+from __future__ import annotations
+
+import pytest
+
+from model.errors import InputError
+from sctlab.training.command import _processes
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
+SLURM = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_NNODES": "2"}
+
+
+@pytest.mark.parametrize("environment", [TORCHRUN, SLURM])
+def test_processes_are_those_that_the_launcher_started(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without this each of them would train alone, all into one folder."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert _processes(None, None) == _processes(4, None) == _processes(4, 2) == (4, 2)
+    with pytest.raises(InputError, match="started 4 x 2"):
+        _processes(2, None)
+
+
+def test_processes_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*TORCHRUN, *SLURM):
+        monkeypatch.delenv(name, raising=False)
+    assert _processes(None, None) == (1, 1)
+    assert _processes(2, None) == (2, 1)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert _processes(None, None) == (1, 1)
