@@ -71,8 +71,11 @@ def main() -> None:
             writer = csv.DictWriter(handle, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-    patch = patch_of("none", options.small)
-    print(f"share of the time that the loader is waited for: {waiting_share(device, patch, rows[0]):.2%}")
+    # The fastest step of ours waits the most.
+    fastest = min((r for r in rows if r["extractor"] == "none" and "reference" not in str(r["what"])),
+                  key=lambda r: float(r["ms_per_iteration"]))  # fmt: skip
+    share = waiting_share(device, patch_of("none", options.small), fastest)
+    print(f"share of the time that the loader is waited for: {share:.2%}")
 
 
 def work(
