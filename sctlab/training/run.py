@@ -188,7 +188,8 @@ def _set_up(run: Run, plan: TrainingPlan, pairs: Path, cache: Path, jobs: int, c
             run.folder / FOLDS
         )
     write_json(run.folder / COHORT, describe(cohort, pairs))
-    write_plan(plan, run.folder / PLAN)
+    if not (run.folder / PLAN).is_file():  # the recipe that the user wrote may lie there
+        write_plan(plan, run.folder / PLAN)
     missing = [(p.id, (p, plan.recipe, cache)) for p in cohort.pairs]
     outcomes = run_jobs(prepare_case, missing, title="preparing cases", processes=jobs, console=console)
     refuse_broken(outcomes, "preparing cases")

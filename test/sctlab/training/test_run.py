@@ -1,0 +1,48 @@
+"""A run's beginning: what is refused before anything is prepared, what is left alone, and several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from model.errors import InputError
+from sctlab.training import run as run_module
+from sctlab.training.plan import TrainingPlan, load_plan
+from sctlab.training.run import train_run
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def begin(cohort_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """`begin(plan, out, **options)`: a run without its training; the names of what would be trained."""
+
+    def run(plan: TrainingPlan, out: Path, **options: object) -> list[str]:
+        trained = []
+
+        def stand_in(job, fabric, console):
+            trained.append(job.name)
+            return {"best_iteration": 1, "metrics": {"mae_hu": 1.0, "mae_all_water_hu": 1.0}}
+
+        monkeypatch.setattr(run_module, "train_stage", stand_in)
+        settings = {"folds": None, "stages": None, "resume": False} | options
+        train_run(plan, cohort_folder, out, fabric=Fabric(accelerator="cpu", devices=1), console=Console(quiet=True),
+                  **settings)  # fmt: skip
+        return trained
+
+    return run
+
+
+def test_a_recipe_in_the_folder_of_the_run_stays_as_it_was_written(begin, plan_file: Path, make_plan) -> None:
+    text = "# mine\n" + plan_file.read_text()
+    written = plan_file.rename(plan_file.with_name("plan.yaml"))
+    written.write_text(text)
+    assert begin(load_plan(str(written)), written.parent) == [f"fold {k}, stage global" for k in range(3)]
+    assert written.read_text() == text
+    with pytest.raises(InputError, match="another plan"):
+        begin(make_plan(validate_every=5), written.parent)
+    assert written.read_text() == text
