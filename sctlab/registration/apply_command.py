@@ -13,9 +13,11 @@ from model.volume import AIR_HU, Geometry, Volume
 from model.writing import write_text, write_volume
 from sctlab.registration.applying import apply_to_image, field_of_view, read_transform
 from sctlab.registration.elastix_files import ElastixTransform
-from sctlab.registration.inversion import invert
+from sctlab.registration.inversion import invert, invert_points
+from sctlab.registration.transforms import Transform
 
 HEADER_TOLERANCE_MM = 0.01  # published grid headers are rounded to float32
+FOUND_MM = 0.1  # a point's inverse that is off by more counts as not found
 
 
 def apply_file(
@@ -34,10 +36,10 @@ def apply_file(
         transform: See `read_transform`.
         image: Moving image, or a `.csv` of points (x, y, z in mm, LPS; a header line is allowed).
         out: Result; the format follows the suffix.
-        like: Image whose grid the result gets. A transform file's own grid that agrees with it within 0.01 mm (they
-            carry float32 rounding) is taken to be that grid.
+        like: Image whose grid the result gets; points need none. A transform file's own grid that agrees with it
+            within 0.01 mm (they carry float32 rounding) is taken to be that grid.
         interpolation: See `apply_to_image`.
-        outside: Value without data; the transform file's, or air for images in HU and 0 for others.
+        outside: Value without data; when left out see `_outside_value`.
         inverse: Apply the inverse (`image` then lies in the fixed space and the result in the moving one).
 
     Raises:
@@ -45,7 +47,7 @@ def apply_file(
     """
     found = read_transform(transform)
     if image.suffix == ".csv":
-        yield from _apply_to_points(found, image, out, like, inverse)
+        yield from _apply_to_points(found.transform, image, out, inverse)
         return
     volume = read_volume(image)
     grid, note = _grid(found, transform, like, inverse)
@@ -57,9 +59,7 @@ def apply_file(
         yield (f"inverse: error {error.mean_mm:.4f} mm on average, {error.p95_mm:.4f} mm at the 95th percentile; "
                f"none found for {error.missing:.1%} of the points")  # fmt: skip
     if outside is None:
-        # A file's own value counts unless it's the 0 of a file that says nothing.
-        outside = found.default_value or (float(AIR_HU) if float(volume.array.min()) < -300 else 0.0)
-        outside = 0.0 if interpolation == "nearest" else outside
+        outside = _outside_value(volume, 0.0 if inverse else found.default_value, interpolation)
     covered = field_of_view(volume.geometry, mapping, grid).array.mean()
     if covered == 0:
         raise InputError(image, "no voxel of the result lies inside this image", "the moving image of this transform",
@@ -67,6 +67,21 @@ def apply_file(
     result = apply_to_image(volume, mapping, grid, interpolation=interpolation, outside=outside)
     write_volume(Volume(result.array, grid), out)
     yield f"{out}: {covered:.0%} inside the image, {outside:g} elsewhere"
+
+
+def _outside_value(volume: Volume, stated: float, interpolation: str) -> float:
+    """The value without data: what the file states, else air for an image in HU and 0 for another one.
+
+    Args:
+        volume: The image that is resampled.
+        stated: The transform file's own value; 0 is what a file says that says nothing. It was made for the moving
+            image, so an inverse has none.
+        interpolation: By nearest neighbour an image that isn't in HU holds labels, which get 0.
+    """
+    in_hu = float(volume.array.min()) < -300
+    if interpolation == "nearest" and not in_hu:
+        return 0.0
+    return stated or (float(AIR_HU) if in_hu else 0.0)
 
 
 def _grid(found: ElastixTransform, transform: Path, like: Path | None, inverse: bool) -> tuple[Geometry, str]:
@@ -82,18 +97,21 @@ def _grid(found: ElastixTransform, transform: Path, like: Path | None, inverse: 
     return found.grid, ""
 
 
-def _apply_to_points(found: ElastixTransform, path: Path, out: Path, like: Path | None, inverse: bool) -> Iterator[str]:
+def _apply_to_points(transform: Transform, path: Path, out: Path, inverse: bool) -> Iterator[str]:
     points = _read_points(path)
-    mapping = found.transform
     if inverse:
-        if like is None:
-            raise InputError(path, "no grid for the inverse", "--like IMAGE", "name the moving image")
-        mapping, error = invert(found.transform, read_volume(like).geometry)
-        yield f"inverse: error {error.mean_mm:.4f} mm on average, {error.p95_mm:.4f} mm at the 95th percentile"
-    moved = mapping(points)
+        moved, error = invert_points(transform, points)
+        found = error < FOUND_MM
+        moved[~found] = np.nan  # a reader stumbles over it; a wrong place would go unseen
+        worst = f"error at most {error[found].max():.4f} mm; " if found.any() else ""
+        yield f"inverse: {worst}none found for {np.count_nonzero(~found)} of {len(points)} points"
+    else:
+        moved = transform(points)
     write_text(out, "x,y,z\n" + "".join(",".join(f"{v:.6f}" for v in p) + "\n" for p in moved))
     shift = np.linalg.norm(moved - points, axis=1)
-    yield f"{out}: {len(points)} points moved by {shift.mean():.2f} mm on average, at most {shift.max():.2f} mm"
+    shift = shift[np.isfinite(shift)]
+    if len(shift):
+        yield f"{out}: {len(shift)} points moved by {shift.mean():.2f} mm on average, at most {shift.max():.2f} mm"
 
 
 def _read_points(path: Path) -> np.ndarray:

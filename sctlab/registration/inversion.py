@@ -58,10 +58,39 @@ def invert(
     if is_linear(transform):
         inverse = compose(*[_invert_linear(step) for step in reversed(tuple(flatten(transform)))])
         return inverse, _measure(transform, inverse, grid, seed)
-
-    linear = as_affine(Composite(tuple(step for step in flatten(transform) if isinstance(step, LINEAR))))
-    back = linear.inverse()
     targets = grid_points(grid).reshape(-1, 3)
+    points, _ = _solve(transform, targets, iterations, tolerance_mm)
+    vectors = (points - targets).T.reshape(3, *grid.shape_zyx)
+    inverse = DisplacementField(grid, np.ascontiguousarray(vectors))
+    return inverse, _measure(transform, inverse, grid, seed)
+
+
+def invert_points(
+    transform: Transform, points_xyz: np.ndarray, *, iterations: int = 60, tolerance_mm: float = 1e-3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where points come from: `transform` of the result is `points_xyz`. No grid limits where they may lie.
+
+    Args:
+        transform: From fixed points to moving points.
+        points_xyz: [n, 3] in mm.
+        iterations, tolerance_mm: As for `invert`.
+
+    Returns:
+        Points [n, 3] in mm, and what `transform` misses each of the given ones by in mm [n]: 0 within rounding, and
+        millimetres where the transform folds, so that no inverse was found.
+
+    Raises:
+        InputError: The transform's linear part is singular.
+    """
+    return _solve(transform, np.asarray(points_xyz, dtype=np.float64), iterations, tolerance_mm)
+
+
+def _solve(
+    transform: Transform, targets: np.ndarray, iterations: int, tolerance_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The fixed point of `invert` for targets [n, 3] in mm, and |transform(points) − targets| in mm."""
+    linear = as_affine(Composite(tuple(step for step in flatten(transform) if isinstance(step, LINEAR))))
+    back = _invert_linear(linear)
     points = back(targets)
     residual = targets - transform(points)
     error = np.linalg.norm(residual, axis=1)
@@ -78,9 +107,7 @@ def invert(
         chosen = active[better]
         points[chosen], residual[chosen], error[chosen] = tried[better], new[better], new_error[better]
         damping[active[~better]] *= 0.5
-    vectors = (points - targets).T.reshape(3, *grid.shape_zyx)
-    inverse = DisplacementField(grid, np.ascontiguousarray(vectors))
-    return inverse, _measure(transform, inverse, grid, seed)
+    return points, error
 
 
 def _invert_linear(step: Transform) -> AffineTransform:
