@@ -78,69 +78,88 @@ def train_run(
         jobs: Processes that check and prepare cases.
 
     Raises:
-        InputError: The folder holds another plan or other pairs, or checkpoints and no `resume`.
+        InputError: The folder holds another plan or other pairs, or checkpoints and no `resume`; a fold and stage
+            without a case to train or validate on; or what `train_stage` raises.
     """
     console = console or Console(stderr=True, quiet=not fabric.is_global_zero)
     run = Run(out)
+    cache = cache or out / "cache"
     chosen_folds = list(range(plan.data.folds)) if folds is None else list(folds)
-    if not all(0 <= k < plan.data.folds for k in chosen_folds):
-        raise InputError("--fold", ", ".join(map(str, chosen_folds)), f"0 to {plan.data.folds - 1}, or all")
-    known = [s.name for s in plan.stages]
-    unknown = set(stages or []) - set(known)
-    if unknown:
-        raise InputError("--stage", ", ".join(sorted(unknown)), "one of " + ", ".join(known))
     chosen_stages = [s for s in plan.stages if stages is None or s.name in stages]
-    if (plan.patch.batch // plan.patch.slab) % fabric.world_size:
-        raise InputError("--devices", f"{fabric.world_size} processes for a batch of {plan.patch.batch // plan.patch.slab} draws",
-                         "a number that divides it")  # fmt: skip
+
+    _check_choice(plan, chosen_folds, stages or [], fabric.world_size)
     if not resume:
         _refuse_checkpoints(run, chosen_folds, chosen_stages)
-
-    cache = cache or out / "cache"
     if fabric.is_global_zero:
-        _set_up(run, plan, pairs, cache, jobs, console)
+        _set_up(run, plan, pairs, chosen_folds, chosen_stages, cache, jobs, console)
     fabric.barrier()
     cohort = _cohort(plan, pairs, run.folder / CHECKS, 1)
     division = run.folds
-    cases = {p.id: p for p in cohort.pairs}
     for fold in chosen_folds:
         for stage in chosen_stages:
-            job = _job(run, plan, stage, fold, cohort.digest, division, cases, cache)
+            job = _job(run, plan, stage, fold, cohort, division, cache)
             best = train_stage(job, fabric, console)
             console.print(f"{job.name}: best at iteration {best['best_iteration']}, "
                           f"MAE {best['metrics']['mae_hu']:.1f} HU "
                           f"(all water: {best['metrics']['mae_all_water_hu']:.1f} HU)", soft_wrap=True)  # fmt: skip
 
 
+def _check_choice(plan: TrainingPlan, folds: Sequence[int], stages: Sequence[str], processes: int) -> None:
+    """Refuse folds, stages and numbers of processes that the plan doesn't have."""
+    if not all(0 <= k < plan.data.folds for k in folds):
+        raise InputError("--fold", ", ".join(map(str, folds)), f"0 to {plan.data.folds - 1}, or all")
+    known = [s.name for s in plan.stages]
+    unknown = set(stages) - set(known)
+    if unknown:
+        raise InputError("--stage", ", ".join(sorted(unknown)), "one of " + ", ".join(known))
+    draws = plan.patch.batch // plan.patch.slab
+    if draws % processes:
+        raise InputError("--devices", f"{processes} processes for a batch of {draws} draws", "a number that divides it")
+
+
+def _check_cases(
+    run: Run, folds: Sequence[int], stages: Sequence[Stage], pairs: Sequence[Pair], division: Folds
+) -> None:
+    """Refuse what could not be trained, before hours are spent on what comes first.
+
+    Raises:
+        InputError: A fold and stage without a training or a validation case, or whose start isn't there.
+    """
+    for fold in folds:
+        for stage in stages:
+            for name, found in zip(("training", "validation"), _cases(stage, fold, pairs, division), strict=True):
+                if not found:
+                    where = f"regions {', '.join(stage.regions)}" if stage.regions else "any region"
+                    raise InputError(f"fold {fold}, stage {stage.name}", f"no {name} case of {where}", "at least one",
+                                     "train fewer folds, or on a larger cohort")  # fmt: skip
+            starts_now = stage.start is None or any(s.name == stage.start for s in stages)
+            if not starts_now and not run.finished(fold, stage.start):
+                raise InputError(f"fold {fold}, stage {stage.name}", f"stage {stage.start} isn't finished",
+                                 "its best network, which this stage starts from",
+                                 f"train it first: --stage {stage.start}")  # fmt: skip
+
+
+def _cases(stage: Stage, fold: int, pairs: Sequence[Pair], division: Folds) -> tuple[list[Pair], list[Pair]]:
+    """The pairs that a stage of a fold trains and validates on, sorted by id."""
+    of_regions = {p.id: p for p in pairs if stage.regions is None or p.region in stage.regions}
+    ids = division.training_ids(fold), division.validation[fold]
+    training, validation = ([of_regions[i] for i in found if i in of_regions] for found in ids)
+    return training, validation
+
+
 def _job(
-    run: Run, plan: TrainingPlan, stage: Stage, fold: int, digest: str, division: Folds,
-    pairs: dict[str, Pair], cache: Path,
-) -> StageJob:  # fmt: skip
-    start = None
-    if stage.start is not None:
-        start = run.stage_folder(fold, stage.start)
-        if not run.finished(fold, stage.start):
-            raise InputError(f"fold {fold}, stage {stage.name}", f"stage {stage.start} isn't finished",
-                             "its best network, which this stage starts from",
-                             f"train it first: --stage {stage.start}")  # fmt: skip
-
-    def chosen(ids: Sequence[str]) -> list[Pair]:
-        return [pairs[i] for i in ids if i in pairs and (stage.regions is None or pairs[i].region in stage.regions)]
-
-    training, validation = chosen(division.training_ids(fold)), chosen(division.validation[fold])
-    for name, found in (("training", training), ("validation", validation)):
-        if not found:
-            where = f"regions {', '.join(stage.regions)}" if stage.regions else "any region"
-            raise InputError(f"fold {fold}, stage {stage.name}", f"no {name} case of {where}", "at least one",
-                             "train fewer folds, or on a larger cohort")  # fmt: skip
+    run: Run, plan: TrainingPlan, stage: Stage, fold: int, cohort: Cohort, division: Folds, cache: Path
+) -> StageJob:
+    training, validation = _cases(stage, fold, cohort.pairs, division)
     if plan.data.validation_cases is not None:
         validation = _spread(validation, plan.data.validation_cases)
 
     def prepared(found: list[Pair]) -> list[PreparedCase]:
         return [prepared_case(p, plan.recipe, cache) for p in found]
 
+    start = None if stage.start is None else run.stage_folder(fold, stage.start)
     return StageJob(plan, stage, fold, prepared(training), prepared(validation), run.stage_folder(fold, stage.name),
-                    start, digest)  # fmt: skip
+                    start, cohort.digest)  # fmt: skip
 
 
 def _spread(pairs: list[Pair], count: int) -> list[Pair]:
@@ -168,7 +187,10 @@ def _cohort(plan: TrainingPlan, pairs: Path, checks: Path, jobs: int) -> Cohort:
                        jobs=jobs, remember=checks)  # fmt: skip
 
 
-def _set_up(run: Run, plan: TrainingPlan, pairs: Path, cache: Path, jobs: int, console: Console) -> None:
+def _set_up(
+    run: Run, plan: TrainingPlan, pairs: Path, folds: Sequence[int], stages: Sequence[Stage], cache: Path, jobs: int,
+    console: Console,
+) -> None:  # fmt: skip
     """Write plan, cohort and folds, or see that those of the folder are the same; prepare the cases."""
     if (run.folder / PLAN).is_file() and run.plan != plan:
         raise InputError(run.folder, f"its {PLAN} is another plan", "the plan that the run began with",
@@ -183,10 +205,13 @@ def _set_up(run: Run, plan: TrainingPlan, pairs: Path, cache: Path, jobs: int, c
         for case_id, reason in sorted(cohort.left_out.items()):
             table.add_row(case_id, reason)
         console.print(table)
-    if not (run.folder / FOLDS).is_file():
-        make_folds(cohort.pairs, plan.data.folds, seed=plan.data.seed, held_out=plan.data.held_out).write(
-            run.folder / FOLDS
-        )
+    there = (run.folder / FOLDS).is_file()
+    division = run.folds if there else make_folds(
+        cohort.pairs, plan.data.folds, seed=plan.data.seed, held_out=plan.data.held_out
+    )  # fmt: skip
+    _check_cases(run, folds, stages, cohort.pairs, division)
+    if not there:
+        division.write(run.folder / FOLDS)
     write_json(run.folder / COHORT, describe(cohort, pairs))
     if not (run.folder / PLAN).is_file():  # the recipe that the user wrote may lie there
         write_plan(plan, run.folder / PLAN)

@@ -46,3 +46,33 @@ def test_a_recipe_in_the_folder_of_the_run_stays_as_it_was_written(begin, plan_f
     with pytest.raises(InputError, match="another plan"):
         begin(make_plan(validate_every=5), written.parent)
     assert written.read_text() == text
+
+
+STAGES = ({"name": "all", "iterations": 1}, {"name": "HN", "regions": ("HN",), "iterations": 1})
+
+
+def test_a_fold_without_a_case_is_refused_before_anything_is_prepared(begin, make_plan, tmp_path: Path) -> None:
+    plan = make_plan(stages=STAGES)  # two cases of HN for three folds
+    with pytest.raises(InputError, match="stage HN: no validation case of regions HN"):
+        begin(plan, tmp_path / "run")
+    assert not any((tmp_path / "run" / name).exists() for name in ("cache", "plan.yaml", "folds.json"))
+    assert begin(plan, tmp_path / "run", folds=[0], stages=["all"]) == ["fold 0, stage all"]
+
+
+def test_a_stage_whose_start_is_missing_is_refused_before_anything_is_prepared(
+    begin, make_plan, tmp_path: Path
+) -> None:
+    plan = make_plan(stages=({"name": "all", "iterations": 1}, {"name": "second", "start": "all", "iterations": 1}))
+    with pytest.raises(InputError, match="stage all isn't finished"):
+        begin(plan, tmp_path / "run", stages=["second"])
+    assert not (tmp_path / "run" / "cache").exists()
+    assert len(begin(plan, tmp_path / "run")) == 6
+
+
+def test_memory_that_runs_out_excludes_no_case(begin, make_plan, tmp_path: Path, monkeypatch) -> None:
+    def failing(pair, recipe, cache):
+        raise MemoryError
+
+    monkeypatch.setattr(run_module, "prepare_case", failing)
+    with pytest.raises(InputError, match="preparing cases: 6 of 6 cases weren't finished"):
+        begin(make_plan(), tmp_path / "run")
