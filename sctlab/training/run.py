@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +87,13 @@ def train_run(
     chosen_folds = list(range(plan.data.folds)) if folds is None else list(folds)
     chosen_stages = [s for s in plan.stages if stages is None or s.name in stages]
 
-    _check_choice(plan, chosen_folds, stages or [], fabric.world_size)
-    if not resume:
-        _refuse_checkpoints(run, chosen_folds, chosen_stages)
-    if fabric.is_global_zero:
+    def set_up() -> None:
+        _check_choice(plan, chosen_folds, stages or [], fabric.world_size)
+        if not resume:
+            _refuse_checkpoints(run, chosen_folds, chosen_stages)
         _set_up(run, plan, pairs, chosen_folds, chosen_stages, cache, jobs, console)
-    fabric.barrier()
+
+    _in_first_process(fabric, set_up)
     cohort = _cohort(plan, pairs, run.folder / CHECKS, 1)
     division = run.folds
     for fold in chosen_folds:
@@ -102,6 +103,27 @@ def train_run(
             console.print(f"{job.name}: best at iteration {best['best_iteration']}, "
                           f"MAE {best['metrics']['mae_hu']:.1f} HU "
                           f"(all water: {best['metrics']['mae_all_water_hu']:.1f} HU)", soft_wrap=True)  # fmt: skip
+
+
+def _in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
+    """Do `work` in the first process while the others wait; where it fails, all of them end.
+
+    Raises:
+        Exception: Of `work`, in the first process.
+        SystemExit: In the others, without a word and with code 0: the first one tells, and a launcher that sees
+            another code would kill it before it has.
+    """
+    error = None
+    if fabric.is_global_zero:
+        try:
+            work()
+        except Exception as caught:
+            error = caught
+    failed = fabric.broadcast(error is not None)
+    if error is not None:
+        raise error
+    if failed:
+        raise SystemExit(0)
 
 
 def _check_choice(plan: TrainingPlan, folds: Sequence[int], stages: Sequence[str], processes: int) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lightning_fabric import Fabric
@@ -11,7 +15,7 @@ from rich.console import Console
 
 from model.errors import InputError
 from sctlab.training import run as run_module
-from sctlab.training.plan import TrainingPlan, load_plan
+from sctlab.training.plan import TrainingPlan, load_plan, write_plan
 from sctlab.training.run import train_run
 
 ROOT = Path(__file__).parents[3]
@@ -76,3 +80,29 @@ def test_memory_that_runs_out_excludes_no_case(begin, make_plan, tmp_path: Path,
     monkeypatch.setattr(run_module, "prepare_case", failing)
     with pytest.raises(InputError, match="preparing cases: 6 of 6 cases weren't finished"):
         begin(make_plan(), tmp_path / "run")
+
+
+def test_the_other_processes_end_without_a_word_where_the_first_fails() -> None:
+    def refuse() -> None:
+        raise InputError("here", "something wrong")
+
+    first = SimpleNamespace(is_global_zero=True, broadcast=lambda value: value)
+    other = SimpleNamespace(is_global_zero=False, broadcast=lambda value: True)
+    with pytest.raises(InputError, match="something wrong"):
+        run_module._in_first_process(first, refuse)
+    with pytest.raises(SystemExit):
+        run_module._in_first_process(other, refuse)
+
+
+@pytest.mark.heavy
+def test_two_processes_end_with_the_error_of_the_first(make_plan, cohort_folder: Path, tmp_path: Path) -> None:
+    write_plan(make_plan(stages=STAGES), tmp_path / "tiny.yaml")
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", str(ROOT / "train.py"), str(tmp_path / "tiny.yaml"), "--pairs",
+         str(cohort_folder), "--out", str(tmp_path / "run"), "--device", "cpu", "--devices", "2", "--jobs", "1"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=240,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.count("no validation case of regions HN") == 1
+    assert "Traceback" not in ended.stderr
