@@ -124,6 +124,13 @@ def from_sitk(transform: object, where: str | Path) -> Transform:
     name = transform.GetName()
     if transform.GetDimension() != 3:
         raise InputError(where, f"a {transform.GetDimension()}D transform", "a 3D transform")
+    if name == "DisplacementFieldTransform":
+        return _from_vector_image(sitk.DisplacementFieldTransform(transform).GetDisplacementField(), where)
+    if name == "CompositeTransform":
+        # ITK applies the transform that was added last first.
+        steps = [from_sitk(transform.GetNthTransform(i), where) for i in range(transform.GetNumberOfTransforms())]
+        return compose(*reversed(steps))
+    # Only now: the parameters of the two above are every number of a field, each of them a Python object.
     if not np.isfinite(transform.GetParameters()).all() or not np.isfinite(transform.GetFixedParameters()).all():
         raise InputError(where, f"NaN or infinite values in a {name}", "finite values", "the file is damaged")
     if transform.GetTransformEnum() == sitk.sitkIdentity:
@@ -143,12 +150,6 @@ def from_sitk(transform: object, where: str | Path) -> Transform:
         check_direction(grid.axes, str(where))
         coefficients = np.array(transform.GetParameters()).reshape(3, *grid.shape_zyx)
         return BSplineTransform(grid, coefficients, transform.GetOrder())
-    if name == "DisplacementFieldTransform":
-        return _from_vector_image(sitk.DisplacementFieldTransform(transform).GetDisplacementField(), where)
-    if name == "CompositeTransform":
-        # ITK applies the transform that was added last first.
-        steps = [from_sitk(transform.GetNthTransform(i), where) for i in range(transform.GetNumberOfTransforms())]
-        return compose(*reversed(steps))
     raise InputError(where, f"a {name}", "affine, Euler, B-spline, displacement field or a composite of them")
 
 
@@ -160,10 +161,10 @@ def _from_vector_image(image: object, where: str | Path) -> DisplacementField:
                          "3 dimensions, 3 components (mm)")  # fmt: skip
     grid = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     check_direction(grid.axes, str(where))
-    vectors = np.moveaxis(sitk.GetArrayFromImage(image), -1, 0)
+    vectors = np.array(np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0), order="C")
     if not np.isfinite(vectors).all():
         raise InputError(where, "NaN or infinite displacements", "finite values", "the file is damaged")
-    return DisplacementField(grid, np.ascontiguousarray(vectors))
+    return DisplacementField(grid, vectors)
 
 
 def _check_tfm(path: Path) -> None:

@@ -1,5 +1,7 @@
 """ITK transform files: both suffixes, both ways, and damage."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -59,6 +61,27 @@ def test_sum_is_written_as_vectors(tmp_path):
 def test_displacement_image_round_trip(tmp_path):
     found = read_displacement(write_displacement(FIELD, tmp_path / "d.nii.gz"))
     np.testing.assert_allclose(found(POINTS), FIELD(POINTS), atol=1e-4)
+
+
+@pytest.mark.parametrize("after", [(), (EULER,)], ids=["field", "composite"])
+def test_not_a_number_in_a_field_is_refused(tmp_path, after):
+    vectors = FIELD.vectors.copy()
+    vectors[1, 2, 3, 4] = np.nan
+    path = write_itk(compose(DisplacementField(KNOTS, vectors), *after), tmp_path / "t.h5")
+    with pytest.raises(InputError, match="NaN or infinite"):
+        read_itk(path)
+
+
+def test_a_field_is_read_without_a_python_object_for_every_number(tmp_path):
+    grid = Geometry((60, 60, 60))
+    path = write_itk(compose(DisplacementField(grid, np.zeros((3, 60, 60, 60))), EULER), tmp_path / "t.h5")
+    tracemalloc.start()
+    try:
+        read_itk(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * 8 * 3 * 60**3  # a tuple of floats would be 4 times the array, on top of it
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".tfm"])
