@@ -199,13 +199,16 @@ def body_dice(step: Transform, grid: Geometry, bodies: tuple[Volume, Volume] | N
 
 
 def label_dice(pair: Pair, step: Transform) -> dict[str, float] | None:
-    """Mean Dice over the labels that both images have, and the Dice of each; None without labels on both grids."""
+    """Mean Dice over the labels that both images have, and the Dice of each; None without labels on both grids.
+
+    Labels are the positive numbers: 0 is the background, and a negative one ("not drawn", "unknown") counts as that.
+    """
     if pair.moving_labels is None or pair.fixed_labels is None:
         return None
     grid = pair.fixed.geometry
-    warped = apply_to_labels(pair.moving_labels, step, grid).array
+    warped = np.maximum(apply_to_labels(pair.moving_labels, step, grid).array, 0)
     view = field_of_view(pair.moving.geometry, step, grid).array
-    fixed = np.where(view, pair.fixed_labels.array, 0)
+    fixed = np.where(view, np.maximum(pair.fixed_labels.array, 0), 0)
     count = int(max(fixed.max(), warped.max())) + 1
     joint = np.bincount(fixed[fixed == warped].ravel(), minlength=count)
     sizes = np.bincount(fixed.ravel(), minlength=count), np.bincount(warped.ravel(), minlength=count)

@@ -1,5 +1,7 @@
 """Quality measures: known values, and the truth scores better than no registration and than a wrong one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from sctlab.registration.quality import (
     edge_agreement,
     feature_distances,
     field_measures,
+    label_dice,
     local_gain,
     measure,
     normalised_mutual_information,
@@ -67,6 +70,17 @@ def test_dice():
     assert dice(a, a) == 1
     assert dice(a, np.array([True, False, True, False])) == 0.5
     assert dice(a & False, a & False) is None
+
+
+def test_negative_labels_are_background(pairs, cbct_sample):
+    pair = pairs["2THA001"]
+    expected = label_dice(pair, cbct_sample.truth)
+    unknown = {
+        name: labels.with_array(np.where(labels.array == 0, -1, labels.array.astype(np.int16)))
+        for name, labels in (("moving_labels", pair.moving_labels), ("fixed_labels", pair.fixed_labels))
+    }
+    assert label_dice(replace(pair, **unknown), cbct_sample.truth) == expected
+    assert expected["mean"] > 0.97
 
 
 def test_rigid_motion_is_displacement_but_no_deformation():
