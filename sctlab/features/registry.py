@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -67,6 +68,36 @@ def save_extractor(extractor: FeatureExtractor, path: str | Path) -> Path:
     return write_weights(_own_tensors(extractor), path, architecture)
 
 
+def import_nnunet(
+    plans: str | Path, checkpoint: str | Path, out: str | Path, *, configuration: str = "3d_fullres"
+) -> Path:
+    """Write an extractor file from what nnU-Net's training leaves: `plans.json` and `checkpoint_final.pth`.
+
+    Args:
+        plans: nnU-Net's plans (2.4 or later).
+        checkpoint: Its checkpoint; tensors and numbers are read, nothing in it is executed.
+        out: The `.safetensors` file that `load_extractor` takes.
+        configuration: Of the plans.
+
+    Raises:
+        InputError: Not plans that name an architecture.
+        WeightsError: Not a checkpoint of nnU-Net, or one of another architecture.
+    """
+    from sctlab.features.checkpoints import read_pickled
+    from sctlab.features.totalsegmentator import TotalSegmentator, read_plans
+
+    architecture, fingerprint = read_plans(plans, configuration)
+    expected = "nnU-Net's checkpoint_final.pth"
+    state = read_pickled(Path(checkpoint), expected)
+    weights = state.get("network_weights") if isinstance(state, Mapping) else None
+    head = (weights or {}).get("decoder.seg_layers.0.weight")
+    if not isinstance(head, torch.Tensor):
+        raise WeightsError(checkpoint, "no 'network_weights' with a segmentation head", expected)
+    built = TotalSegmentator(architecture, classes=len(head), fingerprint=fingerprint,
+                             name=f"totalsegmentator-{Path(out).stem}")  # fmt: skip
+    return save_extractor(_filled(built, weights, Path(checkpoint)), out)
+
+
 def _torchscript(path: Path) -> FeatureExtractor:
     from sctlab.features.torchscript import TorchScriptExtractor
 
@@ -128,7 +159,7 @@ def _filled(extractor: FeatureExtractor, tensors: dict[str, torch.Tensor], path:
         from sctlab.features.sam import trunk_weights
 
         tensors = trunk_weights(tensors)
-    elif extractor.name.startswith("totalsegmentator") and "encoder.stages.0.0.convs.0.conv.weight" in tensors:
+    elif extractor.name.startswith("totalsegmentator") and any(k.startswith("encoder.") for k in tensors):
         tensors = {f"network.{k}": v for k, v in tensors.items()}  # nnU-Net's own names
     wanted = _own_tensors(extractor)
     missing = [k for k in wanted if k not in tensors]

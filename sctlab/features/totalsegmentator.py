@@ -53,7 +53,7 @@ _TYPES = {
 
 
 class TotalSegmentator(FeatureExtractor):
-    """A U-Net of nnU-Net: encoder stages, the last decoder stage, and the softmax of the head.
+    """A U-Net of nnU-Net: encoder stages, decoder stages from deep to fine, and the softmax of the head.
 
     The published extractors' last layer is a one-hot map; here it is the softmax, because gradients must flow.
 
@@ -104,12 +104,12 @@ class TotalSegmentator(FeatureExtractor):
             x = stage(x)
             skips.append(x)
         found = list(skips)
-        if count > len(encoder.stages):
-            for index, (up, stage) in enumerate(zip(decoder.transpconvs, decoder.stages, strict=True)):
-                x = stage(torch.cat((up(x), skips[-(index + 2)]), dim=1))
+        steps = list(zip(decoder.transpconvs, decoder.stages, strict=True))
+        for index, (up, stage) in enumerate(steps[: max(0, count - len(skips))]):
+            x = stage(torch.cat((up(x), skips[-(index + 2)]), dim=1))
             found.append(x)
-            if count > len(encoder.stages) + 1:
-                found.append(decoder.seg_layers[-1](x).softmax(dim=1))
+        if count > len(skips) + len(steps):
+            found.append(decoder.seg_layers[-1](x).softmax(dim=1))
         return [crop_to_stride(f, size, layer.stride) for f, layer in zip(found, self.layers, strict=False)]
 
 
@@ -136,7 +136,7 @@ def read_plans(path: str | Path, configuration: str = "3d_fullres") -> tuple[dic
 
 
 def _describe(keywords: dict[str, Any], classes: int) -> list[Layer]:
-    """Layers of a plan: encoder stages, last decoder stage, head. Normalisation over the image is not counted."""
+    """Layers of a plan: encoder stages, decoder stages, head. Normalisation over the image is not counted."""
     residual = "n_blocks_per_stage" in keywords
     counts = keywords["n_blocks_per_stage" if residual else "n_conv_per_stage"]
     layers, stride, view = [], 1, 3 if residual else 1  # a residual encoder begins with a stem convolution
@@ -151,7 +151,8 @@ def _describe(keywords: dict[str, Any], classes: int) -> list[Layer]:
         stride *= steps.pop()
         view += 2 * stride * (count * (2 if residual else 1) - 1)
         layers.append(Layer(f"encoder {stage + 1}", channels, stride, view))
-    layers.append(Layer("decoder", keywords["features_per_stage"][0], 1, view))
+    for stage, skip in enumerate(reversed(layers[:-1])):
+        layers.append(Layer(f"decoder {stage + 1}", skip.channels, skip.stride, view))
     layers.append(Layer("head", classes, 1, view))
     return layers
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,16 +25,13 @@ from model.interface import Region, Task
 from model.network import build_network
 from model.recipe import Recipe
 from model.writing import write_text
+from sctlab.features.checkpoints import read_pickled
 from sctlab.training.card import model_card
 from sctlab.training.pack import INTENDED_USE
 from sctlab.training.plan import load_plan
 from sctlab.training.provenance import versions
 
 PARTS = ("encoder", "decoder", "segmentation_head")  # of segmentation_models_pytorch
-# Besides tensors and plain containers: scores that NumPy computed.
-_SCALAR = np._core.multiarray.scalar
-ALLOWED_GLOBALS = [np.dtype, _SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"),  # its name before NumPy 2
-                   np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]  # fmt: skip
 
 
 def read_konfai(path: Path) -> dict[str, Tensor]:
@@ -47,14 +43,7 @@ def read_konfai(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: Not a checkpoint, objects other than tensors and numbers in it, or another network.
     """
-    if not path.is_file():
-        raise WeightsError(path, "no such file", "a KonfAI checkpoint (.pt)")
-    try:
-        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the restricted unpickler stumbles over in a file that isn't one of its own
-        raise WeightsError(path, f"can't be read safely ({_globals(path) or str(error).strip().split(chr(10))[0][:120]})",
-                           "a checkpoint of tensors and numbers", "objects in it are not executed") from error  # fmt: skip
+    state = read_pickled(path, "a KonfAI checkpoint (.pt)")
     networks = state.get("Model") if isinstance(state, Mapping) else None
     if not isinstance(networks, Mapping):
         raise WeightsError(path, f"no 'Model' in it (keys: {_keys(state)})", "a checkpoint of KonfAI's trainer")
@@ -162,15 +151,6 @@ def _other_groups(
                              "holds, or all of these")  # fmt: skip
     told = [s for s in bundle.provenance["imported_from"] if not set(s.get("regions", served)) <= set(served)]
     return kept, told
-
-
-def _globals(path: Path) -> str:
-    """The Python names that a checkpoint asks for, without importing them."""
-    try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # not even an archive
-        return ""
-    return "it asks for " + ", ".join(sorted(found)[:5]) if found else ""
 
 
 def _keys(state: Any) -> str:

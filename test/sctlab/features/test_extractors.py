@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from model.errors import InputError, WeightsError
+from sctlab import cli
 from sctlab.features import FeatureExtractor, MindSSC, Statistics, load_extractor
 from sctlab.features.registry import save_extractor
 from sctlab.features.totalsegmentator import DEFAULT_PLANS, TotalSegmentator, read_plans
@@ -196,8 +198,8 @@ def test_torchscript_is_probed_for_its_layers(torchscript_file: Path) -> None:
 
 def test_totalsegmentator_has_the_published_architecture() -> None:
     extractor = TotalSegmentator()
-    assert [v.channels for v in extractor.layers] == [32, 64, 128, 256, 320, 320, 32, 118]
-    assert extractor.strides == (1, 2, 4, 8, 16, 32, 1, 1)
+    assert [v.channels for v in extractor.layers] == [32, 64, 128, 256, 320, 320, 320, 256, 128, 64, 32, 118]
+    assert extractor.strides == (1, 2, 4, 8, 16, 32, 16, 8, 4, 2, 1, 1)
     features = extractor(torch.rand(1, 1, 64, 64, 64) * 1000, layers=[0, 1])
     assert [f.shape[1] for f in features] == [32, 64]
 
@@ -219,6 +221,34 @@ def test_totalsegmentator_reads_plans(tmp_path: Path) -> None:
         read_plans(path)
     with pytest.raises(InputError, match="PlainConvUNet or ResidualEncoderUNet"):
         TotalSegmentator(DEFAULT_PLANS | {"network_class_name": "os.system"})
+
+
+@pytest.mark.parametrize("plans", [SMALL_PLANS, RESIDUAL_PLANS])
+def test_an_nnunet_checkpoint_becomes_an_extractor(plans: dict, tmp_path: Path) -> None:
+    """Through the command, from a file as nnU-Net's trainer writes it; equal to its network at every layer."""
+    from dynamic_network_architectures.architectures import unet
+
+    torch.manual_seed(0)
+    keywords = plans["arch_kwargs"] | {"conv_op": torch.nn.Conv3d, "norm_op": torch.nn.InstanceNorm3d,
+                                       "nonlin": torch.nn.LeakyReLU}  # fmt: skip
+    kind = getattr(unet, plans["network_class_name"].rsplit(".", 1)[-1])
+    network = kind(input_channels=1, num_classes=4, deep_supervision=True, **keywords).eval()
+    (tmp_path / "plans.json").write_text(json.dumps({"configurations": {"3d_fullres": {"architecture": plans}}}))
+    torch.save({"network_weights": network.state_dict(), "current_epoch": 7, "_best_ema": np.float64(0.9),
+                "optimizer_state": None, "init_args": {"configuration": "3d_fullres"}}, tmp_path / "final.pth")  # fmt: skip
+    out = tmp_path / "mine.safetensors"
+    words = ["features", "import", tmp_path / "plans.json", tmp_path / "final.pth", out]
+    assert cli.run(lambda: cli.app.main([str(w) for w in words], standalone_mode=False)) == 0
+    extractor = load_extractor(out)
+    x = torch.randn(1, 1, 16, 16, 16)
+    features = extractor((x - x.mean()) / x.std())
+    with torch.no_grad():
+        outputs = network((x - x.mean()) / x.std())
+    assert [f.shape[1] for f in features] == [4, 8, 16, 8, 4, 4]
+    torch.testing.assert_close(features[-1], outputs[0].softmax(1), rtol=1e-3, atol=1e-4)
+    torch.save({"network_weights": {}}, tmp_path / "final.pth")
+    assert cli.run(lambda: cli.app.main([str(w) for w in words], standalone_mode=False)) != 0
+    assert load_extractor(out).layers == extractor.layers
 
 
 class TestMind:
