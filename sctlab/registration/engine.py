@@ -11,7 +11,7 @@ import torch
 
 from model.errors import InputError
 from model.volume import Geometry, Volume
-from sctlab.registration.bspline import ControlGrid, refine
+from sctlab.registration.bspline import ControlGrid
 from sctlab.registration.deformable import Images, deform
 from sctlab.registration.folding import FoldingReport, measure, repair
 from sctlab.registration.frame import extent_zyx
@@ -124,7 +124,7 @@ def register(
         fixed_mask: Where similarity counts, on any grid in the fixed image's space (the body; all when left out).
         moving_mask: Where the moving image can be believed, likewise in its own space.
         bone: Bone in the moving image, for presets with a rigidity weight.
-        preset: A name, several as `a,b,c` (fields averaged, spread measured), or a `Preset`.
+        preset: A name or YAML file, several as `a,b,c` (fields averaged, spread measured), or a `Preset`.
         initial: A rigid start that is already known: the search for one is skipped.
         device: `auto`, `cpu` or `cuda[:N]`.
         seed: The same seed gives the same result on the same machine.
@@ -155,15 +155,12 @@ def register(
     result = Registration(
         rigid, None, tuple(p.name for p in chosen), describe_device(target), seed, metrics=metrics, seconds=seconds
     )
-    deformable = [p for p in chosen if p.levels]
-    if not deformable:
+    if not chosen[0].levels:  # and so none has any
         return result
-    if len(deformable) < len(chosen):
-        raise InputError("--preset", "a rigid preset among deformable ones", "presets of one kind")
 
-    knots = min(p.knots_mm for p in deformable)  # one grid of control points, so that fields can be averaged
-    splines = []
-    for number, settings in enumerate(deformable):
+    knots = min(p.knots_mm for p in chosen)  # one grid of control points, so that fields can be averaged
+    every = []
+    for number, settings in enumerate(chosen):
         started = time.perf_counter()
         name = settings.name
         coefficients, grid, values = deform(
@@ -171,13 +168,13 @@ def register(
             rigid,
             replace(settings, knots_mm=knots),
             seed=seed,
-            progress=lambda share, n=number: report("deformable", (n + share) / len(deformable)),
+            progress=lambda share, n=number: report("deformable", (n + share) / len(chosen)),
         )
-        splines.append(_matched(coefficients, grid, knots))
+        every.append(coefficients)
         seconds[name] = time.perf_counter() - started
         metrics |= {f"{name}_{k}": v for k, v in values.items()}
     report("deformable", 1.0)
-    return _finish(result, splines, deformable, images, fixed)
+    return _finish(result, torch.stack(every), grid, images, fixed)
 
 
 def check_images(fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None) -> None:
@@ -217,26 +214,20 @@ def _inside_share(mask: Volume, geometry: Geometry) -> float:
     return float(np.all((where > -0.5) & (where < np.array(geometry.size_xyz) - 0.5), axis=1).mean())
 
 
-def _matched(coefficients: torch.Tensor, grid: ControlGrid, knots: float) -> tuple[torch.Tensor, ControlGrid]:
-    """Refine a spline until its knots are the wanted ones (a preset with fewer levels ends on coarser knots)."""
-    while grid.spacing_zyx[0] > 1.5 * knots:
-        coefficients, grid = refine(coefficients), grid.refined()
-    return coefficients, grid
-
-
 def _finish(
-    result: Registration,
-    splines: list[tuple[torch.Tensor, ControlGrid]],
-    presets: list[Preset],
-    images: Images,
-    fixed: Volume,
+    result: Registration, every: torch.Tensor, grid: ControlGrid, images: Images, fixed: Volume
 ) -> Registration:
-    """Average the presets' splines, guard against folding, and put the result into physical space."""
+    """Average the presets' splines, guard against folding, and put the result into physical space.
+
+    Args:
+        result: The rigid part and what is recorded.
+        every: Coefficients [presets, 3 (z, y, x), control points] in mm, on `grid`.
+        images, fixed: The masks, and the fixed image.
+
+    Raises:
+        InputError: A field that folds and can't be repaired.
+    """
     started = time.perf_counter()
-    grid = splines[0][1]
-    if any(g != grid for _, g in splines):
-        raise InputError("--preset", "presets whose knots differ", "presets with one knot spacing")
-    every = torch.stack([c for c, _ in splines])
     coefficients = every.mean(0)
     voxels = tuple(_at_most_mm(fixed.geometry, axis, grid.spacing_zyx[axis] / 4) for axis in range(3))
     body = images.mask_at(voxels)
@@ -251,7 +242,7 @@ def _finish(
                          "use a preset with more bending energy or wider knots")  # fmt: skip
     folding = replace(final, smallest=min(final.smallest, folding.smallest), repaired=folding.repaired)
     spread = None
-    if len(splines) > 1:
+    if len(every) > 1:
         spread = _spread(every, grid, own, fixed.geometry)
     result.seconds["guard"] = time.perf_counter() - started
     return replace(result, spline=_physical(coefficients, grid, fixed.geometry), folding=folding, spread=spread)

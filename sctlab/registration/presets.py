@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from model.errors import InputError
 from model.interface import Region, Task
@@ -111,16 +112,26 @@ for _task in Task:
 
 
 def find_presets(names: str) -> tuple[Preset, ...]:
-    """Presets of `a,b,c`.
+    """Presets of `a,b,c`, each the name of a built-in one or a YAML file (see `presets_file.load_preset`).
 
     Raises:
-        InputError: An unknown name, or none.
+        InputError: An unknown name, none, presets that can't be averaged, or a file that describes none.
+        WeightsError: A file's extractor whose weights aren't here.
     """
+    from sctlab.registration.presets_file import SUFFIXES, load_preset
+
     found = []
     for name in (n.strip() for n in names.split(",") if n.strip()):
-        if name not in PRESETS:
-            raise InputError("--preset", f"unknown preset '{name}'", "one of " + ", ".join(PRESETS))
-        found.append(PRESETS[name])
+        if Path(name).suffix in SUFFIXES:
+            found.append(load_preset(name))
+        elif name in PRESETS:
+            found.append(PRESETS[name])
+        else:
+            raise InputError("--preset", f"unknown preset '{name}'", "a .yaml file, or one of " + ", ".join(PRESETS))
     if not found:
-        raise InputError("--preset", "no name", "one of " + ", ".join(PRESETS))
+        raise InputError("--preset", "no name", "a .yaml file, or one of " + ", ".join(PRESETS))
+    levels = {p.name: len(p.levels) for p in found}
+    if len(set(levels.values())) > 1:  # their control points would differ, and a rigid one has none
+        raise InputError("--preset", ", ".join(f"{name} with {n} levels" for name, n in levels.items()),
+                         "presets with as many levels each", "only such fields can be averaged")  # fmt: skip
     return tuple(found)

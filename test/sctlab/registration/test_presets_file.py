@@ -1,0 +1,170 @@
+"""Presets from YAML files: what they say reaches the engine, and what they can't say is refused with file and key."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.errors import InputError, WeightsError
+from model.interface import Task, read_json
+from sctlab.cli import main
+from sctlab.registration import presets_file
+from sctlab.registration.impact import FeatureTerm
+from sctlab.registration.presets import PRESETS, Discrete, Level, Preset, find_presets
+from sctlab.registration.presets_file import load_preset
+
+PRESET = """
+base: mind-mi
+features:
+  - {extractor: nets/edges.pt, layers: [0, 1], layer_weights: [1, 0.5], distance: l2, pca: 2}
+  - {extractor: nets/edges.pt, layers: [1], distance: cosine, mode: jacobian, points: 40, weight: 0.5}
+knots_mm: 20
+levels:
+  - {voxel_mm: 8, iterations: 6, rate_mm: 1, points: 800}
+  - {voxel_mm: 6, iterations: 6, rate_mm: 0.6, points: 800}
+bending: 3
+discrete: null
+"""
+
+
+class Edges(nn.Module):
+    """Two layers, strides 1 and 2, of fixed random filters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(1, 4, 3, padding=1)
+        self.second = nn.Conv3d(4, 6, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, nb_layers: Tensor, stats: Tensor, direction: Tensor) -> list[Tensor]:
+        x = (x - stats[2]) / stats[3] if stats.numel() == 4 else (x - x.mean()) / x.std()
+        found = [torch.relu(self.first(x))]
+        if int(nb_layers[0]) > 1:
+            found.append(torch.relu(self.second(found[0])))
+        return found
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """Writes a preset's text beside `nets/edges.pt` and gives its path."""
+    (tmp_path / "nets").mkdir()
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Edges()).save(str(tmp_path / "nets" / "edges.pt"))
+
+    def text(content: str) -> Path:
+        path = tmp_path / "mine.yaml"
+        path.write_text(content)
+        return path
+
+    return text
+
+
+def test_a_file_changes_the_fields_that_it_names(write) -> None:
+    path = write(PRESET)
+    network = str((path.parent / "nets/edges.pt").resolve())
+    assert load_preset(path) == Preset(
+        "mine.yaml",
+        features=(
+            FeatureTerm(network, layers=(0, 1), layer_weights=(1.0, 0.5), distance="l2", pca=2),
+            FeatureTerm(network, 0.5, (1,), distance="cosine", mode="jacobian", points=40),
+        ),
+        mutual_information=PRESETS["mind-mi"].mutual_information,
+        knots_mm=20.0,
+        levels=(Level(8.0, 6, 1.0, 800), Level(6.0, 6, 0.6, 800)),
+        bending=3.0,
+        discrete=None,
+    )
+    found = load_preset(write("discrete: {reach_mm: 50}"))
+    assert found.discrete == Discrete(reach_mm=50.0)
+    assert found.features == PRESETS["mind"].features
+
+
+def test_every_field_can_be_set() -> None:
+    """But for the name, which is the file's, and the rigid stage."""
+    described = {
+        Preset: (presets_file._Preset, {"name", "rigid"}, {"base"}),
+        FeatureTerm: (presets_file._Term, set(), set()),
+        Level: (presets_file._Level, set(), set()),
+        Discrete: (presets_file._Discrete, set(), set()),
+    }
+    for dataclass, (keys, without, more) in described.items():
+        assert set(keys.__annotations__) == {f.name for f in fields(dataclass)} - without | more
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bendin: 2", r"mine.yaml, bendin: unknown key"),
+        ("features: [{extractor: mind, wieght: 2}]", r"mine.yaml, features\.0\.wieght: unknown key"),
+        ("bending: '2'", r"mine.yaml, bending: '2'; expected a valid number"),
+        ("bending: yes", r"mine.yaml, bending: True; expected a valid number"),
+        ("knots_mm: 0", r"mine.yaml, knots_mm: 0; expected greater than 0"),
+        ("mutual_information: .nan", r"mine.yaml, mutual_information: nan; expected a finite number"),
+        ("levels: []", r"mine.yaml, levels: \[\]"),
+        ("levels: [{voxel_mm: 3, iterations: 5}]", r"mine.yaml, levels\.0\.rate_mm: is missing"),
+        ("levels: [{voxel_mm: 3, iterations: 5.5, rate_mm: 1}]", r"mine.yaml, levels\.0\.iterations: 5\.5"),
+        ("discrete: {reach: 3}", r"mine.yaml, discrete\.reach: unknown key"),
+        ("features: []", r"mine.yaml: neither a feature term nor mutual information"),
+        ("features: [{distance: l3}]", r"mine.yaml, features\.0: IMPACT: distance 'l3'"),
+        ("features: [{mode: dynamic}]", r"mine.yaml, features\.0: IMPACT: mode 'dynamic'"),
+        ("features: [{layers: [0], layer_weights: [1, 2]}]", r"mine.yaml, features\.0: IMPACT: 2 weights for 1 layers"),
+        ("features: [{extractor: resnet}]", r"mine.yaml, features\.0: feature extractor: unknown name 'resnet'"),
+        ("features: [{extractor: nets/none.pt}]", r"mine.yaml, features\.0: .*none\.pt: no such file"),
+        ("features: [{extractor: nets/edges.pt, layers: [2]}]", r"features\.0\.layers: \[2\]; expected some of 0 to 1"),
+        ("base: rigid", r"mine.yaml, base: 'rigid'; expected one of mi, mind"),
+        ("base: mnid", r"mine.yaml, base: 'mnid'"),
+        ("bending: 2\nbending: 3", r"mine.yaml, line 2: not YAML \('bending' again\)"),
+        ("features: [", r"mine.yaml, line 1: not YAML"),
+        ("- mind", r"mine.yaml: a YAML list; expected a mapping"),
+        ("", r"mine.yaml: a YAML NoneType; expected a mapping"),
+    ],
+)
+def test_what_a_preset_cant_say_is_refused_with_file_and_key(write, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_preset(write(text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_missing_weights(write, tmp_path, monkeypatch) -> None:
+    with pytest.raises(InputError, match=r"none.yaml: can't be read \(No such file"):
+        find_presets("mind," + str(tmp_path / "none.yaml"))
+    monkeypatch.setenv("SCTLAB_FEATURES", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"mine.yaml, features\.0: ts-m292-2: its weights aren't here"):
+        load_preset(write("features: [{extractor: ts-m292-2}]"))
+
+
+def test_presets_that_cant_be_averaged_are_refused_before_anything_runs(write) -> None:
+    with pytest.raises(InputError, match="rigid with 0 levels, mind with 3 levels"):
+        find_presets("rigid,mind")
+    with pytest.raises(InputError, match=r"mine.yaml with 2 levels, mi with 3 levels"):
+        find_presets(f"{write(PRESET)},mi")
+    assert [p.name for p in find_presets(f"mi, {write('bending: 1')}")] == ["mi", "mine.yaml"]
+
+
+@pytest.mark.heavy
+def test_a_cohort_with_a_preset_of_its_own(write, tmp_path, samples, capfd) -> None:
+    """Static and Jacobian terms of a network from a file, from the command line to the record."""
+    make, write_sample, _ = samples
+    sample = make(Task.CBCT, spacing=5.0, size_xyz=(32, 28, 24))
+    write_sample(sample, tmp_path / "cohort/Task2/TH/2THA001")
+    path = write(PRESET)
+
+    def run() -> str:
+        arguments = [tmp_path / "cohort", tmp_path / "out", "--preset", path, "--device", "cpu"]
+        with pytest.raises(SystemExit) as ended:
+            main(["--debug", "register", *map(str, arguments)])
+        assert not ended.value.code
+        return capfd.readouterr().err
+
+    run()
+    pair = read_json(tmp_path / "out/impact/Task2/TH/2THA001/pair.json")
+    assert pair["presets"] == ["mine.yaml"]
+    assert np.isfinite(pair["details"]["metrics"]["mine.yaml_level2_end"])
+    assert "1 of 1 cases were finished before" in run()
