@@ -17,11 +17,13 @@ from model.interface import Region, Task
 from model.volume import AIR_HU, Volume
 from model.writing import write_json, write_volume
 from sctlab.registration.elastix_files import read_elastix
+from sctlab.registration.scratch import remove_stale, scratch_folder
 from sctlab.registration.transforms import Transform
 
 BONE_HU = 200.0  # cancellous and cortical bone, contrast-filled vessels aside
 MIN_BONE_VOXELS = 100
 ENOUGH_SAMPLES = 3000
+SCRATCH = "sctlab-elastix-"  # folders in the system's temporary one
 NOMINAL_MM = (1.0, 1.0, 3.0)  # SynthRAD's voxels, for which the organisers chose their settings
 
 
@@ -271,8 +273,9 @@ def register_elastix(
     """
     settings = baseline_settings(task, region)
     notes: tuple[str, ...] = ()
-    with tempfile.TemporaryDirectory(prefix="sctlab-elastix-") as name:
-        folder = Path(name)
+    temporary = Path(tempfile.gettempdir())
+    remove_stale(temporary, SCRATCH)
+    with scratch_folder(temporary, SCRATCH) as folder:
         if tuned:
             fixed_mask = _grown(fixed_mask, TUNED_MARGIN_MM)
             overrides = TUNED | dict(overrides or {})
