@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,12 @@ from sctlab.registration.methods import Registration, Settings, register_back, r
 from sctlab.registration.overview import save_overview
 from sctlab.registration.pairs import Pair, PairFiles, check_overlap, load_pair
 from sctlab.registration.quality import measure
+from sctlab.registration.scratch import scratch_folder
 from sctlab.registration.transforms import displacement_field
 from sctlab.registration.truth import measure_truth
 
 PAIR, QUALITY, FAILURE, OVERVIEW = "pair.json", "quality.json", "failure.json", "overview.png"
+PARTIAL = ".partial-"  # folders that aren't complete
 COARSE_RANGE = 50.0  # an image with a smaller range would lose its contrast as whole numbers
 
 
@@ -49,54 +50,84 @@ def register_case(
         `{"skipped": bool, "seconds": float}`.
 
     Raises:
-        ProductError: What the case lacks; it is recorded as well.
+        ProductError: What the case lacks; it is recorded as well, unless the folder is one that a result must not
+            replace.
     """
-    folder = Path(folder)
+    folder, scratch = Path(folder), Path(scratch or Path(folder).parent)
     start = time.monotonic()
-    key = settings.hash(files)
-    if is_finished(folder, key):
-        # The patient is no setting: what an older version wrote is corrected without registering again.
-        described = read_json(folder / PAIR)
-        corrected = described | _origin(files)
-        if corrected != described:
-            write_json(folder / PAIR, corrected)
-        return {"skipped": True, "seconds": 0.0}
-    if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (PAIR, FAILURE)):
-        raise InputError(folder, "a folder with other files", "an empty or new folder, or an earlier result")
-    partial = Path(scratch or folder.parent) / f".partial-{files.id}-{uuid.uuid4().hex[:8]}"
+    refuse_inputs(folder, *(p for p in (files.source, files.ct, files.mask, files.ct_labels, files.source_labels) if p))
+    refuse_foreign(folder)
     try:
-        partial.mkdir(parents=True)
-        _register_into(partial, files, settings, key)
-        _replace(folder, partial)
+        key = settings.hash(files)
+        finished = is_finished(folder, key)
+        if not finished:
+            with scratch_folder(scratch, f"{PARTIAL}{files.id}-") as partial:
+                _register_into(partial, files, settings, key)
+                _replace(folder, partial)
     except Exception as error:
         reason = str(error) if isinstance(error, ProductError) else f"{type(error).__name__}: {error}"
-        record_failure(folder, scratch or folder.parent, files.id, reason, settings)
+        record_failure(folder, scratch, files.id, reason, settings)
         raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return {"skipped": False, "seconds": time.monotonic() - start}
+    if not finished:
+        return {"skipped": False, "seconds": time.monotonic() - start}
+    # The patient is no setting: what an older version wrote is corrected without registering again.
+    described = read_json(folder / PAIR)
+    corrected = described | _origin(files)
+    if corrected != described:
+        write_json(folder / PAIR, corrected)
+    return {"skipped": True, "seconds": 0.0}
 
 
-def record_failure(folder: Path, scratch: str | Path, case_id: str, reason: str, settings: Settings) -> None:
-    """Make `folder` hold nothing but `failure.json`."""
-    partial = Path(scratch) / f".partial-{case_id}-{uuid.uuid4().hex[:8]}"
-    partial.mkdir(parents=True)
-    try:
+def record_failure(folder: Path, scratch: Path, case_id: str, reason: str, settings: Settings) -> None:
+    """Make `folder` hold nothing but `failure.json`.
+
+    Raises:
+        InputError: The folder holds files that are no earlier result.
+    """
+    with scratch_folder(scratch, f"{PARTIAL}{case_id}-") as partial:
         write_json(partial / FAILURE, {"case": case_id, "error": reason, "settings": asdict(settings)})
         _replace(folder, partial)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def recorded_failure(folder: Path) -> str:
+    """The reason in a folder's `failure.json`; empty without one."""
+    return str(_read(folder / FAILURE).get("error", ""))
+
+
+def refuse_inputs(folder: Path, *inputs: Path) -> None:
+    """Refuse a result's folder that holds what it is made of (files or folders).
+
+    Raises:
+        InputError: One of them lies in it.
+    """
+    for path in inputs:
+        # Where a link lies counts, not where it points to.
+        if folder.resolve() in (path.resolve(), *(path.parent.resolve() / path.name).parents):
+            raise InputError(folder, f"the folder of the case's own {path.name}", "another folder for the result")
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a result's folder that a result must not replace.
+
+    Raises:
+        InputError: It holds other files than an earlier result's.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (PAIR, FAILURE)):
+        raise InputError(folder, "a folder with other files", "an empty or new folder, or an earlier result")
 
 
 def is_finished(folder: Path, key: str) -> bool:
     """Whether a folder holds the complete result of the same settings and inputs."""
-    path = folder / PAIR
-    if not path.is_file():
-        return False
+    return _read(folder / PAIR).get("key") == key
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be read."""
     try:
-        return read_json(path).get("key") == key
-    except (ProductError, AttributeError):
-        return False
+        value = read_json(path)
+    except (ProductError, OSError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _register_into(folder: Path, files: PairFiles, settings: Settings, key: str) -> None:
@@ -148,22 +179,26 @@ def _register_into(folder: Path, files: PairFiles, settings: Settings, key: str)
 
 
 def write_images(pair: Pair, found: Registration, folder: Path) -> list[str]:
-    """Fixed image as it is, moving image on the fixed grid, mask, field of view, labels; returns their names."""
+    """Fixed image as it is, moving image on the fixed grid, mask, field of view, labels; returns their names.
+
+    The mask is the fixed image's own, or the source's where that alone is known under `source_to_ct`. Labels are the
+    CT's, or else the source's.
+    """
     grid = pair.fixed.geometry
     registered = apply_to_image(pair.moving, found.transform, grid, outside=pair.outside)
-    mask = (
-        pair.fixed_mask if not pair.ct_is_fixed else _as_mask(apply_to_labels(pair.source_mask, found.transform, grid))
-    )
+    mask = pair.fixed_mask
+    if pair.ct_is_fixed and pair.source_mask is not None:
+        mask = _as_mask(apply_to_labels(pair.source_mask, found.transform, grid))
     volumes = {
         pair.fixed_name: pair.fixed,
         pair.moving_name: as_int16(registered),
         "mask": mask,
         "fov": field_of_view(pair.moving.geometry, found.transform, grid),
     }
-    if pair.moving_labels is not None and not pair.ct_is_fixed:
-        volumes["labels"] = apply_to_labels(pair.moving_labels, found.transform, grid)
-    elif pair.fixed_labels is not None and pair.ct_is_fixed:
+    if pair.fixed_labels is not None and (pair.ct_is_fixed or pair.moving_labels is None):
         volumes["labels"] = pair.fixed_labels
+    elif pair.moving_labels is not None:
+        volumes["labels"] = apply_to_labels(pair.moving_labels, found.transform, grid)
     if found.spread is not None:
         volumes["spread_mm"] = found.spread.with_array(found.spread.array.astype(np.float32))
     for name, volume in volumes.items():
@@ -184,11 +219,13 @@ def write_transforms(pair: Pair, found: Registration, folder: Path, *, displacem
 
 
 def as_int16(volume: Volume) -> Volume:
-    """Whole numbers, clipped to int16; an image whose range is too small for that stays float32."""
+    """Whole numbers as int16; float32 where the range is too small for them or values don't fit."""
     array = volume.array
-    if array.dtype.kind == "f" and float(np.ptp(array)) < COARSE_RANGE:
+    low, high = np.rint(float(array.min())), np.rint(float(array.max()))
+    fits = np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max
+    if not fits or (array.dtype.kind == "f" and float(np.ptp(array)) < COARSE_RANGE):
         return volume.with_array(array.astype(np.float32))
-    return volume.with_array(np.clip(np.rint(array.astype(np.float64)), -32768, 32767).astype(np.int16))
+    return volume.with_array(np.rint(array).astype(np.int16))
 
 
 def _as_mask(volume: Volume) -> Volume:
@@ -204,7 +241,8 @@ def _origin(files: PairFiles) -> dict[str, Any]:
 
 
 def _replace(folder: Path, complete: Path) -> None:
-    """Put `complete` in the place of `folder`."""
+    """Put `complete` in the place of `folder`, which is new, empty or an earlier result."""
+    refuse_foreign(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     old = complete.with_name(complete.name + "-old")
     if folder.exists():

@@ -7,12 +7,20 @@ import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from model.errors import InputError
 from model.volume import Volume
+from sctlab.cohort import file_digest
 from sctlab.registration.elastix import BONE_HU, register_elastix
 from sctlab.registration.pairs import Convention, Pair, PairFiles, exchanged
 from sctlab.registration.transforms import Transform
 
+if TYPE_CHECKING:
+    from sctlab.registration.presets import Preset
+
+NETWORK_SUFFIXES = (".pt", ".safetensors")  # of extractors that are files
 RESULT_VERSION = 3  # raise it when results of older code must be made again
 
 
@@ -52,12 +60,24 @@ class Settings:
     displacement: bool = False
 
     def hash(self, files: PairFiles) -> str:
-        """SHA-256 of the settings, the result version and the contents of the input files."""
-        digest = hashlib.sha256(json.dumps([RESULT_VERSION, asdict(self)], sort_keys=True).encode())
-        for path in files.inputs():
-            digest.update(path.name.encode())
-            with path.open("rb") as handle:
-                digest.update(hashlib.file_digest(handle, "sha256").digest())
+        """SHA-256 of everything that a result depends on.
+
+        That is the result version, these settings, every number of the presets, what the images are said to be, and
+        the input files: role, name and content.
+
+        Raises:
+            InputError: A file that can't be read, or an unknown preset.
+        """
+        presets = presets_of(self, files)
+        said = [RESULT_VERSION, asdict(self), repr(presets), files.task, files.region, files.mask_is_fixed]
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+        networks = {t.extractor for p in presets for t in p.features if Path(t.extractor).suffix in NETWORK_SUFFIXES}
+        for role, path in (*files.inputs().items(), *(("extractor", Path(n)) for n in sorted(networks))):
+            try:
+                content = file_digest(path)
+            except OSError as error:
+                raise InputError(path, f"can't be read ({error.strerror or error})", "a readable file") from error
+            digest.update(f"{role}:{path.name}:{content}\n".encode())
         return digest.hexdigest()
 
 
@@ -94,13 +114,37 @@ def register_pair(pair: Pair, settings: Settings) -> Registration:
         notes = result.notes
         if settings.device == "cuda":
             notes = (*notes, "elastix runs on the CPU")
-        return Registration(result.transform, f"cpu (itk-elastix {_version('itk-elastix')})", notes)
+        return Registration(result.transform, device_in_words(settings), notes)
     return _with_engine(pair, settings)
 
 
 def register_back(pair: Pair, settings: Settings) -> Transform:
     """The same registration with fixed and moving exchanged: from moving to fixed points."""
     return register_pair(exchanged(pair), settings).transform
+
+
+def presets_of(settings: Settings, files: PairFiles) -> tuple[Preset, ...]:
+    """The engine's presets for a case with all their numbers; none for elastix.
+
+    Raises:
+        InputError: An unknown preset.
+    """
+    from sctlab.registration.presets import find_presets
+
+    return () if settings.method is Method.ELASTIX else find_presets(preset_names(settings, files))
+
+
+def device_in_words(settings: Settings) -> str:
+    """The device that runs, for the record.
+
+    Raises:
+        InputError: The named device isn't there.
+    """
+    from sctlab.registration.engine import choose_device, describe_device
+
+    if settings.method is Method.ELASTIX:
+        return f"cpu (itk-elastix {_version('itk-elastix')})"
+    return describe_device(choose_device(settings.device))
 
 
 def preset_names(settings: Settings, files: PairFiles) -> str:

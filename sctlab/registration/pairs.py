@@ -10,9 +10,10 @@ import numpy as np
 
 from model.body import body_mask
 from model.errors import InputError
-from model.interface import Case, Region, Task, find_image
+from model.interface import Case, Region, Task, find_image, list_images
 from model.reading import read_mask, read_volume
 from model.volume import AIR_HU, Volume
+from model.writing import split_suffix
 from sctlab.cohort import patient_of
 from sctlab.registration.applying import field_of_view
 from sctlab.registration.transforms import AffineTransform, Transform
@@ -63,22 +64,64 @@ class PairFiles:
 
     @classmethod
     def of(cls, case: Case) -> PairFiles:
-        """The files of a cohort's case.
+        """The files of a cohort's case; see `in_folder`."""
+        if case.folder is None or case.region is None:
+            raise InputError(case.id, "an image without a case folder", "a case of a cohort")
+        return cls.in_folder(case.folder, case.task, case.region)
+
+    @classmethod
+    def in_folder(cls, folder: Path, task: Task, region: Region) -> PairFiles:
+        """The files of a cohort's case folder.
 
         Raises:
-            InputError: The case has no CT.
+            InputError: The case has no source image or no CT, or two images of one name.
         """
-        if case.target is None:
-            raise InputError(case.folder or case.id, "no CT", "ct.mha beside the source image")
-        truth = case.folder / "truth" if (case.folder / "truth").is_dir() else None
+        source, ct = find_image(folder, task.source_name), find_image(folder, "ct") or find_image(folder, "ct_def")
+        if source is None:
+            raise InputError(folder, f"no {task.source_name.upper()}", f"{task.source_name}.mha beside the CT")
+        if ct is None:
+            raise InputError(folder, "no CT", "ct.mha beside the source image")
+        truth = folder / "truth" if (folder / "truth").is_dir() else None
         return cls(
-            case.id, case.task, case.region, case.source, case.target, case.mask, find_image(case.folder, "labels"),
-            find_image(truth, "labels_source") if truth else None, truth, patient=patient_of(case.folder, case.id),
+            folder.name, task, region, source, ct, find_image(folder, "mask"), find_image(folder, "labels"),
+            find_image(truth, "labels_source") if truth else None, truth, patient=patient_of(folder, folder.name),
         )  # fmt: skip
 
-    def inputs(self) -> list[Path]:
-        """Every file that the result depends on."""
-        return [p for p in (self.source, self.ct, self.mask, self.ct_labels, self.source_labels) if p is not None]
+    def inputs(self) -> dict[str, Path]:
+        """Every file that the result depends on, by its role; `truth.json` tells the patient only.
+
+        Raises:
+            InputError: Two images of one name in the truth folder.
+        """
+        found = {role: getattr(self, role) for role in ("source", "ct", "mask", "ct_labels", "source_labels")}
+        if self.truth is not None:
+            deformation = self.truth / "deformation.h5"
+            found["deformation"] = deformation if deformation.is_file() else None
+            found |= {name: find_image(self.truth, name) for name in ("ct_aligned", "content_changed")}
+        return {role: path for role, path in found.items() if path is not None}
+
+
+def find_case_folders(
+    root: Path, *, task: Task | None = None, region: Region | None = None
+) -> list[tuple[Path, Task, Region]]:
+    """Folders of a SynthRAD cohort that hold a source image or a CT, sorted by task, region, id.
+
+    What one of them lacks, or has twice, is found out by `PairFiles.in_folder`: that case fails, not the cohort.
+
+    Raises:
+        InputError: There is none.
+    """
+    found = []
+    for this_task in [t for t in Task if task in (None, t)]:
+        task_folder = root if root.name == this_task.folder else root / this_task.folder
+        for this_region in [r for r in Region if region in (None, r)]:
+            for folder in sorted((task_folder / this_region).glob("[!.]*")):
+                if {split_suffix(p)[0] for p in list_images(folder)} & {this_task.source_name, "ct", "ct_def"}:
+                    found.append((folder, this_task, this_region))
+    if not found:
+        wanted = "/".join((task.folder if task else "Task{1,2}", region or "{AB,HN,TH}", "<ID>", "mr|cbct.mha"))
+        raise InputError(root, "no cases", wanted)
+    return found
 
 
 @dataclass(frozen=True)
@@ -90,7 +133,8 @@ class Pair:
         convention: Which one is fixed.
         fixed, moving: Images as they were read (array z, y, x).
         fixed_mask: The body on the fixed grid (bool).
-        source_mask: The body on the source's grid (bool); the fixed mask itself under `ct_to_source`.
+        source_mask: The body on the source's grid (bool); the fixed mask itself under `ct_to_source`, and None
+            under `source_to_ct` where the given mask is the CT's.
         moving_labels, fixed_labels: Labels on each grid, where given.
     """
 
@@ -99,7 +143,7 @@ class Pair:
     fixed: Volume
     moving: Volume
     fixed_mask: Volume
-    source_mask: Volume
+    source_mask: Volume | None
     moving_labels: Volume | None = None
     fixed_labels: Volume | None = None
 
@@ -149,11 +193,11 @@ def load_pair(files: PairFiles, convention: Convention) -> Pair:
 def exchanged(pair: Pair) -> Pair:
     """The same images with their roles exchanged."""
     back = Convention.CT_TO_SOURCE if pair.ct_is_fixed else Convention.SOURCE_TO_CT
-    moving_is_mr = pair.moving_name == "mr"
-    mask = pair.source_mask if pair.ct_is_fixed else body_mask(pair.moving, Task.MRI if moving_is_mr else Task.CBCT)
-    return Pair(
-        pair.files, back, pair.moving, pair.fixed, mask, pair.source_mask, pair.fixed_labels, pair.moving_labels
-    )
+    mask = pair.source_mask if pair.ct_is_fixed else None
+    if mask is None:
+        mask = body_mask(pair.moving, Task.MRI if pair.moving_name == "mr" else Task.CBCT)
+    source_mask = mask if pair.ct_is_fixed else pair.source_mask
+    return Pair(pair.files, back, pair.moving, pair.fixed, mask, source_mask, pair.fixed_labels, pair.moving_labels)
 
 
 def check_overlap(pair: Pair, transform: Transform, *, stage: str = "before registration") -> float:
@@ -171,8 +215,8 @@ def check_overlap(pair: Pair, transform: Transform, *, stage: str = "before regi
     return share
 
 
-def _masks(files: PairFiles, source: Volume, ct: Volume, ct_is_fixed: bool) -> tuple[Volume, Volume]:
-    """Fixed mask and source mask."""
+def _masks(files: PairFiles, source: Volume, ct: Volume, ct_is_fixed: bool) -> tuple[Volume, Volume | None]:
+    """Fixed mask and source mask, as in `Pair`."""
     fixed = ct if ct_is_fixed else source
     if files.mask is None:
         source_mask = body_mask(source, files.task)
@@ -184,7 +228,7 @@ def _masks(files: PairFiles, source: Volume, ct: Volume, ct_is_fixed: bool) -> t
         mask = Volume(mask.array, source.geometry, mask.name)
         return (body_mask(ct, Task.CBCT) if ct_is_fixed else mask), mask
     if mask.geometry.same_grid(fixed.geometry, 1e-2):  # the CT's own body
-        return Volume(mask.array, fixed.geometry, mask.name), body_mask(source, files.task)
+        return Volume(mask.array, fixed.geometry, mask.name), None
     raise InputError(files.mask, f"a grid of {mask.geometry.size_xyz} voxels at {mask.geometry.origin_xyz} mm",
                      f"that of the {'source or CT' if ct_is_fixed else 'source image'}: {fixed.geometry.size_xyz} voxels "
                      f"at {fixed.geometry.origin_xyz} mm", "resample the mask")  # fmt: skip

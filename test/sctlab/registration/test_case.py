@@ -8,17 +8,28 @@ import pytest
 import SimpleITK as sitk
 
 from model.errors import InputError
-from model.interface import find_cohort, read_json
+from model.interface import Region, Task, find_cohort, read_json
 from model.reading import read_volume
 from model.volume import Volume
 from model.writing import write_json, write_volume
 from sctlab.cohort import file_digest
 from sctlab.registration import case as case_module
 from sctlab.registration.applying import apply_to_labels, read_transform
-from sctlab.registration.case import FAILURE, PAIR, QUALITY, as_int16, register_case
+from sctlab.registration.case import (
+    FAILURE,
+    PAIR,
+    QUALITY,
+    as_int16,
+    record_failure,
+    recorded_failure,
+    register_case,
+)
+from sctlab.registration.impact import FeatureTerm
 from sctlab.registration.inversion import invert
-from sctlab.registration.methods import Registration, Settings
+from sctlab.registration.itk_files import write_itk
+from sctlab.registration.methods import Method, Registration, Settings
 from sctlab.registration.pairs import Convention, PairFiles
+from sctlab.registration.presets import PRESETS, Preset
 from sctlab.registration.transforms import AffineTransform
 
 
@@ -156,25 +167,96 @@ def test_unexpected_error_is_recorded_too(tmp_path, files, truth_as_method, monk
 
 
 def test_a_folder_with_other_files_is_not_replaced(tmp_path, files, truth_as_method):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/thesis.txt").write_text("years of work")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="other files"):
+        register_case(files, Settings(), out)
+    with pytest.raises(InputError, match="other files"):
+        record_failure(out, tmp_path, files.id, "no CT", Settings())
+    assert [p.read_text() for p in out.iterdir()] == ["years of work"]
+
+
+def test_the_folder_of_the_inputs_is_not_replaced(tmp_path, files, truth_as_method):
+    """Not even where the inputs are an earlier result, and not through links."""
+    own = files.ct.parent
+    write_json(own / PAIR, {})
+    (tmp_path / "link").symlink_to(own)
+    for place in (own, tmp_path / "link", own.parent):
+        with pytest.raises(InputError, match="the case's own"):
+            register_case(files, Settings(), place)
+    assert files.ct.is_file()
+    linked = tmp_path / "linked/ct.mha"
+    linked.parent.mkdir()
+    linked.symlink_to(files.ct)
+    with pytest.raises(InputError, match="the case's own"):
+        register_case(replace(files, ct=linked), Settings(), linked.parent)
+
+
+def test_an_input_that_cannot_be_read_is_recorded(tmp_path, files):
+    files.ct.unlink()
+    with pytest.raises(InputError, match=r"ct\.mha: can't be read"):
         register_case(files, Settings(), tmp_path / "out")
-    assert (tmp_path / "out/thesis.txt").read_text() == "years of work"
+    assert "can't be read" in recorded_failure(tmp_path / "out")
 
 
-def test_int16_unless_the_range_is_too_small(cbct_sample):
-    volume = cbct_sample.source
-    wide = volume.with_array(np.linspace(-5000, 50000, volume.array.size).reshape(volume.array.shape))
-    assert as_int16(wide).array.dtype == np.int16
-    assert (as_int16(wide).array.min(), as_int16(wide).array.max()) == (-5000, 32767)
-    assert (
-        as_int16(volume.with_array(np.linspace(0, 1, volume.array.size).reshape(volume.array.shape))).array.dtype
-        == np.float32
-    )
+def test_the_source_labels_alone_are_carried_to_the_ct(tmp_path, files, truth_as_method, cbct_sample):
+    register_case(replace(files, ct_labels=None), Settings(convention=Convention.SOURCE_TO_CT), tmp_path / "out")
+    inverse, _ = invert(cbct_sample.truth, cbct_sample.ct.geometry.resized((8, 8, 8)))
+    expected = apply_to_labels(cbct_sample.source_labels, inverse, cbct_sample.ct.geometry)
+    np.testing.assert_array_equal(read_volume(tmp_path / "out/labels.mha").array, expected.array)
+    register_case(replace(files, ct_labels=None), Settings(), tmp_path / "other")
+    np.testing.assert_array_equal(read_volume(tmp_path / "other/labels.mha").array, cbct_sample.source_labels.array)
 
 
-def test_the_key_depends_on_inputs_and_settings(files, cbct_sample):
-    keys = {Settings().hash(files), Settings(seed=1).hash(files), Settings(convention=Convention.SOURCE_TO_CT).hash(files),
-            Settings().hash(replace(files, mask=None))}  # fmt: skip
-    assert len(keys) == 4
+def test_a_mask_of_the_fixed_ct_is_written_as_it_is(tmp_path, files, truth_as_method, cbct_sample):
+    mask = np.zeros(cbct_sample.ct.array.shape, dtype=np.uint8)
+    mask[5:-5, 8:-8, 8:-8] = 1
+    write_volume(cbct_sample.ct.with_array(mask), tmp_path / "mask.mha")
+    given = replace(files, mask=tmp_path / "mask.mha", mask_is_fixed=True)
+    register_case(given, Settings(convention=Convention.SOURCE_TO_CT), tmp_path / "out")
+    np.testing.assert_array_equal(read_volume(tmp_path / "out/mask.mha").array, mask)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind", "expected"),
+    [(-3024, 32767.4, np.float32, np.int16), (0, 1, np.float32, np.float32), (0, 60000, np.uint16, np.float32),
+     (0, 1, np.int32, np.int16), (-40000, 3000, np.float64, np.float32)],
+)  # fmt: skip
+def test_int16_unless_the_range_is_too_small_or_too_large(cbct_sample, low, high, kind, expected):
+    shape = cbct_sample.source.array.shape
+    volume = cbct_sample.source.with_array(np.linspace(low, high, np.prod(shape)).reshape(shape).astype(kind))
+    stored = as_int16(volume).array
+    assert stored.dtype == expected
+    assert np.abs(stored - volume.array.astype(np.float64)).max() <= (0.5 if expected == np.int16 else 0.01)
+
+
+def test_the_key_depends_on_everything_that_makes_the_result(files, monkeypatch):
+    swapped = replace(files, ct_labels=files.source_labels, source_labels=files.ct_labels)
+    variants = [replace(files, mask=None), replace(files, region=Region.HN), replace(files, task=Task.MRI),
+                replace(files, mask_is_fixed=True), replace(files, truth=None), swapped]  # fmt: skip
+    settings = [Settings(), Settings(seed=1), Settings(convention=Convention.SOURCE_TO_CT), Settings(Method.ELASTIX)]
+    keys = [Settings().hash(v) for v in variants] + [s.hash(files) for s in settings]
+    # the same file under another name in the same role, and the same name with another content
+    write_itk(AffineTransform(np.eye(3), (9, 9, 9)), files.truth / "deformation.h5")
+    keys.append(Settings().hash(files))
+    write_volume(read_volume(files.ct), files.truth / "content_changed.mha")
+    keys.append(Settings().hash(files))
+    # a preset that keeps its name
+    monkeypatch.setitem(PRESETS, "cbct-th", replace(PRESETS["cbct-th"], bending=7.0))
+    keys.append(Settings().hash(files))
+    assert len(set(keys)) == len(keys)
+    assert Settings().hash(files) == keys[-1]
+
+
+def test_the_key_holds_the_content_of_a_network_file(tmp_path, files, monkeypatch):
+    network = tmp_path / "network.pt"
+    network.write_bytes(b"1")
+    preset = Preset("own", features=(FeatureTerm(str(network)),))
+    monkeypatch.setitem(PRESETS, "own", preset)
+    before = Settings(presets=("own",)).hash(files)
+    network.write_bytes(b"2")
+    assert Settings(presets=("own",)).hash(files) != before
+    network.unlink()
+    with pytest.raises(InputError, match="can't be read"):
+        Settings(presets=("own",)).hash(files)
