@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +12,11 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from model.errors import ExitCode, InputError
-from model.interface import Region, Task, find_cohort, is_cohort
-from sctlab.jobs import run_jobs, summarise
-from sctlab.registration.methods import Method, Settings
-from sctlab.registration.pairs import Convention, PairFiles
+from model.interface import Region, Task, is_cohort
+from sctlab.jobs import run_jobs, sigterm_as_interrupt, summarise
+from sctlab.registration.methods import Method, Settings, device_in_words
+from sctlab.registration.pairs import Convention, PairFiles, find_case_folders
+from sctlab.registration.scratch import remove_stale
 
 _DEFAULT = "pairs"
 
@@ -179,9 +182,11 @@ def pair_files(
 
 def _register_one(files: PairFiles, settings: Settings, out: Path, console: Console) -> int:
     from model.interface import read_json
-    from sctlab.registration.case import PAIR, QUALITY, register_case
+    from sctlab.registration.case import PAIR, PARTIAL, QUALITY, register_case
 
-    result = register_case(files, settings, out)
+    remove_stale(out.parent, f"{PARTIAL}{files.id}-")
+    with sigterm_as_interrupt():
+        result = register_case(files, settings, out)
     quality, pair = read_json(out / QUALITY), read_json(out / PAIR)
     before, after = quality["similarity"]["before"], quality["similarity"]["after"]
     state = (
@@ -200,32 +205,34 @@ def _register_cohort(
     cohort: Path, out: Path, settings: Settings, task: Task | None, region: Region | None, cases: int, jobs: int,
     executor: str, console: Console,
 ) -> int:  # fmt: skip
+    from sctlab.registration.case import PARTIAL, record_failure, recorded_failure, refuse_inputs
     from sctlab.registration.report import EXCLUSIONS, REPORT, write_report
 
     if not cohort.is_dir():
         raise InputError(cohort, "no such folder", "a cohort with Task1/ or Task2/")
+    cohort, root = cohort.absolute(), (out / settings.method).absolute()  # workers of a cluster may start elsewhere
     if not is_cohort(cohort):
         raise InputError(cohort, "neither Task1/ nor Task2/ in it", "a SynthRAD cohort")
-    root = out / settings.method
-    if root.resolve() == cohort.resolve() or out.resolve() == cohort.resolve():
+    if cohort.resolve() in (root.resolve(), out.resolve()):
         raise InputError(out, "the cohort's own folder", "another folder for the registered pairs")
-    found = find_cohort(cohort, task=task, region=region)
+    found = find_case_folders(cohort, task=task, region=region)
     if cases:
-        taken: dict[tuple[Task, Region | None], int] = {}
-        chosen = []
-        for case in found:
-            taken[(case.task, case.region)] = taken.get((case.task, case.region), 0) + 1
-            if taken[(case.task, case.region)] <= cases:
-                chosen.append(case)
-        found = chosen
-    absolute = root.resolve()  # workers of a cluster may start elsewhere
-    work = [
-        (f"{case.task.folder}/{case.region}/{case.id}",
-         (case, settings, absolute / case.task.folder / str(case.region) / case.id, absolute))
-        for case in found
-    ]  # fmt: skip
+        found = [case for _, group in groupby(found, lambda case: case[1:]) for case in islice(group, cases)]
+    work = []
+    for folder, this_task, this_region in found:
+        target = root / this_task.folder / this_region / folder.name
+        refuse_inputs(target, folder)
+        work.append((f"{this_task.folder}/{this_region}/{folder.name}",
+                     (folder, this_task, this_region, settings, target, root)))  # fmt: skip
+    remove_stale(root, PARTIAL)
+    device = device_in_words(settings)
+    console.print(f"{settings.method} on {device}; {len(work)} cases, {jobs} at a time", highlight=False)
     outcomes = run_jobs(_register_job, work, title=f"register ({settings.method})", processes=jobs, executor=executor,
-                        console=console)  # fmt: skip
+                        gpus=int(device.startswith("cuda")), console=console)  # fmt: skip
+    for (_, (folder, *_, target, _)), outcome in zip(work, outcomes, strict=True):
+        if not outcome.ok and recorded_failure(target) != outcome.error:  # its worker died
+            with suppress(InputError):  # files of somebody else lie there, and stay
+                record_failure(target, root, folder.name, outcome.error, settings)
     skipped = sum(1 for o in outcomes if o.ok and o.result["skipped"])
     if skipped:
         console.print(f"{skipped} of {len(outcomes)} cases were finished before", highlight=False)
@@ -235,13 +242,15 @@ def _register_cohort(
     return summarise(outcomes, console)
 
 
-def _register_job(case: Any, settings: Settings, folder: Path, scratch: Path) -> dict[str, Any]:
-    """One case in whatever process runs it; a case without a CT is a recorded failure too."""
+def _register_job(
+    folder: Path, task: Task, region: Region, settings: Settings, target: Path, scratch: Path
+) -> dict[str, Any]:
+    """One case in whatever process runs it; what its folder lacks is a failure of this case."""
     from sctlab.registration.case import record_failure, register_case
 
     try:
-        files = PairFiles.of(case)
+        files = PairFiles.in_folder(folder, task, region)
     except InputError as error:
-        record_failure(folder, scratch, case.id, str(error), settings)
+        record_failure(target, scratch, folder.name, str(error), settings)
         raise
-    return register_case(files, settings, folder, scratch)
+    return register_case(files, settings, target, scratch)

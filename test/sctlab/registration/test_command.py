@@ -1,6 +1,7 @@
 """The command line: cohorts, single pairs, applying, reports; local processes and Ray; and what it says about mistakes."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -10,7 +11,9 @@ from model.interface import Task, read_json
 from model.reading import read_volume
 from model.writing import write_volume
 from sctlab.cli import main
+from sctlab.jobs import Outcome
 from sctlab.registration import case as case_module
+from sctlab.registration import command
 from sctlab.registration.elastix_files import write_elastix
 from sctlab.registration.itk_files import write_itk
 from sctlab.registration.methods import Registration
@@ -35,6 +38,8 @@ def test_cohort_goes_on_past_a_failure_and_ends_with_one(cohort, tmp_path, truth
     out = tmp_path / "out"
     assert run(cohort, out, "--method", "impact") == 1
     error = capfd.readouterr().err
+    assert "impact on cpu" in error
+    assert "3 cases, 1 at a time" in error
     assert "1 of 3 cases failed" in error
     assert "2THA002" in error
     for folder in ("Task1/AB/1ABA001", "Task2/TH/2THA001"):
@@ -64,6 +69,63 @@ def test_cohort_goes_on_past_a_failure_and_ends_with_one(cohort, tmp_path, truth
     assert all(dict(p.registration) == {"method": "impact", "convention": "ct_to_source"} for p in pairs)
     assert all(p.field_of_view is not None for p in pairs)
     assert "2THA002" in read_exclusions(out / "impact/exclusions.json")
+
+
+@pytest.fixture
+def small_cohort(tmp_path, samples, cbct_sample):
+    """A sound case; one with two CTs, one without a CT, one without a source; and a folder that is no case."""
+    root = tmp_path / "small"
+    samples[1](cbct_sample, root / "Task2/TH/2THA001")
+    (root / "Task2/TH/overviews").mkdir()
+    for name, images in (("2THA002", ("cbct.mha", "ct.mha", "ct.nii.gz")), ("2THA003", ("cbct.mha",)),
+                         ("2THA004", ("ct.mha",))):  # fmt: skip
+        for image in images:
+            write_volume(cbct_sample.ct, root / "Task2/TH" / name / image)
+    return root
+
+
+def test_what_a_case_lacks_is_its_own_failure(small_cohort, tmp_path, truth_as_method, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    foreign = tmp_path / "out/impact/Task2/TH/2THA003/thesis.txt"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("years of work")
+    left = tmp_path / "out/impact/.partial-2THA001-0123"  # of a run that was killed
+    left.mkdir()
+    os.utime(left, (0, 0))
+    assert run("small", "out") == 1
+    error = capfd.readouterr().err
+    assert "3 of 4 cases failed" in error
+    results = tmp_path / "out/impact/Task2/TH"
+    assert (results / "2THA001/pair.json").is_file()
+    assert "several images named ct" in read_json(results / "2THA002/failure.json")["error"]
+    assert [p.name for p in foreign.parent.iterdir()] == ["thesis.txt"]
+    assert "a folder with other files" in error
+    assert "no CBCT" in read_json(results / "2THA004/failure.json")["error"]
+    assert set(read_json(results.parents[1] / "exclusions.json")["exclude"]) >= {"2THA002", "2THA004"}
+    assert not list(results.parents[1].glob(".*"))
+    assert run("small", "out", "--cases", 1) == 0
+
+
+def test_a_case_whose_worker_died_is_recorded(cohort, tmp_path, truth_as_method, monkeypatch):
+    out = tmp_path / "out"
+    run(cohort, out, "--task", "mri")
+
+    def dying(function, jobs, **options):
+        return [Outcome(name, error="worker ended", broken=True) for name, _ in jobs]
+
+    monkeypatch.setattr(command, "run_jobs", dying)
+    assert run(cohort, out, "--seed", 1) == 1
+    for folder in ("Task1/AB/1ABA001", "Task2/TH/2THA001", "Task2/TH/2THA002"):
+        assert [p.name for p in (out / "impact" / folder).iterdir()] == ["failure.json"]
+        assert read_json(out / "impact" / folder / "failure.json")["error"] == "worker ended"
+
+
+def test_registered_pairs_are_not_registered_over_themselves(small_cohort, tmp_path, truth_as_method, capfd):
+    run(small_cohort, tmp_path, "--cases", 1)
+    before = sorted(p for p in (tmp_path / "impact/Task2").rglob("*"))
+    assert run(tmp_path / "impact/Task2", tmp_path) == 2
+    assert "the case's own" in capfd.readouterr().err
+    assert sorted(p for p in (tmp_path / "impact/Task2").rglob("*")) == before
 
 
 def test_one_pair(cohort, tmp_path, truth_as_method, capfd):
