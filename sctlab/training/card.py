@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from model.bundle import Bundle
 
 
@@ -35,10 +37,12 @@ def model_card(bundle: Bundle) -> str:
         "|---|---|---|---|---|---|",
     ]
     for group in bundle.groups:
-        for index, fold in enumerate(group.folds):
+        for fold in group.folds:
             cells = [_number(fold.metrics.get(m)) for m in ("mae_hu", "psnr_db", "mae_all_water_hu")]
             counts = f"{len(fold.training_cases)} / {len(fold.validation_cases)}"
-            lines.append(f"| {', '.join(group.regions)} | {index} | {' | '.join(cells)} | {counts} |")
+            lines.append(
+                f"| {', '.join(group.regions)} | {Path(fold.weights.file).stem} | {' | '.join(cells)} | {counts} |"
+            )
     regions = [r for g in bundle.groups for r in g.regions]
     rows = []
     for region in regions:

@@ -59,10 +59,14 @@ def pack(
                            demonstration=demonstration, folds=fold)  # fmt: skip
     console = Console(stderr=True)
     for group in bundle.groups:
-        for index, packed in enumerate(group.folds):
+        for packed in group.folds:
             error = packed.metrics.get("mae_hu")
             told = f", validation MAE {error:.1f} HU" if isinstance(error, float) else ""
-            console.print(f"{', '.join(group.regions)} fold {index}: {packed.weights.file}{told}", soft_wrap=True)
+            console.print(f"{', '.join(group.regions)}: {packed.weights.file}{told}", soft_wrap=True)
+        planned = bundle.provenance.get("plan", {}).get("data", {}).get("folds", 0)
+        if len(group.folds) < planned:
+            console.print(f"note: {len(group.folds)} of the plan's {planned} folds are in the bundle for "
+                          f"{', '.join(group.regions)}", soft_wrap=True)  # fmt: skip
 
 
 def export_onnx(
