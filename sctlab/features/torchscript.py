@@ -9,16 +9,19 @@ import torch
 from torch import Tensor
 
 from model.errors import InputError
-from sctlab.features.extractor import FeatureExtractor, Layer, Statistics
+from sctlab.features.extractor import FeatureExtractor, Layer, Statistics, crop_to_stride, pad_to_multiple
 
 _PROBE = 64  # voxels of the probe image; a power of two shows the strides up to 64
+_FAILURES = (RuntimeError, torch.jit.Error)  # of an operation; raised by the model's own code
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class TorchScriptExtractor(FeatureExtractor):
     """A TorchScript file with `forward(x, nb_layers, stats, direction) -> list[Tensor]`.
 
     The model normalises raw intensities itself: with `stats` (min, max, mean, std) when they are given, with its
-    input's own otherwise. Channels, dimension, layers and strides are found by probing it with a small image.
+    input's own otherwise. Channels, dimension, layers and strides are found by probing it with a small image, and so
+    is whether it takes any size: for a U-Net that doesn't pad by itself inputs are padded and its maps cropped.
     The file is TorchScript's own archive; no Python pickle is executed.
 
     Args:
@@ -53,13 +56,31 @@ class TorchScriptExtractor(FeatureExtractor):
             channels=channels,
             layers=layers,
             normalisation="inside the model; statistics passed on when given",
-            minimum_size=max(2, layers[-1].stride),
+            minimum_size=max(2, *strides),
         )
-        self.script = script
+        self.script, self.multiple = script, _multiple(script, dimension, channels, strides)
         self.freeze()
 
     def _extract(self, x: Tensor, count: int, statistics: Statistics | None) -> list[Tensor]:
-        return _call(self.script, x.float(), count, statistics)
+        x = x.float()
+        padded = pad_to_multiple(x, self.multiple)
+        if padded is x or statistics is not None:
+            found = self._run(padded, count, statistics)
+        else:  # the model's own statistics would count the padding
+            images = [(pad_to_multiple(image, self.multiple), Statistics.of(image)) for image in x.split(1)]
+            parts = [self._run(image, count, own) for image, own in images]
+            found = [torch.cat(maps) for maps in zip(*parts, strict=True)]
+        return [crop_to_stride(f, x.shape[2:], stride) for f, stride in zip(found, self.strides, strict=False)]
+
+    def _run(self, x: Tensor, count: int, statistics: Statistics | None) -> list[Tensor]:
+        """The model's maps, its failures in one sentence."""
+        try:
+            return _call(self.script, x, count, statistics)
+        except _FAILURES as error:
+            if any(words in str(error) for words in _NO_MEMORY):
+                raise  # not the model's fault
+            raise InputError(self.name, f"it fails on an input of {'x'.join(map(str, x.shape[2:]))} voxels ({_reason(error)})",
+                             "a model that takes an image of this size", "use a larger image or finer voxels") from error  # fmt: skip
 
 
 def _call(script, x: Tensor, count: int, statistics: Statistics | None = None) -> list[Tensor]:
@@ -67,6 +88,11 @@ def _call(script, x: Tensor, count: int, statistics: Statistics | None = None) -
     stats = torch.tensor(values, dtype=torch.float32, device=x.device)
     direction = torch.empty(0, dtype=torch.float32, device=x.device)
     return list(script(x, torch.tensor([count], device=x.device), stats, direction))
+
+
+def _reason(error: Exception) -> str:
+    """The last line of what TorchScript says, after the trace through its interpreter."""
+    return str(error).strip().splitlines()[-1].split("RuntimeError: ")[-1][:120]
 
 
 @torch.no_grad()
@@ -77,13 +103,13 @@ def _probe(script, path: Path) -> tuple[int, int, list[Tensor]]:
         x = torch.linspace(0, 1, channels * _PROBE**dimension).reshape(1, channels, *[_PROBE] * dimension)
         try:
             maps = _call(script, x, 1)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1][:120]
+        except _FAILURES as error:
+            reason = _reason(error)
             continue
         for count in range(2, 65):  # the interface has no way to ask how many layers there are
             try:
                 more = _call(script, x, count)
-            except RuntimeError:
+            except _FAILURES:
                 break
             if len(more) <= len(maps):
                 break
@@ -95,11 +121,32 @@ def _probe(script, path: Path) -> tuple[int, int, list[Tensor]]:
                      "forward(x, nb_layers, stats, direction) -> list of [B, C, *spatial]")  # fmt: skip
 
 
+@torch.no_grad()
+def _multiple(script, dimension: int, channels: int, strides: list[int]) -> int:
+    """What the edges of an input must be a multiple of: 1 for a model that takes any size.
+
+    The probe's edge less a power of two is a multiple of that and of no larger one.
+    """
+    multiple = 1
+    while multiple < _PROBE:
+        size = _PROBE - multiple
+        try:
+            maps = _call(script, torch.rand(1, channels, *[size] * dimension), len(strides))
+        except _FAILURES:
+            maps = []
+        if [m.shape[-1] for m in maps] == [-(-size // stride) for stride in strides]:
+            return multiple
+        multiple *= 2
+    return _PROBE
+
+
 def _measure_reach(script, dimension: int, channels: int, strides: list[int]) -> list[tuple[int, float]]:
     """Field of view and offset of every layer: where the gradient of its central voxel arrives, along one axis.
 
     Where normalisation layers couple all voxels weakly, only gradients above 1 % of the largest count. A layer that
-    sees the whole probe, or passes no gradient (a one-hot map), gets the probe's edge and no offset.
+    sees the whole probe, or passes no gradient (a one-hot map), gets the probe's edge and no offset. A layer at full
+    resolution has none either: what its voxels see may lie to one side of them (behind a transposed convolution to the
+    left of one and to the right of the next), so its field of view reaches as far to both sides.
     """
     x = torch.rand(1, channels, *[_PROBE] * dimension, generator=torch.Generator().manual_seed(0), requires_grad=True)
     features = _call(script, x, len(strides), Statistics(0.0, 1.0, 0.5, 0.3))
@@ -115,5 +162,8 @@ def _measure_reach(script, dimension: int, channels: int, strides: list[int]) ->
         reached = torch.nonzero(profile > 0.01 * profile.max()).flatten().tolist() or [0, _PROBE - 1]
         first, last = reached[0], reached[-1]
         inside = first > 0 and last < _PROBE - 1
-        found.append((last - first + 1, (first + last) / 2 - stride * middle if inside else 0.0))
+        if inside and stride == 1:
+            found.append((2 * max(middle - first, last - middle) + 1, 0.0))
+        else:
+            found.append((last - first + 1, (first + last) / 2 - stride * middle if inside else 0.0))
     return found
