@@ -46,7 +46,9 @@ def pairs(
         list[Path], typer.Argument(help="COHORT OUT, or OUT with --fixed and --moving.", metavar="[COHORT] OUT")
     ],
     method: Annotated[Method, typer.Option(help="How to register.")] = Method.IMPACT,
-    preset: Annotated[str, typer.Option(help="Preset of the engine; several, separated by commas, are averaged.")] = "",
+    preset: Annotated[
+        str, typer.Option(help="The engine's preset, or a YAML file; several, with commas, are averaged.")
+    ] = "",
     convention: Annotated[Convention, typer.Option(help="Which image stays.")] = Convention.CT_TO_SOURCE,
     jobs: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -70,6 +72,8 @@ def pairs(
     """Register a cohort into OUT/<method>, or one pair into OUT. Finished cases are left as they are."""
     console = Console(stderr=True)
     presets = tuple(p.strip() for p in preset.split(",") if p.strip())
+    # A file's full path: workers of a cluster may start elsewhere.
+    presets = tuple(str(Path(p).absolute()) if Path(p).suffix else p for p in presets)
     settings = Settings(method, presets, convention, seed, device, both_ways, displacement)
     check_settings(settings)
     if fixed is not None or moving is not None:

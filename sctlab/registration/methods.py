@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -69,7 +69,8 @@ class Settings:
             InputError: A file that can't be read, or an unknown preset.
         """
         presets = presets_of(self, files)
-        said = [RESULT_VERSION, asdict(self), repr(presets), files.task, files.region, files.mask_is_fixed]
+        chosen = asdict(replace(self, presets=()))  # what they say counts, not where their files lie
+        said = [RESULT_VERSION, chosen, repr(presets), files.task, files.region, files.mask_is_fixed]
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
         networks = {t.extractor for p in presets for t in p.features if Path(t.extractor).suffix in NETWORK_SUFFIXES}
         for role, path in (*files.inputs().items(), *(("extractor", Path(n)) for n in sorted(networks))):

@@ -249,6 +249,15 @@ def test_the_key_depends_on_everything_that_makes_the_result(files, monkeypatch)
     assert Settings().hash(files) == keys[-1]
 
 
+def test_the_key_holds_what_a_preset_file_says(tmp_path, files):
+    path = tmp_path / "own.yaml"
+    keys = set()
+    for bending in (1, 2, 1):
+        path.write_text(f"base: mind\nbending: {bending}\n")
+        keys.add(Settings(presets=(str(path),)).hash(files))
+    assert len(keys) == 2
+
+
 def test_the_key_holds_the_content_of_a_network_file(tmp_path, files, monkeypatch):
     network = tmp_path / "network.pt"
     network.write_bytes(b"1")
