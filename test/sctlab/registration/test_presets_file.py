@@ -168,3 +168,5 @@ def test_a_cohort_with_a_preset_of_its_own(write, tmp_path, samples, capfd) -> N
     assert pair["presets"] == ["mine.yaml"]
     assert np.isfinite(pair["details"]["metrics"]["mine.yaml_level2_end"])
     assert "1 of 1 cases were finished before" in run()
+    path.write_text(PRESET.replace("bending: 3", "bending: 4"))
+    assert "finished before" not in run()  # the same name, another content
