@@ -23,7 +23,9 @@ from sctlab.registration.transforms import Transform
 BONE_HU = 200.0  # cancellous and cortical bone, contrast-filled vessels aside
 MIN_BONE_VOXELS = 100
 ENOUGH_SAMPLES = 3000
-SCRATCH = "sctlab-elastix-"  # folders in the system's temporary one
+# Folders in the system's temporary one. Older versions, which may still run, called theirs sctlab-elastix- and didn't
+# lock them.
+SCRATCH = "sctlab-registration-"
 NOMINAL_MM = (1.0, 1.0, 3.0)  # SynthRAD's voxels, for which the organisers chose their settings
 
 

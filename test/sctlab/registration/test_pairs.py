@@ -9,7 +9,14 @@ from model.errors import InputError
 from model.interface import Region, Task, find_cohort
 from model.volume import Geometry, Volume
 from model.writing import write_volume
-from sctlab.registration.pairs import Convention, PairFiles, check_overlap, exchanged, load_pair
+from sctlab.registration.pairs import (
+    Convention,
+    PairFiles,
+    check_overlap,
+    exchanged,
+    find_case_folders,
+    load_pair,
+)
 from sctlab.registration.transforms import AffineTransform
 
 
@@ -44,6 +51,29 @@ def test_exchanging_roles_twice_gives_the_pair_back(files):
     assert (other.fixed, other.moving, other.fixed_name) == (pair.moving, pair.fixed, "ct")
     assert other.fixed_mask.geometry == pair.moving.geometry
     assert exchanged(other).fixed_mask is pair.source_mask
+
+
+def test_the_ct_s_own_mask_leaves_the_source_s_to_be_computed_where_it_is_needed(files, cbct_sample, tmp_path):
+    write_volume(cbct_sample.ct_labels.with_array(cbct_sample.ct_labels.array > 0), tmp_path / "mask.mha")
+    own = replace(files, mask=tmp_path / "mask.mha", mask_is_fixed=True)
+    pair = load_pair(own, Convention.SOURCE_TO_CT)
+    assert pair.source_mask is None
+    back = exchanged(pair)
+    assert back.fixed_mask is back.source_mask
+    assert back.fixed_mask.geometry == back.fixed.geometry
+    assert back.fixed_mask.array.any()
+
+
+def test_case_folders_are_those_with_a_source_or_a_ct(tmp_path):
+    for name in ("Task1/AB/1ABA001/mr.mha", "Task1/AB/1ABA002/ct.nii.gz", "Task1/AB/1ABA003/mask.mha",
+                 "Task1/AB/.partial-1/mr.mha", "Task1/AB/overviews/1ABA001.png", "Task2/TH/2THA001/ct_def.mha",
+                 "Task2/TH/2THA002/mr.mha"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [f.name for f, *_ in find_case_folders(tmp_path)] == ["1ABA001", "1ABA002", "2THA001"]
+    assert find_case_folders(tmp_path / "Task2") == [(tmp_path / "Task2/TH/2THA001", Task.CBCT, Region.TH)]
+    with pytest.raises(InputError, match="no cases"):
+        find_case_folders(tmp_path, region=Region.HN)
 
 
 def test_case_without_a_ct_is_refused(tmp_path, cbct_sample):
