@@ -64,7 +64,7 @@ def run_jobs(
     jobs: Sequence[tuple[str, tuple]],
     *,
     title: str,
-    processes: int = 1,
+    processes: int | None = 1,
     executor: str = "local",
     gpus: int = 0,
     console: Console | None = None,
@@ -77,7 +77,8 @@ def run_jobs(
         function: A module-level function (it is sent to other processes).
         jobs: Name of the case and the arguments.
         title: Word before the progress bar.
-        processes: Jobs at a time, each with its share of the cores. 1 runs in this process, but for a cluster.
+        processes: Jobs at a time, each with its share of the cores. 1 runs in this process, but for a cluster. None
+            is 1 here, and on a cluster one job a core (a job a GPU where it takes one).
         executor: `local` (processes) or `ray` (a Ray cluster: `RAY_ADDRESS`, or one started here).
         gpus: GPUs that a job takes for itself on a cluster.
         console: Where progress goes; stderr by default.
@@ -194,10 +195,10 @@ def _dead(name: str) -> Outcome:
     return Outcome(name, error="worker ended: its process crashed or was killed (out of memory?)", broken=True)
 
 
-def _stream(function, jobs, processes: int, executor: str, gpus: int) -> Iterator[tuple[int, Outcome]]:
+def _stream(function, jobs, processes: int | None, executor: str, gpus: int) -> Iterator[tuple[int, Outcome]]:
     if executor == "ray":
         yield from _stream_ray(function, jobs, processes, gpus)
-    elif processes <= 1 or len(jobs) <= 1:
+    elif processes is None or processes <= 1 or len(jobs) <= 1:
         for index, (name, arguments) in enumerate(jobs):
             yield index, _guarded(function, name, arguments)
     else:
@@ -257,7 +258,7 @@ def _stream_pool(function, jobs, queue: deque[int], width: int, share: int) -> I
             raise
 
 
-def _stream_ray(function, jobs, processes: int, gpus: int) -> Iterator[tuple[int, Outcome]]:
+def _stream_ray(function, jobs, processes: int | None, gpus: int) -> Iterator[tuple[int, Outcome]]:
     try:
         import ray
     except ImportError as error:
@@ -267,6 +268,7 @@ def _stream_ray(function, jobs, processes: int, gpus: int) -> Iterator[tuple[int
         ray.init(log_to_driver=False, include_dashboard=False)
     try:
         machines = [m["Resources"] for m in ray.nodes() if m["Alive"]]
+        processes = processes or int(sum(m.get("GPU", 0) // gpus if gpus else m.get("CPU", 0) for m in machines)) or 1
         cores = _cores_of_a_task(machines, min(processes, len(jobs)), gpus)
         remote = ray.remote(_in_task).options(num_cpus=cores, num_gpus=gpus)
         waiting, running = deque(range(len(jobs))), {}

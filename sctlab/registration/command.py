@@ -50,7 +50,9 @@ def pairs(
         str, typer.Option(help="The engine's preset, or a YAML file; several, with commas, are averaged.")
     ] = "",
     convention: Annotated[Convention, typer.Option(help="Which image stays.")] = Convention.CT_TO_SOURCE,
-    jobs: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cases at a time; 1 when left out, on Ray a case a core or GPU.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     executor: Annotated[str, typer.Option(help="local (processes) or ray (a cluster).")] = "local",
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
@@ -206,7 +208,7 @@ def _register_one(files: PairFiles, settings: Settings, out: Path, console: Cons
 
 
 def _register_cohort(
-    cohort: Path, out: Path, settings: Settings, task: Task | None, region: Region | None, cases: int, jobs: int,
+    cohort: Path, out: Path, settings: Settings, task: Task | None, region: Region | None, cases: int, jobs: int | None,
     executor: str, console: Console,
 ) -> int:  # fmt: skip
     from sctlab.registration.case import PARTIAL, record_failure, recorded_failure, refuse_inputs
@@ -230,7 +232,8 @@ def _register_cohort(
                      (folder, this_task, this_region, settings, target, root)))  # fmt: skip
     remove_stale(root, PARTIAL)
     device = device_in_words(settings)
-    console.print(f"{settings.method} on {device}; {len(work)} cases, {jobs} at a time", highlight=False)
+    told = f", {jobs} at a time" if jobs else ""
+    console.print(f"{settings.method} on {device}; {len(work)} cases{told}", highlight=False)
     outcomes = run_jobs(_register_job, work, title=f"register ({settings.method})", processes=jobs, executor=executor,
                         gpus=int(device.startswith("cuda")), console=console)  # fmt: skip
     for (_, (folder, *_, target, _)), outcome in zip(work, outcomes, strict=True):

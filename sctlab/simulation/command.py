@@ -37,7 +37,9 @@ def simulate(
     centre: Annotated[
         str, typer.Option(help="Centre letter of the case ids; another one keeps cohorts of other seeds apart.")
     ] = "S",
-    jobs: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cases at a time; 1 when left out, on Ray a case a core or GPU.")
+    ] = None,
     executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
 ) -> int:
     """Simulate pairs of MR or CBCT and CT in the SynthRAD layout, with the truth beside them.

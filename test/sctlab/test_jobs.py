@@ -133,7 +133,9 @@ def test_a_cluster_runs_so_many_jobs_at_a_time_each_with_its_threads(tmp_path: P
     try:
         work = [(n, (str(tmp_path), n)) for n in "abcd"]
         outcomes = run_jobs(job, work, title="tasks", processes=2, executor="ray", console=QUIET)
+        unlimited = run_jobs(job, work, title="tasks", processes=None, executor="ray", console=QUIET)
     finally:
         ray.shutdown()
+    assert {o.result[1] for o in unlimited} == {"1"}  # a core each
     assert max(o.result[0] for o in outcomes) <= 2
     assert {o.result[1] for o in outcomes} == {"3"}
