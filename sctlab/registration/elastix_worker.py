@@ -43,7 +43,7 @@ def run(folder: Path) -> None:
     itk.MultiThreaderBase.SetGlobalMaximumNumberOfThreads(threads)
     itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(threads)
     parameters = itk.ParameterObject.New()
-    for stage in json.loads((folder / "stages.json").read_text()):
+    for stage in json.loads((folder / "stages.json").read_text(encoding="utf-8")):
         parameters.AddParameterMap({key: tuple(words) for key, words in stage.items()})
     image_type = itk.Image[itk.F, 3]
     method = itk.ElastixRegistrationMethod[image_type, image_type].New()

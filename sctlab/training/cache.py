@@ -40,7 +40,7 @@ class PreparedCase:
     @classmethod
     def open(cls, case_id: str, folder: Path) -> PreparedCase:
         """The prepared case of a folder."""
-        return cls(case_id, folder, float(json.loads((folder / "case.json").read_text())["outside"]))
+        return cls(case_id, folder, float(json.loads((folder / "case.json").read_text(encoding="utf-8"))["outside"]))
 
     @property
     def source(self) -> np.ndarray:

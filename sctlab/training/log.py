@@ -44,7 +44,7 @@ class RunLog:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / METRICS_FILE
-        kept = [line for line in path.read_text().splitlines() if _iteration(line) <= self.start] \
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _iteration(line) <= self.start] \
             if path.is_file() else []  # fmt: skip
         write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")

@@ -32,9 +32,11 @@ def revision() -> str:
         return told
     root = Path(__file__).resolve().parents[2]
     try:
-        commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=True
+        )
         changed = subprocess.run(["git", "-C", root, "status", "--porcelain", "--untracked-files=no"],
-                                 capture_output=True, text=True, check=True)  # fmt: skip
+                                 capture_output=True, encoding="utf-8", check=True)  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit.stdout.strip() + ("-modified" if changed.stdout.strip() else "")

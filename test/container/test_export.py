@@ -24,7 +24,7 @@ def bundles(tmp_path: Path) -> list[Path]:
 
 def export(output: Path, *bundles: Path) -> subprocess.CompletedProcess[str]:
     command = [ROOT / "export.sh", "--weights-only", "--output", output, *bundles]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    return subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8", timeout=60)
 
 
 def members(archive: Path) -> dict[str, tarfile.TarInfo]:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.docker
 
 def docker(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a docker command; its output is kept, and shown when it fails."""
-    done = subprocess.run(["docker", *map(str, arguments)], capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(["docker", *map(str, arguments)], capture_output=True, encoding="utf-8", timeout=1200)
     assert not check or done.returncode == 0, f"docker {arguments[0]} ended with {done.returncode}:\n{done.stderr}"
     return done
 

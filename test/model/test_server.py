@@ -190,7 +190,7 @@ def start(folders: tuple[Path, Path], weights: Path, port: int) -> subprocess.Po
         str(weights),
     ]
     command += ["--input", str(folders[0]), "--output", str(folders[1])]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, encoding="utf-8")
 
 
 def test_served_from_the_command_line(folders: tuple[Path, Path], cbct_bundle: Path) -> None:

@@ -108,7 +108,7 @@ print("refused")
 def test_no_room(tmp_path: Path, name: str, compress: bool) -> None:
     """A limit on the file size fails a write anywhere, as a full disk does."""
     command = [sys.executable, "-c", LIMITED, str(tmp_path / name), str(compress)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout == "refused\n"
     assert list(tmp_path.iterdir()) == []

@@ -94,7 +94,7 @@ def test_sigterm_ends_like_ctrl_c_and_leaves_nothing(tmp_path: Path, processes: 
     folder.mkdir()
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, str(script), str(folder), str(processes)]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, encoding="utf-8") as process:
         deadline = time.monotonic() + 60
         while len(list(folder.iterdir())) < processes and time.monotonic() < deadline:
             time.sleep(0.05)

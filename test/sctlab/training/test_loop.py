@@ -293,7 +293,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint(
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
     ended = subprocess.run(command(plan, tmp_path, cohort_folder, out, cache, "--resume"), env=ENVIRONMENT,
-                           capture_output=True, text=True, preexec_fn=limit)  # fmt: skip
+                           capture_output=True, encoding="utf-8", preexec_fn=limit)  # fmt: skip
     assert ended.returncode == 2
     assert "can't be written" in ended.stderr
     assert "the checkpoint of iteration 4 is kept: --resume" in " ".join(ended.stderr.split())

@@ -100,7 +100,7 @@ def test_two_processes_end_with_the_error_of_the_first(make_plan, cohort_folder:
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", str(ROOT / "train.py"), str(tmp_path / "tiny.yaml"), "--pairs",
          str(cohort_folder), "--out", str(tmp_path / "run"), "--device", "cpu", "--devices", "2", "--jobs", "1"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, encoding="utf-8",
         timeout=240,
     )  # fmt: skip
     assert ended.returncode == 2
