@@ -12,6 +12,7 @@ import traceback
 import warnings
 import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import fields, replace
 from pathlib import Path
 
 from model.errors import ExitCode, InputError, ProductError
@@ -25,14 +26,20 @@ from model.interface import (
     is_challenge,
     is_cohort,
     read_challenge,
+    read_json,
     single_case,
 )
-from model.pipeline import CaseReport, LoadedCase, Synthesiser
+from model.pipeline import CaseReport, LoadedCase, Synthesiser, output_paths
+from model.processors import heed_quota
 from model.writing import atomic_path, split_suffix, write_json
+
+PREDICTIONS = "predictions.json"  # of a folder: which weights and folds made each result
+ALIKE = ("--device", "ONNX Runtime")  # errors of these are no case's own
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run and return the exit code (see `model.errors.ExitCode`)."""
+    heed_quota()
     options = _parser().parse_args(arguments)
     if not options.debug:
         warnings.filterwarnings("ignore")
@@ -74,7 +81,22 @@ def _run(options: argparse.Namespace) -> int:
     return _many(cases, synthesiser, options)
 
 
+def _keep_inputs(cases: list[Case], options: argparse.Namespace) -> None:
+    """Refuse an output folder where a result would take the place of an input image."""
+    inputs = {p.resolve() for c in cases for p in (c.source, c.mask, c.target) if p is not None}
+    for case in cases:
+        for path in output_paths(case, options.output):
+            if path.resolve() in inputs:
+                raise InputError(path, "the result would replace this input image", "another folder", "change --output")
+
+
 def _one(case: Case, synthesiser: Synthesiser, options: argparse.Namespace, *, challenge: bool = False) -> int:
+    for name in ("zip", "skip_existing"):
+        if getattr(options, name):
+            raise InputError(
+                f"--{name.replace('_', '-')}", f"given for one case, {case.source.name}", "a folder of cases"
+            )
+    _keep_inputs([case], options)
     report = synthesiser.synthesise(case, options.output)
     _tell(report, synthesiser)
     if challenge:
@@ -89,35 +111,61 @@ def _many(cases: list[Case], synthesiser: Synthesiser, options: argparse.Namespa
     from rich.console import Console
     from rich.progress import Progress
 
+    _keep_inputs(cases, options)
+    for task in {case.task for case in cases}:
+        synthesiser.bundle(task)  # weights that a task lacks are missed now, not after hours
     console, reports = Console(stderr=True), []
     there = {c.id for c in cases if options.skip_existing and (options.output / c.output_name).is_file()}
+    known = _recorded(options.output / PREDICTIONS, synthesiser) if there else {}
     # The next case is read and prepared while the network is busy with this one.
     waiting = iter([case for case in cases if case.id not in there])
-    with Progress(console=console) as progress, ThreadPoolExecutor(1, "read ahead") as reader:
-        bar = progress.add_task("synthetic CT", total=len(cases))
+    try:
+        with Progress(console=console) as progress, ThreadPoolExecutor(1, "read ahead") as reader:
+            bar = progress.add_task("synthetic CT", total=len(cases))
 
-        def read_next() -> Future[LoadedCase] | None:
-            case = next(waiting, None)
-            return reader.submit(synthesiser.load, case) if case is not None else None
+            def read_next() -> Future[LoadedCase] | None:
+                case = next(waiting, None)
+                return reader.submit(synthesiser.load, case) if case is not None else None
 
-        ahead = read_next()
-        for case in cases:
-            progress.update(bar, description=case.id)
-            if case.id in there:
-                reports.append(CaseReport(case.id, output=case.output_name, warnings=["was there already: skipped"]))
-            else:
-                loaded = ahead
-                wait([loaded])
-                ahead = read_next()
-                reports.append(_attempt(case, loaded, synthesiser, options))
-            progress.advance(bar)
-    _summary(reports, synthesiser, console)
-    _write_report(options.output / "predictions.json", reports, synthesiser)
-    _write_report(options.report, reports, synthesiser)
+            ahead = read_next()
+            for case in cases:
+                progress.update(bar, description=case.id)
+                if case.id in there:
+                    report = known.get(case.id) or CaseReport(case.id, output=case.output_name)
+                    reports.append(replace(report, warnings=[*report.warnings, "was there already: skipped"]))
+                else:
+                    loaded = ahead
+                    wait([loaded])
+                    ahead = read_next()
+                    reports.append(_attempt(case, loaded, synthesiser, options))
+                progress.advance(bar)
+    finally:  # what is finished keeps its record when the run is interrupted
+        if reports:
+            _summary(reports, synthesiser, console)
+            _write_report(options.output / PREDICTIONS, reports, synthesiser)
+            _write_report(options.report, reports, synthesiser)
     if options.zip:
         _zip(cases, reports, options.output)
     failed = sum(bool(r.error) for r in reports)
     return ExitCode.SOME_CASES_FAILED if failed else ExitCode.OK
+
+
+def _recorded(path: Path, synthesiser: Synthesiser) -> dict[str, CaseReport]:
+    """What an earlier run into the same folder wrote of its cases, without their notes.
+
+    Raises:
+        InputError: Its results are of other weights: one record can't hold both.
+    """
+    if not path.is_file():
+        return {}
+    record, now = read_json(path), synthesiser.provenance()["bundles"]
+    for task, bundle in record.get("bundles", {}).items():
+        if task in now and bundle.get("weights_sha256") != now[task]["weights_sha256"]:
+            raise InputError(path, f"results of other weights ({bundle.get('name')})", f"those of {now[task]['name']}",
+                             "choose another --output, or leave --skip-existing out")  # fmt: skip
+    names = {f.name for f in fields(CaseReport)} - {"warnings"}
+    cases = [CaseReport(**{k: v for k, v in c.items() if k in names}) for c in record.get("cases", []) if "case" in c]
+    return {c.case: c for c in cases if not c.error}
 
 
 def _attempt(
@@ -126,7 +174,7 @@ def _attempt(
     try:
         return synthesiser.finish(loaded.result(), options.output)
     except ProductError as error:
-        if error.exit_code == ExitCode.BAD_WEIGHTS and not _is_seen(error, case):
+        if error.where in ALIKE or (error.exit_code == ExitCode.BAD_WEIGHTS and not _is_seen(error, case)):
             raise  # every other case would fail alike
         return CaseReport(case.id, error=str(error))
     except Exception as error:

@@ -58,7 +58,7 @@ def main() -> None:
     if arguments.inside:
         inside(*arguments.inside)
         return
-    from sctlab.jobs import available_cpus
+    from model.processors import available_cpus
 
     print(f"# {platform.machine()}, {available_cpus()} cores, Python {platform.python_version()}, spacing {SPACING} mm;"
           " simulate_s: the case without starting Python; itk's import is inside it for CBCT")  # fmt: skip

@@ -128,6 +128,7 @@ def plan_batch(backends: Sequence[Backend], volume: torch.Tensor, neighbours: to
         return CPU_BATCH
     if backends[0].batch_limit is not None:
         return backends[0].batch_limit
+    backends[0](volume[neighbours])  # the first call also tries algorithms, whose memory isn't needed later
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class Case:
         target: The CT, where the case has one.
         folder: The case folder of a cohort.
         output_name: File name of the result relative to the output folder.
+        problem: Why it can't be used, where that was seen while a folder was listed.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Case:
     target: Path | None = None
     folder: Path | None = None
     output_name: str = ""
+    problem: InputError | None = None
 
 
 def find_image(folder: Path, stem: str) -> Path | None:
@@ -87,7 +89,9 @@ def find_image(folder: Path, stem: str) -> Path | None:
     Raises:
         InputError: Several suffixes of the same stem.
     """
-    found = [folder / (stem + s) for s in SUFFIXES if (folder / (stem + s)).is_file()]
+    names = [folder / (stem + s) for lower in SUFFIXES for s in (lower, lower.upper())]
+    # By file: where case doesn't matter in names, both spellings are one.
+    found = list({(p.stat().st_dev, p.stat().st_ino): p for p in reversed(names) if p.is_file()}.values())[::-1]
     if len(found) > 1:
         raise InputError(folder, f"several images named {stem}: {', '.join(p.name for p in found)}", "one")
     return found[0] if found else None
@@ -135,7 +139,8 @@ def find_cohort(root: str | Path, *, task: Task | None = None, region: Region | 
         for this_region in Region:
             if region not in (None, this_region):
                 continue
-            for folder in sorted(p for p in (task_folder / this_region).glob("*") if p.is_dir()):
+            folders = (task_folder / this_region).glob("[!.]*")  # hidden ones are half-written
+            for folder in sorted(p for p in folders if p.is_dir()):
                 source = find_image(folder, this_task.source_name)
                 if source is None:
                     continue
@@ -172,8 +177,13 @@ def find_flat(root: str | Path, task: Task, region: Region | None = None) -> lis
         stem = split_suffix(source)[0]
         if stem.endswith("_mask"):
             continue
-        find_image(root, stem)  # refuses a.mha beside a.nrrd: their results would have one name
-        cases.append(single_case(source, task, find_image(root, f"{stem}_mask"), _flat_region(root, stem) or region))
+        case = single_case(source, task, region=region)
+        try:
+            find_image(root, stem)  # refuses a.mha beside a.nrrd: their results would have one name
+            mask, own_region = find_image(root, f"{stem}_mask"), _flat_region(root, stem)
+            cases.append(replace(case, mask=mask, region=own_region or region))
+        except InputError as error:
+            cases.append(replace(case, problem=error))
     if not cases:
         found = ", ".join(p.name for p in images) or "no image"
         raise InputError(root, found, f"<name>.<ext> and <name>_mask.<ext>, with <ext> one of {' '.join(SUFFIXES)}")

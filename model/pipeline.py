@@ -51,6 +51,11 @@ class CaseReport:
             self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
 
 
+def output_paths(case: Case, output: Path) -> tuple[Path, Path]:
+    """Where a case's sCT is written, and the ensemble's spread."""
+    return output / case.output_name, output / SPREAD_FOLDER / _spread_name(case)
+
+
 @dataclass
 class LoadedCase:
     """A case that waits for the network."""
@@ -118,6 +123,8 @@ class Synthesiser:
         Raises:
             InputError, WeightsError: The case can't be used, or no fold may predict it.
         """
+        if case.problem is not None:
+            raise case.problem
         report = CaseReport(case.id)
         bundle = self.bundle(case.task)[1]
         report.folds = unseen_folds(bundle.group_for(case), case.id)
@@ -164,9 +171,10 @@ class Synthesiser:
             if prediction.spread_hu is not None:
                 spread = restore(prediction.spread_hu, prepared, recipe, outside=0)
         with report.timed("write"):
+            where, spread_where = output_paths(case, output)
             if spread is not None:
-                write_volume(spread, output / SPREAD_FOLDER / _spread_name(case))
-            write_volume(result, output / case.output_name)
+                write_volume(spread, spread_where)
+            write_volume(result, where)
         report.output = case.output_name
         return report
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from model.errors import ExitCode, InputError, ProductError
+from model.processors import heed_quota
 
 # name → (module, attribute, one line for the listing). The attribute is a function or a typer.Typer.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -68,6 +69,7 @@ def app(debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command and end with the product's exit codes."""
+    heed_quota()
     arguments = sys.argv[1:] if arguments is None else arguments
     sys.exit(run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False), debug="--debug" in arguments))
 

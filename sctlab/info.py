@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model.bundle import SHIPPED_WEIGHTS, Bundle, find_bundles, read_bundle
-from sctlab.jobs import available_cpus
+from model.processors import available_cpus
 
 LIBRARIES = ("torch", "segmentation-models-pytorch", "SimpleITK", "itk-elastix", "itk-rtk", "onnxruntime-gpu")
 

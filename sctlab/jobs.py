@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -20,6 +21,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from model.errors import ExitCode, InputError, ProductError
+from model.processors import THREAD_VARIABLES, available_cpus
+
+# Errors of a machine, not of a file: disk, quota, open files, memory, hardware, network.
+TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE,
+            errno.ETIMEDOUT)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,19 +50,6 @@ class Outcome:
     def ok(self) -> bool:
         """Whether the job returned."""
         return not self.error
-
-
-def available_cpus() -> int:
-    """Processors that this process may use: affinity and the container's cgroup quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as handle:  # noqa: PTH123 (a kernel file)
-            quota, period = handle.read().split()
-        if quota != "max":
-            count = min(count, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass
-    return max(1, count)
 
 
 def run_jobs(
@@ -165,14 +158,13 @@ def _guarded(function: Callable[..., Any], name: str, arguments: tuple) -> Outco
 
 
 def _is_of_the_system(cause: BaseException | None) -> bool:
-    """Whether memory or the operating system made the error: readers of damaged files raise OSError without a number."""
-    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
+    """Whether memory or the machine made the error; a file that is damaged or locked away is its case's own fault."""
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in TROUBLES)
 
 
 def _limit_threads(count: int) -> None:
     """Give a worker its share of the cores: more threads than cores only slow each other down."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-                 "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):  # fmt: skip
+    for name in THREAD_VARIABLES:
         os.environ[name] = str(count)
 
 

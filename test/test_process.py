@@ -173,6 +173,58 @@ def test_a_cohort_keeps_going_and_tells(empty: Workplace, cbct: Volume, outline:
     assert (empty.output / "AB/2ABA002.mha").is_file()
 
 
+def test_a_resumed_folder_keeps_the_record_of_what_was_there(
+    empty: Workplace, cbct: Volume, outline: Volume, make_bundle
+) -> None:
+    for name in ("2ABA001", "2ABA002"):
+        folder = empty.input / f"Task2/AB/{name}"
+        write_volume(cbct.with_array(cbct.array.astype(np.int16)), folder / "cbct.mha")
+        write_volume(outline, folder / "mask.mha")
+    assert empty.run()[0] == 0
+    first = json.loads((empty.output / "predictions.json").read_text())
+    (empty.output / "AB/2ABA002.mha").unlink()
+    for _ in range(2):  # one case anew, then none
+        assert empty.run("--skip-existing")[0] == 0
+        record = json.loads((empty.output / "predictions.json").read_text())
+        assert record["bundles"] == first["bundles"]
+        assert [c["folds"] for c in record["cases"]] == [c["folds"] for c in first["cases"]]
+        assert "was there already: skipped" in record["cases"][0]["warnings"]
+    files = empty.files()
+    empty.bundle = make_bundle(folds=1)
+    code, text = empty.run("--skip-existing")
+    assert code == 2
+    assert "other weights" in text
+    assert empty.files() == files
+
+
+def test_weights_that_a_cohort_lacks_are_missed_before_its_first_case(
+    empty: Workplace, cbct: Volume, outline: Volume
+) -> None:
+    for folder, name in (("Task2/AB/2ABA001", "cbct"), ("Task1/AB/1ABA001", "mr")):
+        write_volume(cbct.with_array(cbct.array.astype(np.int16)), empty.input / folder / f"{name}.mha")
+    empty.refused("task mri", code=3)
+
+
+@pytest.mark.parametrize("kind", ["image", "folder"])
+def test_results_never_replace_their_input(empty: Workplace, cbct: Volume, outline: Volume, kind: str) -> None:
+    path = empty.input / "scan.mha"
+    write_volume(cbct.with_array(cbct.array.astype(np.int16)), path)
+    write_volume(outline, empty.input / "scan_mask.mha")
+    before = path.read_bytes()
+    empty.output = empty.input
+    code, text = empty.run("--task", "cbct", "--region", "AB", given=path if kind == "image" else empty.input)
+    assert code == 2
+    assert "scan.mha: the result would replace this input image" in " ".join(text.split())
+    assert path.read_bytes() == before
+    assert empty.files() == ["scan.mha", "scan_mask.mha"]
+
+
+def test_a_device_that_is_not_there_is_no_case_s_fault(empty: Workplace, cbct: Volume) -> None:
+    for name in ("anna", "bert"):
+        write_volume(cbct.with_array(cbct.array.astype(np.int16)), empty.input / f"{name}.mha")
+    empty.refused("--device", options=("--task", "cbct", "--device", "cuda:63"))
+
+
 def test_a_flat_folder(empty: Workplace, cbct: Volume, outline: Volume) -> None:
     for name in ("anna", "bert"):
         write_volume(cbct.with_array(cbct.array.astype(np.int16)), empty.input / f"{name}.nii.gz")

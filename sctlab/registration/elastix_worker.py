@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model.processors import available_cpus
 from model.reading import read_mask, read_volume
 from model.volume import Volume
-from sctlab.jobs import available_cpus
 
 if TYPE_CHECKING:
     import itk

@@ -263,11 +263,15 @@ def _write(folder: Path, files: dict[str, Volume], motion: Motion, truth: dict[s
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     (part / "truth").mkdir(parents=True)
-    for name, volume in files.items():
-        write_volume(volume, part / name)
-    write_transform(motion, part / "truth" / "deformation.h5")
-    save_overview(files, part / "overview.png", title=folder.name)
-    write_json(part / "truth" / "truth.json", truth)
+    try:
+        for name, volume in files.items():
+            write_volume(volume, part / name)
+        write_transform(motion, part / "truth" / "deformation.h5")
+        save_overview(files, part / "overview.png", title=folder.name)
+        write_json(part / "truth" / "truth.json", truth)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     if folder.exists():
         shutil.rmtree(folder)
     part.replace(folder)

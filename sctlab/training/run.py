@@ -12,9 +12,10 @@ from rich.table import Table
 
 from model.errors import InputError
 from model.interface import Region, read_json
+from model.processors import available_cpus
 from model.writing import write_json
 from sctlab.cohort import Cohort, Folds, Pair, load_cohort, make_folds, read_exclusions
-from sctlab.jobs import available_cpus, refuse_broken, run_jobs
+from sctlab.jobs import refuse_broken, run_jobs
 from sctlab.training.cache import PreparedCase, prepare_case, prepared_case
 from sctlab.training.checkpoint import has_checkpoint, read_values
 from sctlab.training.loop import StageJob, train_stage

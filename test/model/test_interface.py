@@ -204,6 +204,12 @@ def test_parts_of_a_cohort(cohort: Path) -> None:
         find_cohort(cohort / "absent")
 
 
+def test_half_written_cases_are_none(cohort: Path) -> None:
+    before = find_cohort(cohort)
+    touch(cohort, "Task2/HN/.2HNC002.part/cbct.mha")
+    assert find_cohort(cohort) == before
+
+
 def test_one_image_of_a_name(cohort: Path) -> None:
     touch(cohort, "Task2/HN/2HNC001/cbct.nii.gz")
     with pytest.raises(InputError, match="several images named cbct"):
@@ -222,9 +228,25 @@ def test_flat_folder(tmp_path: Path) -> None:
 
 
 def test_results_of_a_flat_folder_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    touch(tmp_path, "a.mha", "a.nrrd")
-    with pytest.raises(InputError, match=r"a\.mha"):
-        find_flat(tmp_path, Task.MRI)
+    touch(tmp_path, "a.mha", "a.nrrd", "b.mha")
+    first, second, good = find_flat(tmp_path, Task.MRI)
+    assert "several images named a: a.mha, a.nrrd" in str(first.problem)
+    assert second.problem is not None
+    assert good.problem is None
+
+
+def test_one_bad_region_is_that_image_s_problem(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mha", "b.mha")
+    (tmp_path / "b.json").write_text('"Pelvis"')
+    first, second = find_flat(tmp_path, Task.MRI, Region.AB)
+    assert first.problem is None
+    assert "Pelvis" in str(second.problem)
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    touch(tmp_path, "a.MHA", "a_mask.NII.GZ")
+    (case,) = find_flat(tmp_path, Task.MRI)
+    assert case.mask == tmp_path / "a_mask.NII.GZ"
 
 
 def test_flat_folder_without_images(tmp_path: Path) -> None:

@@ -75,11 +75,11 @@ from sctlab.cli import run
 
 def job(folder, name):
     path = Path(folder) / name
-    path.write_text("")
     try:
+        path.write_text("")
         time.sleep(60)
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 if __name__ == "__main__":
     work = [(n, (sys.argv[1], n)) for n in "ab"]
