@@ -101,8 +101,9 @@ def refuse_inputs(folder: Path, *inputs: Path) -> None:
         InputError: One of them lies in it.
     """
     for path in inputs:
-        # Where a link lies counts, not where it points to.
-        if folder.resolve() in (path.resolve(), *(path.parent.resolve() / path.name).parents):
+        # A link is lost where it lies, and its image where it points to.
+        lies = path.parent.resolve() / path.name
+        if folder.resolve() in (path.resolve(), *path.resolve().parents, *lies.parents):
             raise InputError(folder, f"the folder of the case's own {path.name}", "another folder for the result")
 
 

@@ -238,7 +238,7 @@ def _register_cohort(
                         gpus=int(device.startswith("cuda")), console=console)  # fmt: skip
     for (_, (folder, *_, target, _)), outcome in zip(work, outcomes, strict=True):
         if not outcome.ok and recorded_failure(target) != outcome.error:  # its worker died
-            with suppress(InputError):  # files of somebody else lie there, and stay
+            with suppress(InputError, OSError):  # files of somebody else lie there, or the disk is full
                 record_failure(target, root, folder.name, outcome.error, settings)
     skipped = sum(1 for o in outcomes if o.ok and o.result["skipped"])
     if skipped:

@@ -277,7 +277,7 @@ def register_elastix(
     notes: tuple[str, ...] = ()
     temporary = Path(tempfile.gettempdir())
     remove_stale(temporary, SCRATCH)
-    with scratch_folder(temporary, SCRATCH) as folder:
+    with scratch_folder(temporary, SCRATCH, mode=0o700) as folder:  # it holds a patient
         if tuned:
             fixed_mask = _grown(fixed_mask, TUNED_MARGIN_MM)
             overrides = TUNED | dict(overrides or {})

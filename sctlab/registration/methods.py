@@ -70,7 +70,14 @@ class Settings:
         """
         presets = presets_of(self, files)
         chosen = asdict(replace(self, presets=()))  # what they say counts, not where their files lie
-        said = [RESULT_VERSION, chosen, repr(presets), files.task, files.region, files.mask_is_fixed]
+        said = [
+            RESULT_VERSION,
+            chosen,
+            repr([_without_places(p) for p in presets]),
+            files.task,
+            files.region,
+            files.mask_is_fixed,
+        ]
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
         networks = {t.extractor for p in presets for t in p.features if Path(t.extractor).suffix in NETWORK_SUFFIXES}
         for role, path in (*files.inputs().items(), *(("extractor", Path(n)) for n in sorted(networks))):
@@ -174,3 +181,12 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
+
+
+def _without_places(preset: Preset) -> Preset:
+    """A preset without its own name and the folders of its network files: their content is hashed apart."""
+    features = tuple(
+        replace(t, extractor=Path(t.extractor).name) if Path(t.extractor).suffix in NETWORK_SUFFIXES else t
+        for t in preset.features
+    )
+    return replace(preset, name="", features=features)

@@ -130,8 +130,9 @@ def find_presets(names: str) -> tuple[Preset, ...]:
             raise InputError("--preset", f"unknown preset '{name}'", "a .yaml file, or one of " + ", ".join(PRESETS))
     if not found:
         raise InputError("--preset", "no name", "a .yaml file, or one of " + ", ".join(PRESETS))
-    levels = {p.name: len(p.levels) for p in found}
-    if len(set(levels.values())) > 1:  # their control points would differ, and a rigid one has none
-        raise InputError("--preset", ", ".join(f"{name} with {n} levels" for name, n in levels.items()),
+    if len({p.name for p in found}) < len(found):
+        raise InputError("--preset", f"one name twice in {names}", "presets of different names")
+    if len({len(p.levels) for p in found}) > 1:  # their control points would differ, and a rigid one has none
+        raise InputError("--preset", ", ".join(f"{p.name} with {len(p.levels)} levels" for p in found),
                          "presets with as many levels each", "only such fields can be averaged")  # fmt: skip
     return tuple(found)

@@ -15,13 +15,13 @@ YOUNG_S = 60.0  # a folder may not have its lock yet
 
 
 @contextmanager
-def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder in `parent`, removed when the block ends unless it was moved to its place.
+def scratch_folder(parent: Path, prefix: str, *, mode: int = 0o777) -> Iterator[Path]:
+    """A new folder in `parent` (with `mode` less the umask), removed when the block ends unless it was moved away.
 
     It is locked as long as this process lives, however that ends: so `remove_stale` leaves the folders of other runs.
     """
     folder = parent / f"{prefix}{uuid.uuid4().hex[:8]}"
-    folder.mkdir(parents=True)
+    folder.mkdir(mode, parents=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks: its leftovers stay

@@ -98,7 +98,8 @@ def pack_konfai(
     plan = load_plan(recipe)
     if plan.recipe.task is not task:
         raise InputError("--recipe", f"{recipe} is for task {plan.recipe.task}", f"a recipe for {task}")
-    served = tuple(dict.fromkeys(Region.parse(r.strip(), "--regions") for r in regions.split(",") if r.strip()))
+    named = {Region.parse(r.strip(), "--regions") for r in regions.split(",") if r.strip()}
+    served = tuple(r for r in Region if r in named)  # in one order: files are named by them
     if not served:
         raise InputError("--regions", f"'{regions}'", "regions such as AB,TH")
     loaded = [(path, read_konfai(path)) for path in checkpoints]
@@ -149,7 +150,8 @@ def _other_groups(
         if set(group.regions) & set(served):
             raise InputError("--regions", ",".join(served), f"regions beside {','.join(group.regions)}, which the bundle "
                              "holds, or all of these")  # fmt: skip
-    told = [s for s in bundle.provenance["imported_from"] if not set(s.get("regions", served)) <= set(served)]
+    before = [r for g in bundle.groups for r in g.regions]  # of records that name no regions
+    told = [s for s in bundle.provenance["imported_from"] if not set(s.get("regions", before)) <= set(served)]
     return kept, told
 
 

@@ -143,6 +143,8 @@ def _iterate(job: StageJob, trainer: _Trainer, progress: Progress, log: RunLog) 
             if not broken and saving and not trainer.finite():
                 broken = "a weight isn't finite"
             if trainer.anywhere(bool(broken)):
+                if not trainer.fabric.is_global_zero:
+                    raise SystemExit(0)  # the first process tells it, once
                 raise _ending(job, progress, broken or "the loss of another process isn't finite", "finite numbers",
                               "lower the learning rate, or set optimiser.clip_norm or computing.precision: 32")  # fmt: skip
         if validating:

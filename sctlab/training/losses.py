@@ -79,8 +79,7 @@ def check_plan(plan: TrainingPlan) -> None:
     """
     network = plan.recipe.network
     try:
-        with torch.device("meta"):
-            build_network(network)
+        build_network(network)  # with its numbers: some encoders can't be built without
     except Exception as error:  # every library below has exceptions of its own
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise InputError("recipe.network", f"{network.encoder} with {list(network.decoder_channels)} can't be built "

@@ -316,9 +316,10 @@ def _repeated_key(node: yaml.Node) -> yaml.Node | None:
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
-            if key.value in seen:
-                return key
-            seen.add(key.value)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    return key
+                seen.add(key.value)
             found = _repeated_key(value)
             if found is not None:
                 return found

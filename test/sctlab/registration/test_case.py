@@ -22,6 +22,7 @@ from sctlab.registration.case import (
     as_int16,
     record_failure,
     recorded_failure,
+    refuse_inputs,
     register_case,
 )
 from sctlab.registration.impact import FeatureTerm
@@ -256,6 +257,27 @@ def test_the_key_holds_what_a_preset_file_says(tmp_path, files):
         path.write_text(f"base: mind\nbending: {bending}\n")
         keys.add(Settings(presets=(str(path),)).hash(files))
     assert len(keys) == 2
+
+
+def test_the_key_does_not_hold_where_a_preset_and_its_network_lie(tmp_path, files, monkeypatch):
+    keys = set()
+    for place in ("a", "b"):
+        network = tmp_path / place / "network.pt"
+        network.parent.mkdir()
+        network.write_bytes(b"1")
+        monkeypatch.setitem(PRESETS, place, Preset(place, features=(FeatureTerm(str(network)),)))
+        keys.add(Settings(presets=(place,)).hash(files))
+    assert len(keys) == 1
+
+
+def test_an_input_that_points_into_the_result_s_folder_is_refused(tmp_path):
+    out, case = tmp_path / "out" / "X", tmp_path / "cohort" / "X"
+    for folder in (out, case):
+        folder.mkdir(parents=True)
+    (out / "ct.mha").write_bytes(b"an image")
+    (case / "ct.mha").symlink_to(out / "ct.mha")
+    with pytest.raises(InputError, match=r"the case's own ct\.mha"):
+        refuse_inputs(out, case / "ct.mha")
 
 
 def test_the_key_holds_the_content_of_a_network_file(tmp_path, files, monkeypatch):

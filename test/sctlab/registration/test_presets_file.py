@@ -140,6 +140,14 @@ def test_a_missing_file_and_missing_weights(write, tmp_path, monkeypatch) -> Non
         load_preset(write("features: [{extractor: ts-m292-2}]"))
 
 
+def test_two_presets_of_one_name_are_refused(tmp_path) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "own.yaml").write_text("base: mind\n")
+    with pytest.raises(InputError, match="one name twice"):
+        find_presets(f"{tmp_path}/a/own.yaml,{tmp_path}/b/own.yaml")
+
+
 def test_presets_that_cant_be_averaged_are_refused_before_anything_runs(write) -> None:
     with pytest.raises(InputError, match="rigid with 0 levels, mind with 3 levels"):
         find_presets("rigid,mind")

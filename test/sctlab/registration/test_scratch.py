@@ -36,3 +36,15 @@ def test_only_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
         remove_stale(tmp_path, ".partial-")
         assert {p.name for p in tmp_path.iterdir()} == {used.name, "case"}
     remove_stale(tmp_path / "none", ".partial-")
+
+
+def test_a_folder_can_be_its_owner_s_alone(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path, "open-") as shared, scratch_folder(tmp_path, "closed-", mode=0o700) as private:
+        assert private.stat().st_mode & 0o777 == 0o700
+        assert shared.stat().st_mode & 0o777 == 0o777 & ~_umask()
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -112,8 +112,10 @@ def many_cases(pair, make_plan, tmp_path: Path) -> Iterator[list[PreparedCase]]:
         folder.symlink_to(first.folder)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 250, hard))
-    yield [PreparedCase.open(folder.name, folder) for folder in folders]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        yield [PreparedCase.open(folder.name, folder) for folder in folders]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_more_cases_than_files_may_be_open(many_cases: list[PreparedCase]) -> None:

@@ -80,6 +80,7 @@ def test_what_cannot_be_built_is_refused_before_cases_are_prepared(text: str, wo
     with pytest.raises(InputError, match=words):
         check_plan(parse_plan(text, "plan.yaml"))
     check_plan(parse_plan(GOOD, "plan.yaml"))
+    check_plan(parse_plan(GOOD.replace("task: mri", "task: mri\n  network: {encoder: tu-regnety_002}"), "plan.yaml"))
 
 
 def test_unknown_names_list_the_known_ones() -> None:

@@ -16,6 +16,8 @@ def test_processes_are_those_that_the_launcher_started(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without this each of them would train alone, all into one folder."""
+    for name in (*TORCHRUN, *SLURM):
+        monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert _processes(None, None) == _processes(4, None) == _processes(4, 2) == (4, 2)
