@@ -14,6 +14,7 @@ from model.volume import AIR_HU, Geometry, Volume
 
 _SERIES, _MODALITY, _POSITION, _ORIENTATION = "0020|000e", "0008|0060", "0020|0032", "0020|0037"
 LARGEST_GAP = 3.0  # times the usual distance of slices; beyond it slices are missing
+SECOND_PITCH = 3  # equal wide gaps in a row that make a pitch of the protocol (thin skull base, thick above)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def read_dicom_series(folder: str | Path, *, tolerance_mm: float = 0.02) -> Volu
     Slices are sorted by their position along the slice normal. Where gaps are even and slices lie straight
     behind each other, voxels are kept. Uneven gaps and gantry tilt (slices that slide against each other) are
     resampled linearly onto an even grid with the slices' orientation; the usual (25th percentile) gap becomes the
-    spacing.
+    spacing. A gap of two or more times an otherwise constant pitch isn't uneven: slices were lost there.
 
     Args:
         folder: The series' files; other files that are not DICOM are left alone.
@@ -76,10 +77,10 @@ def read_dicom_series(folder: str | Path, *, tolerance_mm: float = 0.02) -> Volu
         raise InputError(folder, f"{slices[k].path.name} and {slices[k + 1].path.name} at one position",
                          "one slice a position", "separate the phases or reconstructions")  # fmt: skip
     usual = float(np.percentile(gaps, 25))
-    if gaps.max() > max(LARGEST_GAP * usual, usual + 2.0):
-        k = int(gaps.argmax())
+    k = _missing_after(gaps, usual, tolerance_mm)
+    if k is not None:
         raise InputError(folder, f"a gap of {gaps[k]:.1f} mm after {slices[k].path.name}", f"about {usual:.1f} mm",
-                         "slices are missing")  # fmt: skip
+                         "slices are missing: export the whole series")  # fmt: skip
     size = (*first.size_xy, len(slices))
     if np.prod(np.array(size, dtype=np.int64)) > DEFAULT_MAX_VOXELS:
         raise InputError(folder, f"{size} voxels", f"at most {DEFAULT_MAX_VOXELS}")
@@ -91,6 +92,21 @@ def read_dicom_series(folder: str | Path, *, tolerance_mm: float = 0.02) -> Volu
                             tuple(first.axes.ravel()))  # fmt: skip
         return Volume(pixels, geometry, str(folder))
     return _resampled(pixels, local, first, usual, str(folder))
+
+
+def _missing_after(gaps: np.ndarray, usual: float, tolerance_mm: float) -> int | None:
+    """Index of the gap in which slices are missing: far too wide, or a multiple of an otherwise constant pitch."""
+    if gaps.max() > max(LARGEST_GAP * usual, usual + 2.0):
+        return int(gaps.argmax())
+    steps = np.rint(gaps / usual)
+    if (np.abs(gaps - steps * usual) > np.maximum(0.01 * gaps, tolerance_mm)).any():
+        return None  # the pitch isn't constant: nothing says that a wide gap isn't how it was scanned
+    ends = np.flatnonzero(np.diff(steps)) + 1
+    starts = [0, *ends.tolist()]
+    for start, end in zip(starts, [*ends.tolist(), len(steps)], strict=True):
+        if steps[start] >= 2 and end - start < SECOND_PITCH:
+            return start
+    return None
 
 
 def _is_dicom(path: Path) -> bool:

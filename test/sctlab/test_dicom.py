@@ -58,11 +58,31 @@ def test_even_slices_are_kept_voxel_by_voxel(tmp_path):
 
 
 def test_uneven_gaps_are_resampled_by_position(tmp_path):
+    # the gap of 4 mm is twice the usual one, but beside one of 3 mm nothing says that a slice was lost in it
     positions = [(0, 0, z) for z in (0, 2, 4, 6, 9, 13, 15)]
     volume = read_dicom_series(write_series(tmp_path / "s", positions))
     assert np.isclose(volume.geometry.spacing_xyz[2], 2)
     assert volume.geometry.size_xyz[2] == 8
     assert np.abs(volume.array - expected(volume)).max() < 1.5
+
+
+def test_a_second_pitch_is_the_protocol_s(tmp_path):
+    positions = [(0, 0, z) for z in (0, 2, 4, 6, 8, 12, 16, 20)]
+    volume = read_dicom_series(write_series(tmp_path / "s", positions))
+    assert volume.geometry.size_xyz[2] == 11
+    assert np.abs(volume.array - expected(volume)).max() < 1.5
+
+
+@pytest.mark.parametrize("lost", [{5}, {5, 6}, {1}, {8}, {3, 5}, {2, 7, 8}])
+def test_lost_slices_are_refused(tmp_path, lost):
+    positions = [(0, 0, 0.625 * z) for z in range(10) if z not in lost]
+    with pytest.raises(InputError, match="slices are missing"):
+        read_dicom_series(write_series(tmp_path / "s", positions))
+
+
+def test_a_gap_near_twice_the_pitch_is_no_loss(tmp_path):
+    positions = [(0, 0, z) for z in (0, 2, 4, 6, 9.8, 11.8, 13.8)]
+    assert read_dicom_series(write_series(tmp_path / "s", positions)).geometry.size_xyz[2] == 7
 
 
 def test_gantry_tilt_is_straightened(tmp_path):
