@@ -169,8 +169,10 @@ def edge_agreement(fixed: Volume, warped: Volume, region: np.ndarray) -> float:
     gradients = []
     for volume in (fixed, warped):
         values = volume.array.astype(np.float32)
-        parts = np.gradient(values, *volume.geometry.spacing_xyz[::-1])
-        gradient = np.stack([p[region] for p in parts], axis=-1)
+        # NumPy has no gradient along an axis of one voxel; nothing changes along it
+        parts = [np.gradient(values, step, axis=axis)[region] if values.shape[axis] > 1 else np.zeros(region.sum(), np.float32)
+                 for axis, step in enumerate(volume.geometry.spacing_xyz[::-1])]  # fmt: skip
+        gradient = np.stack(parts, axis=-1)
         noise = np.median(np.linalg.norm(gradient, axis=-1)) + 1e-6
         gradients.append((gradient, noise))
     (f, f_noise), (m, m_noise) = gradients

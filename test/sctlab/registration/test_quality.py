@@ -65,6 +65,14 @@ def test_feature_distance_and_edges_ignore_inverted_contrast():
     assert edge_agreement(image, inverted, region) > 2 * edge_agreement(image, other, region)
 
 
+def test_edges_of_one_slice():
+    rng = np.random.default_rng(0)
+    grid = Geometry((30, 20, 1), (1.0, 2.0, 3.0))
+    a, b = (Volume(rng.normal(0, 100, grid.shape_zyx).astype(np.float32), grid) for _ in range(2))
+    region = np.ones(grid.shape_zyx, bool)
+    assert edge_agreement(a, a.with_array(-a.array), region) > 2 * edge_agreement(a, b, region) > 0
+
+
 def test_dice():
     a = np.array([True, True, False, False])
     assert dice(a, a) == 1
