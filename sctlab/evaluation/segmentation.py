@@ -94,8 +94,8 @@ class TotalSegmentator:
 class TorchScriptSegmenter:
     """A TorchScript file: `forward(x)` with x [1, 1, z, y, x] float32 in HU.
 
-    It returns scores or one-hot [1, classes, z, y, x], a label map [1, z, y, x], or a list of layers of which the last is one of
-    these; channel k is class k. The CT is resampled to cubes of 3 mm for it (or to `spacing_mm`), and the labels
+    It returns scores or one-hot [1, classes, z, y, x], a label map [1, z, y, x] or [1, 1, z, y, x], or a list of layers of
+    which the last is one of these; channel k is class k. The CT is resampled to cubes of 3 mm for it (or to `spacing_mm`), and the labels
     back by nearest neighbour.
     """
 
@@ -113,16 +113,27 @@ class TorchScriptSegmenter:
         self.name, self._device, self._spacing = path.stem, device, spacing_mm
 
     def segment(self, ct: Volume) -> Volume:
-        """Labels on the CT's grid."""
+        """Labels on the CT's grid.
+
+        Raises:
+            InputError: The file returned another shape, or a map of something else than class ids.
+        """
         grid = ct.geometry.resized((self._spacing,) * 3)
         coarse = resample(ct.with_array(ct.array.astype(np.float32)), grid, outside=AIR_HU)
         with torch.inference_mode():
             result = self._script(torch.from_numpy(coarse.array).to(self._device)[None, None])
         result = result[-1] if isinstance(result, (list, tuple)) else result
+        if result.ndim == 5 and result.shape[1] == 1:
+            result = result[:, 0]  # a label map: the argmax of one channel would be background everywhere
         labels = result[0].argmax(0) if result.ndim == 5 else result[0]
         if tuple(labels.shape) != grid.shape_zyx:
             raise InputError(self.name, f"labels of shape {tuple(result.shape)}", f"[1, classes, {grid.shape_zyx}]")
-        fine = resample(Volume(labels.cpu().numpy().astype(np.uint8), grid), ct.geometry, interpolation="nearest")
+        ids = labels.cpu().numpy()
+        low, high = ids.min(), ids.max()
+        if not (low >= 0 and high <= 255 and np.array_equal(ids, np.rint(ids))):
+            raise InputError(self.name, f"labels from {low:g} to {high:g}, or fractions", "whole numbers from 0 to 255",
+                             "return class ids, or scores with a channel for every class")  # fmt: skip
+        fine = resample(Volume(ids.astype(np.uint8), grid), ct.geometry, interpolation="nearest")
         return Volume(fine.array, ct.geometry, self.name)
 
 

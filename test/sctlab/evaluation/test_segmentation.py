@@ -116,7 +116,16 @@ class _Layers(torch.nn.Module):
         return [x, torch.cat([(x <= 0).float(), (x > 0).float()], dim=1)]
 
 
-@pytest.mark.parametrize(("module", "label"), [(_Threshold(), 2), (_Layers(), 1)])
+class _Map(torch.nn.Module):
+    def __init__(self, label: float) -> None:
+        super().__init__()
+        self.label = label
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x > 0).float() * self.label
+
+
+@pytest.mark.parametrize(("module", "label"), [(_Threshold(), 2), (_Layers(), 1), (_Map(7.0), 7)])
 def test_a_torchscript_file(tmp_path: Path, module: torch.nn.Module, label: int) -> None:
     path = tmp_path / "segmenter.pt"
     torch.jit.script(module).save(str(path))
@@ -127,6 +136,14 @@ def test_a_torchscript_file(tmp_path: Path, module: torch.nn.Module, label: int)
     assert np.array_equal(labels.array, np.where(ct.array > 0, label, 0))
     fine = Geometry((60, 56, 20), (1.5, 1.5, 3.0))
     assert make_segmenter(str(path)).segment(Volume(np.full(fine.shape_zyx, -1000, np.int16), fine)).geometry == fine
+
+
+@pytest.mark.parametrize("label", [256.0, -1.0, 0.5, float("nan")])
+def test_a_map_of_no_class_ids_is_refused(tmp_path: Path, label: float) -> None:
+    path = tmp_path / "segmenter.pt"
+    torch.jit.script(_Map(label)).save(str(path))
+    with pytest.raises(InputError, match="whole numbers from 0 to 255"):
+        make_segmenter(str(path)).segment(_ct())
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
