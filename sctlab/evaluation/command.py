@@ -36,16 +36,18 @@ def evaluate(
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Score cases that the weights saw.")] = False,
     challenge_only: Annotated[bool, typer.Option("--challenge-only", help="Only the challenge's metrics.")] = False,
     report: Annotated[bool, typer.Option(help="Write report.html; without it only the numbers.")] = True,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
     jobs: Annotated[int, typer.Option(help="Cases at a time.")] = 1,
 ) -> int:
     """Score predictions as the challenge does, and beyond."""
+    from model.backends import choose_device  # here, because it loads torch
     from sctlab.evaluation.case import Options, evaluate_case
     from sctlab.evaluation.predictions import match_predictions, unpacked
     from sctlab.evaluation.provenance import mismatches, read_prediction_provenance
     from sctlab.evaluation.report import write_report
     from sctlab.evaluation.results import write_results
 
+    device = str(choose_device(device))
     _check_options(labels, input_labels, truth, segmenter, device)
     options = Options(reference, labels, segmenter, input_labels, target, truth, floor, challenge_only, device)
     everything = find_cohort(cohort)
@@ -126,11 +128,6 @@ def _check_options(
     for name, folder in (("--labels", labels), ("--input-labels", input_labels), ("--truth", truth)):
         if folder is not None and not folder.is_dir():
             raise InputError(name, f"no folder '{folder}'", "a folder")
-    if device != "cpu":
-        import torch
-
-        if not device.startswith("cuda") or not torch.cuda.is_available():
-            raise InputError("--device", f"'{device}' isn't here", "cpu, or cuda on a machine with a GPU")
     from sctlab.evaluation.segmentation import make_segmenter
 
     make_segmenter(segmenter, device)  # one message now instead of one a case

@@ -171,6 +171,7 @@ def test_nothing_to_score_is_an_input_error(root: Path, capsys: pytest.CaptureFi
         ("--labels", "nowhere"),
         ("--segmenter", "nowhere.pt"),
         ("--device", "tpu"),
+        ("--device", "cuda:99"),
         ("--task", "cbct"),
     ],
 )
