@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from model.body import body_mask
-from model.errors import InputError
+from model.errors import InputError, ProductError
 from model.interface import Case, Region, Task, find_image
 from model.reading import read_mask, read_volume
 from model.volume import Volume
@@ -112,7 +112,7 @@ def evaluate_case(case: Case, prediction: Path, spread: Path | None, options: Op
         if math.isnan(scores.ms_ssim):
             record.notes.append("the mask is empty at a coarse level: MS-SSIM is undefined")
     segmenter = _segmenter(options.segmenter, options.device)
-    predicted_labels = _predicted_labels(case, images.prediction, options, segmenter)
+    predicted_labels = _predicted_labels(case, images.prediction, options, segmenter, record.notes)
     with _timed(record, "organ metrics"):
         _score_organs(case, images, predicted_labels, options, segmenter, record)
     if not options.challenge_only:
@@ -147,22 +147,21 @@ def load_images(case: Case, prediction: Path, reference: Path, notes: list[str])
     notes += checks.check_mask(mask, ct)
     fov = find_image(case.folder, "fov") if case.folder is not None else None
     notes += checks.check_field_of_view(ct, mask.array, read_mask(fov) if fov is not None else None)
-    source = read_volume(case.source)
-    if source.array.shape != ct.array.shape:
-        notes.append("the input lies on another grid than the reference: nothing was compared with it")
-        source = None
+    source, odd = checks.check_input(read_volume(case.source), ct)
+    notes += odd
     return Images(sct, ct, mask.array, source)
 
 
-def _predicted_labels(case: Case, prediction: Volume, options: Options, segmenter: Segmenter | None) -> Volume | None:
+def _predicted_labels(case: Case, prediction: Volume, options: Options, segmenter: Segmenter | None,
+                      notes: list[str]) -> Volume | None:  # fmt: skip
     if options.labels is not None:
         labels = read_labels(options.labels, case.id)
         if labels is not None:
-            return checks.check_labels(labels, prediction)
+            return checks.check_labels(labels, prediction, notes)
         if segmenter is None:
             raise InputError(options.labels, f"no labels {case.id}.*", "labels of every prediction",
                              "add them, or give --segmenter")  # fmt: skip
-    return checks.check_labels(segmenter.segment(prediction), prediction) if segmenter is not None else None
+    return checks.check_labels(segmenter.segment(prediction), prediction, notes) if segmenter is not None else None
 
 
 def _score_organs(case: Case, images: Images, predicted: Volume | None, options: Options, segmenter: Segmenter | None,
@@ -171,7 +170,7 @@ def _score_organs(case: Case, images: Images, predicted: Volume | None, options:
         return
     path = find_image(case.folder, "labels") if case.folder is not None else None
     if path is not None:
-        reference = checks.check_labels(read_volume(path), images.reference)
+        reference = checks.check_labels(read_volume(path), images.reference, record.notes)
     elif segmenter is not None:
         reference = segmenter.segment(images.reference)
     else:
@@ -199,43 +198,45 @@ def _organs(predicted: Volume, reference: Volume, region: Region | None) -> Orga
 
 def _look_closer(case: Case, images: Images, predicted: Volume | None, spread: Path | None, options: Options,
                  record: CaseRecord) -> None:  # fmt: skip
+    """Everything beyond the challenge: what fails here is noted and costs none of the challenge's numbers."""
     sct, ct, mask = images.prediction.array, images.reference.array, images.mask
     spacing = images.reference.geometry.spacing_xyz[::-1]
-    with _timed(record, "tissues"):
+    with _extra(record, "tissues"):
         by_tissue = tissues.tissue_errors(sct, ct, mask)
         record.tissues = {name: asdict(e) for name, e in by_tissue.items()}
         count = sum(e.voxels for e in by_tissue.values())
         record.metrics["red_mae"] = 100 * sum(e.mae_density * e.voxels for e in by_tissue.values()) / count
-    with _timed(record, "profiles"):
+    with _extra(record, "profiles"):
         record.depth = [
             asdict(d) | {"to_mm": _finite(d.to_mm)} for d in profiles.error_by_depth(sct, ct, mask, spacing)
         ]
-        slices = profiles.error_by_slice(sct, ct, mask, spacing)
+        slices, bands = profiles.error_by_slice(sct, ct, mask, spacing), profiles.banding(sct, ct, mask)
+        # both or none: the report draws them together
+        record.banding = bands
         record.slices = {axis: {k: list(v) for k, v in asdict(s).items()} for axis, s in slices.items()}
-        record.banding = profiles.banding(sct, ct, mask)
         record.metrics["banding"] = record.banding["z"]
         for axis in profiles.banded_axes(record.banding):
             record.notes.append(f"bands between slices along {axis}: offsets of {record.banding[axis]:.1f} HU, more than "
                                 "twice those along the other axes")  # fmt: skip
-    with _timed(record, "path lengths"):
+    with _extra(record, "path lengths"):
         _path_lengths(case, images, options, record)
     if images.source is not None:
-        with _timed(record, "input"):
+        with _extra(record, "input"):
             record.metrics["nmi_input"] = normalised_mutual_information(
                 sct[mask].astype(np.float32), images.source.array[mask].astype(np.float32)
             )
             record.metrics["edge_agreement_input"] = edge_agreement(images.source, images.prediction, mask)
-    labels = _input_labels(case, options)
-    if labels is not None and predicted is not None and labels.array.shape == predicted.array.shape:
-        record.metrics["dice_input"] = _organs(predicted, labels, case.region).dice
+    with _extra(record, "input labels"):
+        _against_input_labels(case, images.reference, predicted, options, record)
     if spread is not None:
-        _calibrate(images, spread, record)
+        with _extra(record, "spread"):
+            _calibrate(images, spread, record)
     truth_folder = _truth_folder(case, options)
     if truth_folder is not None:
-        with _timed(record, "truth"):
+        with _extra(record, "truth"):
             _against_truth(images, truth_folder, options, record)
     if options.floor:
-        with _timed(record, "floor"):
+        with _extra(record, "floor"):
             _floor(case, images, options, record)
 
 
@@ -246,7 +247,10 @@ def _path_lengths(case: Case, images: Images, options: Options, record: CaseReco
         if path is None:
             record.notes.append(f"no labels.* to find target {options.target} in: no path lengths")
             return
-        labels = checks.check_labels(read_volume(path), images.reference)
+        # _score_organs reads the same file and notes its geometry, but only where the prediction has labels
+        notes: list[str] = []
+        labels = checks.check_labels(read_volume(path), images.reference, notes)
+        record.notes += [n for n in notes if n not in record.notes]
         target, name = labels.array == options.target, f"label {options.target}"
     result = water_equivalent.path_difference(
         images.prediction.array, images.reference.array, images.mask, images.reference.geometry,
@@ -256,6 +260,21 @@ def _path_lengths(case: Case, images: Images, options: Options, record: CaseReco
         record.notes.append(f"target {name} is empty inside the mask: no path lengths")
         return
     record.metrics |= {"wepl_mean": result.mean_absolute_mm, "wepl_p95": result.p95_absolute_mm}
+
+
+def _against_input_labels(case: Case, reference: Volume, predicted: Volume | None, options: Options,
+                          record: CaseRecord) -> None:  # fmt: skip
+    labels = _input_labels(case, options)
+    if labels is None:
+        if options.input_labels is not None:
+            record.notes.append(f"no labels {case.id}.* in {options.input_labels}: no dice_input")
+    elif predicted is None:
+        record.notes.append("labels of the input but none of the prediction: no dice_input")
+    elif labels.array.shape != predicted.array.shape:
+        record.notes.append("the labels of the input lie on another grid than the reference: no dice_input")
+    else:
+        labels = checks.check_labels(labels, reference, record.notes)
+        record.metrics["dice_input"] = _organs(predicted, labels, case.region).dice
 
 
 def _input_labels(case: Case, options: Options) -> Volume | None:
@@ -323,6 +342,18 @@ class _timed:
 
     def __exit__(self, *_: object) -> None:
         self._record.seconds[self._step] = round(time.perf_counter() - self._start, 3)
+
+
+class _extra(_timed):
+    """A timed block whose failure becomes a note: the numbers that are there already stay."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        super().__exit__(kind, error, trace)
+        if not isinstance(error, Exception):
+            return False  # no error, or an interrupt
+        reason = str(error) if isinstance(error, ProductError) else f"{type(error).__name__}: {error}"
+        self._record.notes.append(f"{self._step} failed, its numbers are missing: {' '.join(reason.split())}")
+        return True
 
 
 def _finite(value: float | None) -> float | None:

@@ -71,6 +71,17 @@ def check_mask(mask: Volume, reference: Volume) -> list[str]:
     return notes
 
 
+def check_input(source: Volume, reference: Volume) -> tuple[Volume | None, list[str]]:
+    """The network's input on the reference's grid (None where it can't be compared), and notes about its geometry."""
+    if source.array.shape != reference.array.shape:
+        return None, ["the input lies on another grid than the reference: nothing was compared with it"]
+    if source.geometry.same_grid(reference.geometry, SAME_GRID_MM):
+        return source, []
+    return Volume(source.array, reference.geometry, source.name), [
+        f"the input's geometry differs from the reference's ({_grid(source)} against {_grid(reference)}): compared with the "
+        "prediction voxel by voxel all the same"]  # fmt: skip
+
+
 def check_field_of_view(reference: Volume, mask: np.ndarray, view: Volume | None) -> list[str]:
     """A note when part of the body mask has no reference CT behind it."""
     if view is None or view.array.shape != mask.shape:
@@ -82,8 +93,8 @@ def check_field_of_view(reference: Volume, mask: np.ndarray, view: Volume | None
             "the prediction is scored there as if it had to be air"]  # fmt: skip
 
 
-def check_labels(labels: Volume, image: Volume) -> Volume:
-    """Labels as integers on the image's shape.
+def check_labels(labels: Volume, image: Volume, notes: list[str]) -> Volume:
+    """Labels as integers on the image's grid; another geometry goes into `notes`.
 
     Raises:
         InputError: Another shape, fractions, or negative values.
@@ -98,7 +109,11 @@ def check_labels(labels: Volume, image: Volume) -> Volume:
             raise InputError(labels.name, "fractional labels", "integers", "resample by nearest neighbour")
     if array.min() < 0:
         raise InputError(labels.name, f"label {array.min():g}", "labels of 0 and above")
-    return labels.with_array(array.astype(np.uint8 if array.max() < 256 else np.int32))
+    if not labels.geometry.same_grid(image.geometry, SAME_GRID_MM):
+        notes.append(f"the geometry of the labels {labels.name} differs from the reference's ({_grid(labels)} against "
+                     f"{_grid(image)}): used voxel by voxel")  # fmt: skip
+    # distances between organs count in the image's millimetres, whatever the labels' header says
+    return Volume(array.astype(np.uint8 if array.max() < 256 else np.int32), image.geometry, labels.name)
 
 
 def _size(volume: Volume) -> str:

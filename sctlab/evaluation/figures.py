@@ -209,11 +209,12 @@ def planes(images: Images, *, z: int | None = None) -> str:
     mask = images.reference.with_array(images.mask)
     x, y, middle = centre_index(mask, images.reference)
     difference = images.prediction.array.astype(np.float32) - images.reference.array
+    contour = mask if min(mask.array.shape) > 1 else None  # matplotlib draws none in a plane of one row
     layers = [Layer("input", images.source)] if images.source is not None else []
     layers += [
         Layer("CT (reference)", images.reference, CT_WINDOW),
         Layer("sCT", images.prediction, CT_WINDOW),
-        Layer("sCT - CT", images.reference.with_array(difference), DIFFERENCE_WINDOW, "RdBu_r", contour=mask),
+        Layer("sCT - CT", images.reference.with_array(difference), DIFFERENCE_WINDOW, "RdBu_r", contour=contour),
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = save_planes(layers, Path(folder) / "planes.png", index_xyz=(x, y, middle if z is None else z))

@@ -67,9 +67,34 @@ def test_a_reference_without_data_is_said() -> None:
 
 def test_labels() -> None:
     labels = Volume(np.full(GRID.shape_zyx, 5.0, np.float32), GRID, "labels.mha")
-    assert checks.check_labels(labels, _ct()).array.dtype == np.uint8
+    notes: list[str] = []
+    assert checks.check_labels(labels, _ct(), notes).array.dtype == np.uint8
+    assert notes == []
     for wrong, reason in ((5.5, "fractional"), (-1.0, "label -1")):
         with pytest.raises(InputError, match=reason):
-            checks.check_labels(labels.with_array(np.full(GRID.shape_zyx, wrong)), _ct())
+            checks.check_labels(labels.with_array(np.full(GRID.shape_zyx, wrong)), _ct(), notes)
     with pytest.raises(InputError, match="nearest neighbour"):
-        checks.check_labels(labels, _ct(grid=Geometry((6, 5, 3))))
+        checks.check_labels(labels, _ct(grid=Geometry((6, 5, 3))), notes)
+
+
+def test_labels_on_another_geometry_are_said_and_measured_on_the_image_s() -> None:
+    elsewhere = Geometry(GRID.size_xyz, (9.0, 9.0, 9.0), (50.0, 0.0, 0.0))
+    notes: list[str] = []
+    labels = checks.check_labels(Volume(np.ones(GRID.shape_zyx, np.uint8), elsewhere, "labels.mha"), _ct(), notes)
+    assert labels.geometry == GRID
+    (note,) = notes
+    assert "labels.mha" in note
+    assert "50" in note
+
+
+def test_inputs() -> None:
+    image = _ct()
+    assert checks.check_input(image, _ct()) == (image, [])
+    moved = Geometry(GRID.size_xyz, GRID.spacing_xyz, (50.0, 0.0, 0.0))
+    source, notes = checks.check_input(_ct(grid=moved), _ct())
+    assert source is not None
+    assert source.geometry == GRID
+    assert "voxel by voxel" in notes[0]
+    source, notes = checks.check_input(_ct(grid=Geometry((6, 5, 3))), _ct())
+    assert source is None
+    assert "another grid" in notes[0]

@@ -223,6 +223,68 @@ def test_geometry_is_ignored_and_said(root: Path) -> None:
     assert any("voxel by voxel" in n for n in case["notes"])
 
 
+def test_labels_and_input_on_another_geometry_are_said(root: Path) -> None:
+    case = root / "cohort/Task1/AB/1ABA001"
+    arguments = ("--only", "1ABA001", "--labels", str(root / "labels"))
+    _evaluate(root, *arguments)
+    before = _details(root)["cases"][0]["metrics"]
+    files = (root / "labels/1ABA001.mha", case / "labels.mha", case / "truth/labels_source.mha", case / "mr.mha")
+    for path in files:
+        volume = read_volume(path)
+        moved = type(volume.geometry)(volume.geometry.size_xyz, (1.0, 1.0, 1.0), (500.0, 0.0, 0.0))
+        write_volume(type(volume)(volume.array, moved), path)
+    assert _evaluate(root, *arguments) == ExitCode.OK
+    after = _details(root)["cases"][0]
+    assert after["metrics"] == before
+    notes = [n for n in after["notes"] if "voxel by voxel" in n]
+    assert len(notes) == len(files)
+    assert all(any(str(p) in n for n in notes) for p in files[:3])
+
+
+def test_a_missing_dice_input_is_explained(root: Path) -> None:
+    def notes(*more: str) -> str:
+        assert _evaluate(root, "--only", "1ABA001", *more) == ExitCode.OK
+        return " ".join(n for n in _details(root)["cases"][0]["notes"] if "no dice_input" in n)
+
+    labels = ("--labels", str(root / "labels"))
+    assert notes(*labels) == ""
+    assert "none of the prediction" in notes()
+    (root / "empty").mkdir()
+    assert "no labels 1ABA001" in notes(*labels, "--input-labels", str(root / "empty"))
+    _other_shape(root / "cohort/Task1/AB/1ABA001/truth/labels_source.mha")
+    assert "another grid" in notes(*labels)
+
+
+def test_a_volume_of_one_slice(tmp_path: Path) -> None:
+    write_cohort(tmp_path, ("1ABA001",))
+    for path in tmp_path.rglob("*.mha"):
+        volume = read_volume(path)
+        grid = volume.geometry.cropped((0, 0, 12), (*volume.geometry.size_xyz[:2], 1))
+        write_volume(type(volume)(volume.array[12:13], grid), path)
+    assert _evaluate(tmp_path, "--labels", str(tmp_path / "labels"), report=True) == ExitCode.OK
+    case = _details(tmp_path)["cases"][0]
+    assert all(
+        case["metrics"][k] is not None for k in ("mae", "psnr", "ms_ssim", "DICE", "HD95", "edge_agreement_input")
+    )
+    assert not any("failed" in n for n in case["notes"])
+
+
+def test_an_extra_that_fails_costs_no_number_of_the_challenge(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sctlab.evaluation import case as module
+
+    def fail(*args, **kwargs):
+        raise ValueError("too small an array")
+
+    for place, name in ((module, "edge_agreement"), (module.tissues, "tissue_errors"), (module.profiles, "banding")):
+        monkeypatch.setattr(place, name, fail)
+    (root / "cohort/Task1/AB/1ABA001/truth/ct_aligned.mha").write_bytes(b"no image")
+    assert _evaluate(root, "--only", "1ABA001", "--labels", str(root / "labels"), report=True) == ExitCode.OK
+    case = _details(root)["cases"][0]
+    assert {"mae", "psnr", "ms_ssim", "DICE", "HD95", "wepl_mean", "dice_input"} <= set(case["metrics"])
+    failed = [n.split(" failed")[0] for n in case["notes"] if " failed" in n]
+    assert failed == ["tissues", "profiles", "input", "truth"]
+
+
 def test_the_spread_is_calibrated(root: Path) -> None:
     sct, ct = (read_volume(root / p) for p in ("predictions/AB/1ABA001.mha", "cohort/Task1/AB/1ABA001/ct.mha"))
     error = np.abs(sct.array.astype(np.float32) - ct.array)
