@@ -142,7 +142,9 @@ def _many(cases: list[Case], synthesiser: Synthesiser, options: argparse.Namespa
     finally:  # what is finished keeps its record when the run is interrupted
         if reports:
             _summary(reports, synthesiser, console)
-            _write_report(options.output / PREDICTIONS, reports, synthesiser)
+            told = {r.case for r in reports}
+            _write_report(options.output / PREDICTIONS, [*reports, *(r for r in known.values() if r.case not in told)],
+                          synthesiser)  # fmt: skip
             _write_report(options.report, reports, synthesiser)
     if options.zip:
         _zip(cases, reports, options.output)

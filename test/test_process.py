@@ -189,6 +189,13 @@ def test_a_resumed_folder_keeps_the_record_of_what_was_there(
         assert record["bundles"] == first["bundles"]
         assert [c["folds"] for c in record["cases"]] == [c["folds"] for c in first["cases"]]
         assert "was there already: skipped" in record["cases"][0]["warnings"]
+    (empty.output / "AB/2ABA001.mha").unlink()  # made again, and interrupted before the other one's turn
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "_attempt", lambda case, *_: process.CaseReport(case.id, error="broken"))
+        patch.setattr(process, "replace", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert empty.run("--skip-existing")[0] == 130
+    record = json.loads((empty.output / "predictions.json").read_text())
+    assert [c["folds"] for c in record["cases"]][1] == first["cases"][1]["folds"] != []
     files = empty.files()
     empty.bundle = make_bundle(folds=1)
     code, text = empty.run("--skip-existing")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
 from model.errors import InputError, WeightsError
 from model.interface import Task, read_json
@@ -33,30 +31,11 @@ discrete: null
 """
 
 
-class Edges(nn.Module):
-    """Two layers, strides 1 and 2, of fixed random filters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv3d(1, 4, 3, padding=1)
-        self.second = nn.Conv3d(4, 6, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor, nb_layers: Tensor, stats: Tensor, direction: Tensor) -> list[Tensor]:
-        x = (x - stats[2]) / stats[3] if stats.numel() == 4 else (x - x.mean()) / x.std()
-        found = [torch.relu(self.first(x))]
-        if int(nb_layers[0]) > 1:
-            found.append(torch.relu(self.second(found[0])))
-        return found
-
-
 @pytest.fixture
-def write(tmp_path: Path):
+def write(tmp_path: Path, torchscript_file: Path):
     """Writes a preset's text beside `nets/edges.pt` and gives its path."""
     (tmp_path / "nets").mkdir()
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.script(Edges()).save(str(tmp_path / "nets" / "edges.pt"))
+    shutil.copy(torchscript_file, tmp_path / "nets" / "edges.pt")
 
     def text(content: str) -> Path:
         path = tmp_path / "mine.yaml"
