@@ -15,8 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import fields, replace
 from pathlib import Path
 
-from model.errors import ExitCode, InputError, ProductError
-from model.interface import (
+from sctlab_model.cases import (
     Case,
     Region,
     Task,
@@ -29,16 +28,17 @@ from model.interface import (
     read_json,
     single_case,
 )
-from model.pipeline import CaseReport, LoadedCase, Synthesiser, output_paths
-from model.processors import heed_quota
-from model.writing import atomic_path, split_suffix, write_json
+from sctlab_model.errors import ExitCode, InputError, ProductError
+from sctlab_model.io.writing import atomic_path, split_suffix, write_json
+from sctlab_model.processors import heed_quota
+from sctlab_model.synthesiser import CaseReport, LoadedCase, Synthesiser, output_paths
 
 PREDICTIONS = "predictions.json"  # of a folder: which weights and folds made each result
 ALIKE = ("--device", "ONNX Runtime")  # errors of these are no case's own
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run and return the exit code (see `model.errors.ExitCode`)."""
+    """Run and return the exit code (see `sctlab_model.errors.ExitCode`)."""
     heed_quota()
     options = _parser().parse_args(arguments)
     if not options.debug:
@@ -58,24 +58,28 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     synthesiser = Synthesiser(options.weights, options.device, options.batch, options.uncertainty, options.runtime)
     if options.serve:
-        from model.server import serve
+        from sctlab_model.server import serve
 
         return serve(synthesiser, options.input, options.output, port=options.port, task=options.task)
     root: Path = options.input
     if not root.exists():
-        raise InputError(root, "no such file or folder", "a case, a cohort, a folder of images or an image")
+        raise InputError(
+            root, found="no such file or folder", expected="a case, a cohort, a folder of images or an image"
+        )
     if root.is_file():
         if options.task is None:
-            raise InputError("--task", "not given", "mri or cbct, because a single image doesn't say what it is")
+            raise InputError(
+                "--task", found="not given", expected="mri or cbct, because a single image doesn't say what it is"
+            )
         return _one(single_case(root, options.task, options.mask, options.region), synthesiser, options)
     if options.mask is not None:
-        raise InputError("--mask", f"given for the folder {root}", "a single image as --input")
+        raise InputError("--mask", found=f"given for the folder {root}", expected="a single image as --input")
     if is_challenge(root):
         return _one(read_challenge(root), synthesiser, options, challenge=True)
     if is_cohort(root):
         cases = find_cohort(root, task=options.task, region=options.region)
     elif options.task is None:
-        raise InputError(root, "a folder of images, and no --task", "--task mri or --task cbct")
+        raise InputError(root, found="a folder of images, and no --task", expected="--task mri or --task cbct")
     else:
         cases = find_flat(root, options.task, options.region)
     return _many(cases, synthesiser, options)
@@ -87,14 +91,21 @@ def _keep_inputs(cases: list[Case], options: argparse.Namespace) -> None:
     for case in cases:
         for path in output_paths(case, options.output):
             if path.resolve() in inputs:
-                raise InputError(path, "the result would replace this input image", "another folder", "change --output")
+                raise InputError(
+                    path,
+                    found="the result would replace this input image",
+                    expected="another folder",
+                    advice="change --output",
+                )
 
 
 def _one(case: Case, synthesiser: Synthesiser, options: argparse.Namespace, *, challenge: bool = False) -> int:
     for name in ("zip", "skip_existing"):
         if getattr(options, name):
             raise InputError(
-                f"--{name.replace('_', '-')}", f"given for one case, {case.source.name}", "a folder of cases"
+                f"--{name.replace('_', '-')}",
+                found=f"given for one case, {case.source.name}",
+                expected="a folder of cases",
             )
     _keep_inputs([case], options)
     report = synthesiser.synthesise(case, options.output)
@@ -143,8 +154,11 @@ def _many(cases: list[Case], synthesiser: Synthesiser, options: argparse.Namespa
         if reports:
             _summary(reports, synthesiser, console)
             told = {r.case for r in reports}
-            _write_report(options.output / PREDICTIONS, [*reports, *(r for r in known.values() if r.case not in told)],
-                          synthesiser)  # fmt: skip
+            _write_report(
+                options.output / PREDICTIONS,
+                [*reports, *(r for r in known.values() if r.case not in told)],
+                synthesiser,
+            )
             _write_report(options.report, reports, synthesiser)
     if options.zip:
         _zip(cases, reports, options.output)
@@ -163,8 +177,12 @@ def _recorded(path: Path, synthesiser: Synthesiser) -> dict[str, CaseReport]:
     record, now = read_json(path), synthesiser.provenance()["bundles"]
     for task, bundle in record.get("bundles", {}).items():
         if task in now and bundle.get("weights_sha256") != now[task]["weights_sha256"]:
-            raise InputError(path, f"results of other weights ({bundle.get('name')})", f"those of {now[task]['name']}",
-                             "choose another --output, or leave --skip-existing out")  # fmt: skip
+            raise InputError(
+                path,
+                found=f"results of other weights ({bundle.get('name')})",
+                expected=f"those of {now[task]['name']}",
+                advice="choose another --output, or leave --skip-existing out",
+            )
     names = {f.name for f in fields(CaseReport)} - {"warnings"}
     cases = [CaseReport(**{k: v for k, v in c.items() if k in names}) for c in record.get("cases", []) if "case" in c]
     return {c.case: c for c in cases if not c.error}
@@ -211,8 +229,10 @@ def _tell(report: CaseReport, synthesiser: Synthesiser) -> None:
     demonstration = any(b["demonstration"] for b in synthesiser.provenance()["bundles"].values())
     if demonstration:
         print("note: demonstration weights, not for clinical use", file=sys.stderr)
-    print(f"{report.case}: {report.slices} slices in {_total(report):.1f} s on {synthesiser.device} "
-          f"-> {report.output}", file=sys.stderr)  # fmt: skip
+    print(
+        f"{report.case}: {report.slices} slices in {_total(report):.1f} s on {synthesiser.device} -> {report.output}",
+        file=sys.stderr,
+    )
 
 
 def _write_report(path: Path | None, reports: list[CaseReport], synthesiser: Synthesiser) -> None:
@@ -235,8 +255,9 @@ def _fail(message: str, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("process.py", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "process.py", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--input", type=Path, default=Path("/input"), help="case, cohort, flat folder or image [/input]")
     add("--output", type=Path, default=Path("/output"), help="where results go [/output]")

@@ -39,16 +39,46 @@ def cold_start(image: str, case: Path, *, drop_caches: bool) -> dict[str, float]
         )
         started = time.perf_counter()
         subprocess.run(
-            ["docker", "run", "--rm", *LOCKED, "--tmpfs", "/tmp", "--volume", f"{case}:/input:ro", "--volume",
-             f"{folder}:/output", "--volume", f"{ROOT / 'benchmarks'}:/opt/app/benchmarks:ro",
-             "--entrypoint", "sh", image, "-c", child],
-            check=True, capture_output=True,
-        )  # fmt: skip
+            [
+                "docker",
+                "run",
+                "--rm",
+                *LOCKED,
+                "--tmpfs",
+                "/tmp",
+                "--volume",
+                f"{case}:/input:ro",
+                "--volume",
+                f"{folder}:/output",
+                "--volume",
+                f"{ROOT / 'benchmarks'}:/opt/app/benchmarks:ro",
+                "--entrypoint",
+                "sh",
+                image,
+                "-c",
+                child,
+            ],
+            check=True,
+            capture_output=True,
+        )
         run = json.loads((Path(folder) / "run.json").read_text())
         seconds = time.perf_counter() - started
         # What the container's user wrote, its user removes.
-        subprocess.run(["docker", "run", "--rm", "--volume", f"{folder}:/output", "--entrypoint", "sh", image, "-c",
-                        "rm -rf /output/*"], check=True)  # fmt: skip
+        subprocess.run(
+            [
+                "docker",
+                "run",
+                "--rm",
+                "--volume",
+                f"{folder}:/output",
+                "--entrypoint",
+                "sh",
+                image,
+                "-c",
+                "rm -rf /output/*",
+            ],
+            check=True,
+        )
     return {"docker_run": seconds, "first_network_call": run["cold_start_seconds"]}
 
 

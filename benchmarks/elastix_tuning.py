@@ -16,9 +16,9 @@ import numpy as np
 from registration_pairs import CASES, MODALITIES, Pair, errors, load_ct, make_pair
 from scipy.ndimage import distance_transform_edt
 
-from model.volume import AIR_HU, Volume
-from sctlab.registration.elastix import TUNED_HU, TUNED_MARGIN_MM, baseline_settings, register_elastix
-from sctlab.registration.transforms import displacement_field
+from sctlab.registration.elastix.register import TUNED_HU, TUNED_MARGIN_MM, baseline_settings, register_elastix
+from sctlab.transforms.transforms import displacement_field
+from sctlab_model.volume import AIR_HU, Volume
 
 EVERYWHERE = {"UseRandomSampleRegion": ["false"]}
 STIFF = {"NumberOfHistogramBins": ["32"], "Metric1Weight": ["500"]}

@@ -33,8 +33,14 @@ def make_case(path: Path) -> None:
     from evaluation_phantom import make_phantom
 
     p = make_phantom(SHAPE_ZYX, SPACING_XYZ, classes=CLASSES, seed=1)
-    np.savez(path, sct=p.sct.array, ct=p.ct.array, mask=p.mask.array, sct_labels=p.sct_labels.array,
-             ct_labels=p.ct_labels.array)  # fmt: skip
+    np.savez(
+        path,
+        sct=p.sct.array,
+        ct=p.ct.array,
+        mask=p.mask.array,
+        sct_labels=p.sct_labels.array,
+        ct_labels=p.ct_labels.array,
+    )
 
 
 def run_step(step: str, path: Path, device: str) -> dict:
@@ -42,9 +48,9 @@ def run_step(step: str, path: Path, device: str) -> dict:
     import evaluation_oracle
     import torch
 
-    from model.interface import Region
     from sctlab.evaluation.image_metrics import image_metrics
     from sctlab.evaluation.organs import REGION_CLASSES, organ_metrics
+    from sctlab_model.cases import Region
 
     with np.load(path) as file:
         images = {k: file[k] for k in file.files}
@@ -110,8 +116,10 @@ def main() -> None:
         slow, fast = results[f"oracle {part}"], results[f"fast {part}"]
         lines.append(f"{'oracle ' + part:16}{slow['wall']:8.2f}{slow['processor']:8.2f}{slow['peak_gb']:9.2f}")
         gain = f"{slow['wall'] / fast['wall']:.1f}, {slow['processor'] / fast['processor']:.1f}"
-        lines.append(f"{'ours ' + part:16}{fast['wall']:8.2f}{fast['processor']:8.2f}{fast['peak_gb']:9.2f}{gain:>28}"
-                     f"{largest_difference(slow['numbers'], fast['numbers']):>30.1e}")  # fmt: skip
+        lines.append(
+            f"{'ours ' + part:16}{fast['wall']:8.2f}{fast['processor']:8.2f}{fast['peak_gb']:9.2f}{gain:>28}"
+            f"{largest_difference(slow['numbers'], fast['numbers']):>30.1e}"
+        )
     text = "\n".join(lines)
     print(text)
     if options.out:

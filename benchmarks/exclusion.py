@@ -24,15 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from model.errors import ProductError
-from model.interface import Region, find_cohort
-from model.volume import Geometry
-from model.writing import write_json
 from sctlab.registration.exclusion import DEFAULT_RULE, Rule, judge, signals
-from sctlab.registration.itk_files import read_itk
 from sctlab.registration.pairs import Convention, Pair, PairFiles, load_pair
 from sctlab.registration.quality import measure, working_grid
-from sctlab.registration.transforms import (
+from sctlab.transforms.itk_files import read_itk
+from sctlab.transforms.transforms import (
     AffineTransform,
     BSplineTransform,
     DisplacementField,
@@ -41,6 +37,10 @@ from sctlab.registration.transforms import (
     compose,
     grid_points,
 )
+from sctlab_model.cases import Region, find_cohort
+from sctlab_model.errors import ProductError
+from sctlab_model.io.writing import write_json
+from sctlab_model.volume import Geometry
 
 SOUND_MM = (0.7, 1.5, 2.5)  # mean error of a sound registration
 FAILURE_SHARE = 0.15
@@ -66,8 +66,9 @@ def bump(grid: Geometry, centre: np.ndarray, length_mm: float, rng: np.random.Ge
     return DisplacementField(grid, np.stack([weight * d for d in direction]))
 
 
-def variants(pair: Pair, truth: Transform, other: Pair | None, rng: np.random.Generator
-             ) -> Iterator[tuple[str, Pair, Transform]]:  # fmt: skip
+def variants(
+    pair: Pair, truth: Transform, other: Pair | None, rng: np.random.Generator
+) -> Iterator[tuple[str, Pair, Transform]]:
     """Sound registrations and failures of one case: name, pair, transform."""
     grid = working_grid(pair)
     centre = tuple(grid.centre_xyz)
@@ -79,8 +80,11 @@ def variants(pair: Pair, truth: Transform, other: Pair | None, rng: np.random.Ge
     shift = AffineTransform(np.eye(3), tuple(12 * direction / np.linalg.norm(direction)))
     yield "shifted 12 mm", pair, compose(shift, truth)
     angles = rng.normal(size=3)
-    yield "rotated 8 degrees", pair, compose(EulerTransform(tuple(np.radians(8) * angles / np.linalg.norm(angles)),
-                                                            centre_xyz=centre), truth)  # fmt: skip
+    yield (
+        "rotated 8 degrees",
+        pair,
+        compose(EulerTransform(tuple(np.radians(8) * angles / np.linalg.norm(angles)), centre_xyz=centre), truth),
+    )
     yield "poor, 7 mm", pair, compose(residual(grid, 7.0, 60.0, rng), truth)
     yield "one place, 20 mm", pair, compose(bump(grid, inside, 20.0, rng), truth)
     yield "folded", pair, compose(residual(grid, 7.0, 16.0, rng), truth)
@@ -89,8 +93,11 @@ def variants(pair: Pair, truth: Transform, other: Pair | None, rng: np.random.Ge
     yield "mirrored CT", replace(pair, moving=mirrored, moving_labels=None), truth
     if other is not None:
         to_other = other.moving.geometry.centre_xyz - pair.moving.geometry.centre_xyz
-        yield ("another patient's CT", replace(pair, moving=other.moving, moving_labels=None),
-               compose(truth, AffineTransform(np.eye(3), tuple(to_other))))  # fmt: skip
+        yield (
+            "another patient's CT",
+            replace(pair, moving=other.moving, moving_labels=None),
+            compose(truth, AffineTransform(np.eye(3), tuple(to_other))),
+        )
 
 
 def collect(root: Path, seed: int, region: Region | None = None) -> list[dict]:
@@ -113,8 +120,16 @@ def collect(root: Path, seed: int, region: Region | None = None) -> list[dict]:
                 print(f"{case.id} {name}: {error}")
                 continue
             half = mates.index(case) % 2
-            rows.append({"case": case.id, "group": group, "half": half, "kind": name, "bad": not name.startswith("sound"),
-                         "signals": found})  # fmt: skip
+            rows.append(
+                {
+                    "case": case.id,
+                    "group": group,
+                    "half": half,
+                    "kind": name,
+                    "bad": not name.startswith("sound"),
+                    "signals": found,
+                }
+            )
         print(f"{group} {case.id}: {time.perf_counter() - started:.0f} s", flush=True)
     return rows
 
@@ -135,10 +150,12 @@ def score(rows: list[dict], rule: Rule, rng: np.random.Generator, cohorts: int) 
         for r, e in hits:
             caught.setdefault(r["kind"], []).append(e)
     return {
-        "precision": float(np.mean(precision)), "precision_p5": float(np.percentile(precision, 5)),
-        "recall": float(np.mean(recall)), "recall_p5": float(np.percentile(recall, 5)),
+        "precision": float(np.mean(precision)),
+        "precision_p5": float(np.percentile(precision, 5)),
+        "recall": float(np.mean(recall)),
+        "recall_p5": float(np.percentile(recall, 5)),
         "excluded by kind": {k: round(float(np.mean(v)), 3) for k, v in sorted(caught.items())},
-    }  # fmt: skip
+    }
 
 
 def separation(rows: list[dict]) -> dict[str, float]:
@@ -147,8 +164,10 @@ def separation(rows: list[dict]) -> dict[str, float]:
     for name in sorted({n for r in rows for n in r["signals"]}):
         areas = []
         for group in sorted({r["group"] for r in rows}):
-            values = [[r["signals"][name] for r in rows if r["group"] == group and r["bad"] is b and name in r["signals"]]
-                      for b in (False, True)]  # fmt: skip
+            values = [
+                [r["signals"][name] for r in rows if r["group"] == group and r["bad"] is b and name in r["signals"]]
+                for b in (False, True)
+            ]
             if all(values):
                 sound, bad = np.array(values[0]), np.array(values[1])
                 areas.append((bad[:, None] > sound).mean() + 0.5 * (bad[:, None] == sound).mean())

@@ -31,7 +31,7 @@ def phantom(size_xyz: tuple[int, int, int], body_slices: int | None = None):
     """A smooth random MR-like ellipse with its mask; `body_slices` limits the slices that hold body."""
     from scipy.ndimage import zoom
 
-    from model.volume import Geometry, Volume
+    from sctlab_model.volume import Geometry, Volume
 
     x, y, z = size_xyz
     rng = np.random.default_rng(0)
@@ -51,9 +51,9 @@ def full_bundle(folder: Path, encoder: str) -> None:
     """Five folds of the full recipe with random weights: the time doesn't depend on their values."""
     import torch
 
-    from model.bundle import Bundle, Fold, RegionGroup, Registration, save_fold, write_bundle
-    from model.network import build_network
-    from model.recipe import NetworkSettings, Recipe
+    from sctlab_model.bundle import Bundle, Fold, RegionGroup, Registration, save_fold, write_bundle
+    from sctlab_model.network import build_network
+    from sctlab_model.recipe import NetworkSettings, Recipe
 
     recipe = Recipe(name="benchmark", task="mri", network=NetworkSettings(encoder=encoder))
     folds = []
@@ -62,10 +62,15 @@ def full_bundle(folder: Path, encoder: str) -> None:
         state = build_network(recipe.network).state_dict()
         folds.append(Fold(weights=save_fold(state, folder, f"fold_{k}.safetensors", "float32"), storage="float32"))
     write_bundle(
-        Bundle(name="benchmark", recipe=recipe, groups=(RegionGroup(regions=("AB", "HN", "TH"), folds=folds),),
-               registration=Registration(method="none", convention="aligned"), intended_use="benchmark"),
+        Bundle(
+            name="benchmark",
+            recipe=recipe,
+            groups=(RegionGroup(regions=("AB", "HN", "TH"), folds=folds),),
+            registration=Registration(method="none", convention="aligned"),
+            intended_use="benchmark",
+        ),
         folder,
-    )  # fmt: skip
+    )
 
 
 def run_case(source: Path, mask: Path, weights: Path | None, device: str, folder: Path) -> dict:
@@ -81,10 +86,10 @@ def run_case(source: Path, mask: Path, weights: Path | None, device: str, folder
 
 def child(options: argparse.Namespace) -> None:
     """Run the real entry point, note when the network is first called and how much memory it all took."""
-    import model.pipeline
     import process
+    import sctlab_model.synthesiser
 
-    original, first_call = model.pipeline.Synthesiser._load, []
+    original, first_call = sctlab_model.synthesiser.Synthesiser._load, []
 
     def load(self, *arguments):
         backends = original(self, *arguments)
@@ -99,7 +104,7 @@ def child(options: argparse.Namespace) -> None:
 
         return [Watched(backends[0]), *backends[1:]]
 
-    model.pipeline.Synthesiser._load = load
+    sctlab_model.synthesiser.Synthesiser._load = load
     arguments = ["--input", str(options.source), "--mask", str(options.mask), "--task", "mri", "--region", "AB",
                  "--output", str(options.report.parent / "out"), "--device", options.device,
                  "--report", str(options.report)]  # fmt: skip
@@ -122,10 +127,10 @@ def plain_loop(source: Path, mask: Path, weights: Path, device_name: str) -> flo
     """Seconds of the network in the straightforward way: float32, one fold, view and slice batch at a time."""
     import torch
 
-    from model.bundle import load_fold, read_bundle
-    from model.network import build_network
-    from model.preparation import prepare, stack_indices
-    from model.reading import read_mask, read_volume
+    from sctlab_model.bundle import load_fold, read_bundle
+    from sctlab_model.io.reading import read_mask, read_volume
+    from sctlab_model.network import build_network
+    from sctlab_model.preparation import prepare, stack_indices
 
     bundle = read_bundle(weights)
     prepared = prepare(read_volume(source), read_mask(mask), bundle.recipe)
@@ -168,7 +173,7 @@ def main() -> None:
         child(options)
         return
 
-    from model.writing import write_volume
+    from sctlab_model.io.writing import write_volume
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -179,8 +184,10 @@ def main() -> None:
         if options.recipe == "full":
             weights = folder / "weights"
             full_bundle(weights, options.encoder)
-        runs = [run_case(folder / "source.mha", folder / "mask.mha", weights, options.device, folder)
-                for _ in range(options.repeats)]  # fmt: skip
+        runs = [
+            run_case(folder / "source.mha", folder / "mask.mha", weights, options.device, folder)
+            for _ in range(options.repeats)
+        ]
         plain = (
             plain_loop(folder / "source.mha", folder / "mask.mha", weights, options.device) if options.plain else None
         )

@@ -91,7 +91,7 @@ def one(options: argparse.Namespace) -> None:
     if options.method.startswith(("ours", "rigid")):
         import torch
 
-        from sctlab.registration.engine import register
+        from sctlab.registration.engine.register import register
         from sctlab.registration.presets import default_preset
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -102,12 +102,18 @@ def one(options: argparse.Namespace) -> None:
         field = result.displacement_mm(grid)
         save(options.result, field, time.perf_counter() - started, time.process_time() - processor)
     elif options.method in ("elastix", "elastix-tuned"):
-        from sctlab.registration.elastix import register_elastix
-        from sctlab.registration.transforms import displacement_field
+        from sctlab.registration.elastix.register import register_elastix
+        from sctlab.transforms.transforms import displacement_field
 
         started = time.perf_counter()
-        result = register_elastix(pair.fixed, pair.moving, pair.fixed_mask, task=pair.task, region=pair.region,
-                                  tuned=options.method == "elastix-tuned")  # fmt: skip
+        result = register_elastix(
+            pair.fixed,
+            pair.moving,
+            pair.fixed_mask,
+            task=pair.task,
+            region=pair.region,
+            tuned=options.method == "elastix-tuned",
+        )
         field = displacement_field(result.transform, grid).vectors.astype(np.float32)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)  # elastix works in a process of its own
         save(options.result, field, time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6)
@@ -117,9 +123,9 @@ def one(options: argparse.Namespace) -> None:
 
 def peer(options: argparse.Namespace, pair: Pair) -> None:
     """A peer on voxels: the moving image is carried over by our rigid stage, and the result put back."""
-    from model.volume import resample
-    from sctlab.registration.engine import register
-    from sctlab.registration.transforms import DisplacementField, compose, displacement_field
+    from sctlab.registration.engine.register import register
+    from sctlab.transforms.transforms import DisplacementField, compose, displacement_field
+    from sctlab_model.volume import resample
 
     started, processor = time.perf_counter(), time.process_time()
     rigid = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset="rigid").rigid
@@ -130,16 +136,28 @@ def peer(options: argparse.Namespace, pair: Pair) -> None:
     covered = resample(everywhere, grid, interpolation="nearest", transform=rigid.to_sitk())
     body = (covered.array > 0) & (pair.fixed_mask.array.all() | (moving.array > -400))
     source, target = Path(options.result).with_suffix(".in.npz"), Path(options.result).with_suffix(".out.npz")
-    np.savez(source, fixed=pair.fixed.array, moving=moving.array, fixed_mask=pair.fixed_mask.array, moving_mask=body,
-             spacing=grid.spacing_xyz[0], model=str(options.python[1]) if len(options.python) > 1 else "")  # fmt: skip
+    np.savez(
+        source,
+        fixed=pair.fixed.array,
+        moving=moving.array,
+        fixed_mask=pair.fixed_mask.array,
+        moving_mask=body,
+        spacing=grid.spacing_xyz[0],
+        model=str(options.python[1]) if len(options.python) > 1 else "",
+    )
     script = str(HERE / "registration_peer.py")
     subprocess.run([options.python[0], script, options.method, str(source), str(target)], check=True)
     found = np.load(target)
     along_axes = found["field"][::-1].astype(np.float64) * grid.spacing_xyz[0]  # voxels z, y, x → mm along x, y, z
     physical = np.einsum("ij,jzyx->izyx", grid.axes, along_axes)
     field = displacement_field(compose(DisplacementField(grid, physical), rigid), grid).vectors.astype(np.float32)
-    save(options.result, field, seconds + float(found["seconds"]), processor + float(found["processor_seconds"]),
-         float(found["memory_gb"]))  # fmt: skip
+    save(
+        options.result,
+        field,
+        seconds + float(found["seconds"]),
+        processor + float(found["processor_seconds"]),
+        float(found["memory_gb"]),
+    )
 
 
 def save(
@@ -172,9 +190,11 @@ def table(options: argparse.Namespace) -> None:
                 if method == options.reference or len(both) < 2
                 else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*paired(both))
             )
-            print(f"| {group} | {method} | {len(mine)} | {mean['body_mm']:.2f} | {mean['edges_mm']:.2f} | "
-                  f"{mean['p95_mm']:.2f} | {mean['folds_percent']:.3f} | {mean['seconds']:.0f} | "
-                  f"{mean['processor_seconds']:.0f} | {mean['memory_gb']:.1f} | {interval} |")  # fmt: skip
+            print(
+                f"| {group} | {method} | {len(mine)} | {mean['body_mm']:.2f} | {mean['edges_mm']:.2f} | "
+                f"{mean['p95_mm']:.2f} | {mean['folds_percent']:.3f} | {mean['seconds']:.0f} | "
+                f"{mean['processor_seconds']:.0f} | {mean['memory_gb']:.1f} | {interval} |"
+            )
 
 
 def paired(differences: list[float], rounds: int = 5000) -> tuple[float, float, float]:
@@ -223,8 +243,13 @@ def main() -> None:
     go.add_argument("--seeds", default="0,1,2")
     go.add_argument("--methods", default="rigid,ours,convexadam,elastix,itk-impact")
     go.add_argument("--convexadam", default=sys.executable, help="Python that has convexadam")
-    go.add_argument("--impact", nargs=2, default=[sys.executable, ""], metavar=("PYTHON", "MODEL"),
-                    help="Python that has itk-impact, and a MIND model as TorchScript")  # fmt: skip
+    go.add_argument(
+        "--impact",
+        nargs=2,
+        default=[sys.executable, ""],
+        metavar=("PYTHON", "MODEL"),
+        help="Python that has itk-impact, and a MIND model as TorchScript",
+    )
     go.add_argument("--out", default=str(HERE / "register.csv"))
     single = commands.add_parser("one")
     single.add_argument("method")

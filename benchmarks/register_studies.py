@@ -22,10 +22,10 @@ import torch
 from registration_pairs import CASES, MODALITIES, Pair, errors, load_ct, make_pair, simulated_pairs
 from scipy.stats import spearmanr
 
-from model.volume import Geometry, Volume, resample
-from sctlab.registration.engine import Registration, register
+from sctlab.registration.engine.register import Registration, register
 from sctlab.registration.presets import PRESETS, Level, Preset, default_preset
-from sctlab.registration.transforms import EulerTransform
+from sctlab.transforms.transforms import EulerTransform
+from sctlab_model.volume import Geometry, Volume, resample
 
 SEEDS = (10, 11)
 ERRORS = ("body_mm", "edges_mm", "p95_mm", "smallest_determinant")
@@ -117,8 +117,9 @@ def best_rigid(points: np.ndarray, moved: np.ndarray) -> np.ndarray:
 def elsewhere(moving: Volume, moved: np.ndarray, random: np.random.Generator) -> tuple[Volume, np.ndarray]:
     """The image turned by up to 8° and shifted by up to 40 mm an axis (its geometry alone), and where points go."""
     grid = moving.geometry
-    motion = EulerTransform(tuple(np.radians(random.uniform(-8, 8, 3))), tuple(random.uniform(-40, 40, 3)),
-                            tuple(grid.centre_xyz)).affine()  # fmt: skip
+    motion = EulerTransform(
+        tuple(np.radians(random.uniform(-8, 8, 3))), tuple(random.uniform(-40, 40, 3)), tuple(grid.centre_xyz)
+    ).affine()
     origin = motion.matrix @ np.array(grid.origin_xyz) + motion.offset
     direction = tuple((motion.matrix @ grid.axes).ravel())
     turned = Volume(moving.array, Geometry(grid.size_xyz, grid.spacing_xyz, tuple(origin), direction), moving.name)
@@ -158,8 +159,11 @@ def size(options: argparse.Namespace) -> None:
     found = register(*fine, fixed_mask=mask, preset=own_preset(pair))
     seconds, peak = time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     values = errors(pair, found.displacement_mm(pair.fixed.geometry))
-    Means().add(pair, "x".join(map(str, fine[0].geometry.size_xyz)),
-                {k: values[k] for k in ERRORS} | {"processor_s": seconds, "peak_gb": peak, "of_them_before_gb": before})  # fmt: skip
+    Means().add(
+        pair,
+        "x".join(map(str, fine[0].geometry.size_xyz)),
+        {k: values[k] for k in ERRORS} | {"processor_s": seconds, "peak_gb": peak, "of_them_before_gb": before},
+    )
 
 
 def spread(options: argparse.Namespace) -> None:

@@ -14,12 +14,10 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes, gaussian_filter, label
 
-from model.interface import Region, Task, find_cohort, find_image
-from model.reading import read_mask, read_volume
-from model.volume import AIR_HU, Geometry, Volume, resample
-from sctlab.registration.applying import field_of_view
-from sctlab.registration.itk_files import read_itk
-from sctlab.registration.transforms import (
+from sctlab.registration.truth import tissue_edges
+from sctlab.transforms.applying import field_of_view
+from sctlab.transforms.itk_files import read_itk
+from sctlab.transforms.transforms import (
     AffineTransform,
     DisplacementField,
     EulerTransform,
@@ -27,7 +25,9 @@ from sctlab.registration.transforms import (
     displacement_field,
     jacobian_determinant,
 )
-from sctlab.registration.truth import tissue_edges
+from sctlab_model.cases import Region, Task, find_cohort, find_image
+from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
 # Name → file below the data folder, voxels in mm, region; crops lie inside the patient: all of them is body.
 CASES: dict[str, tuple[str, float, str]] = {
@@ -96,14 +96,18 @@ def make_pair(case: str, ct: Volume, modality: str, seed: int, *, breathing_mm: 
     grid = _fixed_grid(ct.geometry, random)
     # In a stack of few slices a patient must not leave it: no motion along an axis beyond a fifth of the extent.
     room = np.minimum(1.0, 0.2 * np.array(grid.size_xyz) * np.array(grid.spacing_xyz) / 23.0)
-    rigid = EulerTransform(tuple(np.radians(random.uniform(-3, 3, 3)) * room[2]), tuple(random.uniform(-8, 8, 3) * room),
-                           tuple(grid.centre_xyz))  # fmt: skip
+    rigid = EulerTransform(
+        tuple(np.radians(random.uniform(-3, 3, 3)) * room[2]),
+        tuple(random.uniform(-8, 8, 3) * room),
+        tuple(grid.centre_xyz),
+    )
     local = _local_field(grid, random)
     if breathing_mm:
         local = 0.6 * local + _deep_breath(grid, random, breathing_mm)
     local = local * room[::-1, None, None, None]
-    truth = compose(DisplacementField(grid, local), AffineTransform(rigid.affine().matrix, rigid.translation_xyz,
-                                                                     rigid.centre_xyz))  # fmt: skip
+    truth = compose(
+        DisplacementField(grid, local), AffineTransform(rigid.affine().matrix, rigid.translation_xyz, rigid.centre_xyz)
+    )
     field = displacement_field(truth, grid)
     deformed = resample(ct, grid, interpolation="bspline", outside=AIR_HU, transform=field.to_sitk()).array
     deformed = np.clip(deformed, AIR_HU, 3071)

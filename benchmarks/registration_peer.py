@@ -32,10 +32,17 @@ def convexadam(pair, grid_sp: int = 6, disp_hw: int = 4, lambda_weight: float = 
             paths[name] = str(Path(folder) / f"{name}.nii.gz")
             nibabel.save(nibabel.Nifti1Image(pair[name][crop].astype(np.float32), np.eye(4)), paths[name])
         found = convex_adam_pt(
-            pair["fixed"][crop], pair["moving"][crop], grid_sp=grid_sp, disp_hw=disp_hw, lambda_weight=lambda_weight,
-            use_mask=use_mask, path_fixed_mask=paths["fixed_mask"], path_moving_mask=paths["moving_mask"],
-            dtype=torch.float32, device=torch.device("cpu"),
-        )  # fmt: skip
+            pair["fixed"][crop],
+            pair["moving"][crop],
+            grid_sp=grid_sp,
+            disp_hw=disp_hw,
+            lambda_weight=lambda_weight,
+            use_mask=use_mask,
+            path_fixed_mask=paths["fixed_mask"],
+            path_moving_mask=paths["moving_mask"],
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+        )
     field = np.moveaxis(found, -1, 0)
     field = np.pad(field, [(0, 0), *[(0, n - e) for n, e in zip(pair["fixed"].shape, even, strict=True)]], mode="edge")
     return field, time.perf_counter() - started

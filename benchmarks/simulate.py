@@ -30,15 +30,24 @@ def case(task: str, region: str, seed: int) -> dict[str, object]:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         wall = time.perf_counter() - start
         simulate_s, peak, cpu = (float(v) for v in done.stdout.split()[-3:])
-    return {"task": task, "region": region, "seed": seed, "size": SIZE.replace(",", "x"), "wall_s": round(wall, 1),
-            "simulate_s": round(simulate_s, 1), "cpu_s": round(cpu, 1), "peak_mb": round(peak),
-            "limit_s": LIMITS[task], "kept": simulate_s <= LIMITS[task] and peak < 4000}  # fmt: skip
+    return {
+        "task": task,
+        "region": region,
+        "seed": seed,
+        "size": SIZE.replace(",", "x"),
+        "wall_s": round(wall, 1),
+        "simulate_s": round(simulate_s, 1),
+        "cpu_s": round(cpu, 1),
+        "peak_mb": round(peak),
+        "limit_s": LIMITS[task],
+        "kept": simulate_s <= LIMITS[task] and peak < 4000,
+    }
 
 
 def inside(folder: str, task: str, region: str, seed: str) -> None:
     """What the measured process does; prints seconds, peak memory in MB and CPU seconds."""
-    from model.interface import Region, Task
     from sctlab.simulation.case import Options, simulate_case
+    from sctlab_model.cases import Region, Task
 
     options = Options(
         tuple(float(v) for v in SPACING.split(",")), tuple(int(v) for v in SIZE.split(",")), seed=int(seed)
@@ -58,10 +67,12 @@ def main() -> None:
     if arguments.inside:
         inside(*arguments.inside)
         return
-    from model.processors import available_cpus
+    from sctlab_model.processors import available_cpus
 
-    print(f"# {platform.machine()}, {available_cpus()} cores, Python {platform.python_version()}, spacing {SPACING} mm;"
-          " simulate_s: the case without starting Python; itk's import is inside it for CBCT")  # fmt: skip
+    print(
+        f"# {platform.machine()}, {available_cpus()} cores, Python {platform.python_version()}, spacing {SPACING} mm;"
+        " simulate_s: the case without starting Python; itk's import is inside it for CBCT"
+    )
     writer = None
     for task in LIMITS:
         for region in ("AB", "TH", "HN"):

@@ -30,13 +30,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.network import build_network
-from model.recipe import NetworkSettings, Recipe
 from sctlab.features import FeatureExtractor, load_extractor
 from sctlab.training.cache import PreparedCase
 from sctlab.training.dataset import PatchDataset, batches
 from sctlab.training.losses import FeatureL1, SynthesisLoss
 from sctlab.training.plan import L1, Patch
+from sctlab_model.network import build_network
+from sctlab_model.recipe import NetworkSettings, Recipe
 
 COLUMNS = ("what", "extractor", "precision", "channels_last", "compiled", "ms_per_iteration", "iterations_per_s",
            "peak_memory_mb", "device", "torch")  # fmt: skip
@@ -72,8 +72,10 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(rows)
     # The fastest step of ours waits the most.
-    fastest = min((r for r in rows if r["extractor"] == "none" and "reference" not in str(r["what"])),
-                  key=lambda r: float(r["ms_per_iteration"]))  # fmt: skip
+    fastest = min(
+        (r for r in rows if r["extractor"] == "none" and "reference" not in str(r["what"])),
+        key=lambda r: float(r["ms_per_iteration"]),
+    )
     share = waiting_share(device, patch_of("none", options.small), fastest)
     print(f"share of the time that the loader is waited for: {share:.2%}")
 
@@ -111,9 +113,14 @@ def settings(device: torch.device, extractor: str) -> Iterator[tuple[str, bool, 
 
 
 def step_of(
-    device: torch.device, patch: Patch, extractor: str, precision: str, channels_last: bool, compiled: bool,
+    device: torch.device,
+    patch: Patch,
+    extractor: str,
+    precision: str,
+    channels_last: bool,
+    compiled: bool,
     reference: bool,
-) -> Callable[[], None]:  # fmt: skip
+) -> Callable[[], None]:
     """One whole optimiser step on random data."""
     torch.manual_seed(0)
     recipe = Recipe(task="mri", network=NetworkSettings())
@@ -173,9 +180,15 @@ def _reference() -> torch.nn.Module:
 
 
 def measure(
-    device: torch.device, patch: Patch, extractor: str, precision: str, channels_last: bool, compiled: bool,
-    reference: bool, repeats: int,
-) -> dict[str, object]:  # fmt: skip
+    device: torch.device,
+    patch: Patch,
+    extractor: str,
+    precision: str,
+    channels_last: bool,
+    compiled: bool,
+    reference: bool,
+    repeats: int,
+) -> dict[str, object]:
     """Median time of a step; peak memory of tensors on CUDA, of this whole process on a CPU."""
     step = step_of(device, patch, extractor, precision, channels_last, compiled, reference)
     cuda = device.type == "cuda"
@@ -201,10 +214,24 @@ def measure(
         if cuda
         else f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} thread(s), CPU time"
     )
-    return dict(zip(COLUMNS, (
-        f"{'reference framework' if reference else 'this'} {patch.batch}x5x{patch.size_yx[0]}x{patch.size_yx[1]}", extractor,
-        precision, channels_last, compiled, round(seconds * 1000, 1), round(1 / seconds, 3), round(memory / 1e6),
-        name, torch.__version__), strict=True))  # fmt: skip
+    return dict(
+        zip(
+            COLUMNS,
+            (
+                f"{'reference framework' if reference else 'this'} {patch.batch}x5x{patch.size_yx[0]}x{patch.size_yx[1]}",
+                extractor,
+                precision,
+                channels_last,
+                compiled,
+                round(seconds * 1000, 1),
+                round(1 / seconds, 3),
+                round(memory / 1e6),
+                name,
+                torch.__version__,
+            ),
+            strict=True,
+        )
+    )
 
 
 def waiting_share(device: torch.device, patch: Patch, row: dict[str, object]) -> float:
@@ -241,8 +268,12 @@ def _case(folder: Path, seed: int) -> PreparedCase:
     source = rng.random((60, 416, 320), dtype=np.float32)
     mask = np.ones(source.shape, bool)
     folder.mkdir()
-    for name, array in (("source", source), ("target", source), ("mask", mask),
-                        ("voxels", np.cumsum(mask.sum(axis=2).ravel()))):  # fmt: skip
+    for name, array in (
+        ("source", source),
+        ("target", source),
+        ("mask", mask),
+        ("voxels", np.cumsum(mask.sum(axis=2).ravel())),
+    ):
         np.save(folder / f"{name}.npy", array)
     (folder / "case.json").write_text('{"outside": -1.0}')
     return PreparedCase.open(str(seed), folder)

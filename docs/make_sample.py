@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model.interface import read_challenge
-from model.reading import read_mask, read_volume
-from model.volume import Volume
 from sctlab.pictures import DIFFERENCE_WINDOW, Layer, save_planes
+from sctlab_model.cases import read_challenge
+from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.volume import Volume
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # process.py is a script of the repository, not part of the package

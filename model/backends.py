@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
-from model.bundle import Fold, load_fold, read_checked
-from model.errors import InputError, WeightsError
-from model.network import build_network, fold_batch_norm
-from model.recipe import NetworkSettings
+from sctlab_model.bundle import Fold, load_fold, read_checked
+from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.network import build_network, fold_batch_norm
+from sctlab_model.recipe import NetworkSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,12 +45,14 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError("--device", f"'{name}'", "auto, cpu, cuda or cuda:N") from error
+        raise InputError("--device", found=f"'{name}'", expected="auto, cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda"):
-        raise InputError("--device", f"'{name}'", "auto, cpu, cuda or cuda:N")
+        raise InputError("--device", found=f"'{name}'", expected="auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            "--device", f"'{name}' with {torch.cuda.device_count()} CUDA devices here", "a device that exists"
+            "--device",
+            found=f"'{name}' with {torch.cuda.device_count()} CUDA devices here",
+            expected="a device that exists",
         )
     return device
 
@@ -130,11 +132,13 @@ class OnnxBackend:
             reason = str(error).strip().splitlines()[0][:160]
             if cuda and wanted not in onnxruntime.get_available_providers():
                 raise _no_cuda_provider(device, reason) from error
-            raise WeightsError(name, f"can't be loaded ({reason})", "an ONNX file of `sctlab export-onnx`") from error
+            raise WeightsError(
+                name, found=f"can't be loaded ({reason})", expected="an ONNX file of `sctlab export-onnx`"
+            ) from error
         if self.session.get_providers()[0] != wanted:
             raise _no_cuda_provider(device, f"it offers {', '.join(self.session.get_providers())}")
         if names != ["stacks", "unit"]:
-            raise WeightsError(name, f"an interface of {', '.join(names)}", "stacks to unit")
+            raise WeightsError(name, found=f"an interface of {', '.join(names)}", expected="stacks to unit")
         self.device = device
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {wanted}"
 
@@ -159,8 +163,12 @@ class OnnxBackend:
 
 
 def _no_cuda_provider(device: torch.device, reason: str) -> InputError:
-    return InputError("ONNX Runtime", f"its CUDA provider doesn't load ({reason})", f"a provider for {device}",
-                      "install the onnxruntime-gpu that matches PyTorch's CUDA, or choose --device cpu")  # fmt: skip
+    return InputError(
+        "ONNX Runtime",
+        found=f"its CUDA provider doesn't load ({reason})",
+        expected=f"a provider for {device}",
+        advice="install the onnxruntime-gpu that matches PyTorch's CUDA, or choose --device cpu",
+    )
 
 
 def load_backend(
@@ -178,8 +186,12 @@ def load_backend(
     if runtime == "onnx":
         precision = "fp16" if device.type == "cuda" and "fp16" in fold.onnx else "fp32"
         if precision not in fold.onnx:
-            raise WeightsError(folder, "no ONNX file in the bundle", f"one of precision {precision}",
-                               f"run `sctlab export-onnx {folder}`")  # fmt: skip
+            raise WeightsError(
+                folder,
+                found="no ONNX file in the bundle",
+                expected=f"one of precision {precision}",
+                advice=f"run `sctlab export-onnx {folder}`",
+            )
         return OnnxBackend(read_checked(folder, fold.onnx[precision]), device, fold.onnx[precision].file)
     # The state dict overwrites every parameter: skip the initialisation, which costs seconds at start.
     with torch.device("meta"):
@@ -189,6 +201,9 @@ def load_backend(
         network.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise WeightsError(folder / fold.weights.file, f"weights of another network ({reason[:160]})",
-                           f"U-Net++ with {settings.encoder}") from error  # fmt: skip
+        raise WeightsError(
+            folder / fold.weights.file,
+            found=f"weights of another network ({reason[:160]})",
+            expected=f"U-Net++ with {settings.encoder}",
+        ) from error
     return TorchBackend(network, settings.slices, device)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from model.errors import InputError
-from model.interface import Task
-from model.volume import Volume
+from sctlab_model.cases import Task
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Volume
 
 BODY_THRESHOLD_HU = -400.0  # between lung/air and fat (-100)
 LUNG_HU = -930.0  # aerated lung lies above, room air below
@@ -44,8 +44,12 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     coarse = means > threshold
     core = _largest_part(_open(coarse, coarse_mm))
     if core is None:
-        raise InputError(volume.name or "image", f"nothing above {threshold:g} that could be a body",
-                         "an image of a patient", "give a body mask with --mask")  # fmt: skip
+        raise InputError(
+            volume.name or "image",
+            found=f"nothing above {threshold:g} that could be a body",
+            expected="an image of a patient",
+            advice="give a body mask with --mask",
+        )
     near = _distance(~core, coarse_mm) <= _OPENING_MM  # give back what the opening shaved off
     body = near & coarse | core
     body = _distance(~body, coarse_mm) <= _CLOSING_MM

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from model.errors import InputError, WeightsError
-from model.interface import Case, Region, Task
-from model.recipe import Recipe
-from model.writing import atomic_path, write_json
+from sctlab_model.cases import Case, Region, Task
+from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.io.writing import atomic_path, write_json
+from sctlab_model.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -119,13 +119,21 @@ class Bundle(_Manifest):
         if case.region is None:
             if len(self.groups) == 1:
                 return self.groups[0]
-            raise InputError(case.source, "no region", f"one of {', '.join(self.regions)}",
-                             f"bundle {self.name} has folds per region: give --region")  # fmt: skip
+            raise InputError(
+                case.source,
+                found="no region",
+                expected=f"one of {', '.join(self.regions)}",
+                advice=f"bundle {self.name} has folds per region: give --region",
+            )
         for group in self.groups:
             if case.region in group.regions:
                 return group
-        raise InputError(case.source, f"region {case.region}", f"one of {', '.join(self.regions)}",
-                         f"bundle {self.name} doesn't serve it")  # fmt: skip
+        raise InputError(
+            case.source,
+            found=f"region {case.region}",
+            expected=f"one of {', '.join(self.regions)}",
+            advice=f"bundle {self.name} doesn't serve it",
+        )
 
 
 def unseen_folds(group: RegionGroup, case_id: str) -> list[int]:
@@ -136,8 +144,12 @@ def unseen_folds(group: RegionGroup, case_id: str) -> list[int]:
     """
     unseen = [k for k, fold in enumerate(group.folds) if case_id not in fold.training_cases]
     if not unseen:
-        raise WeightsError(case_id, "every fold of the bundle was trained on this case",
-                           "a fold that did not see it", "such a prediction says nothing about quality")  # fmt: skip
+        raise WeightsError(
+            case_id,
+            found="every fold of the bundle was trained on this case",
+            expected="a fold that did not see it",
+            advice="such a prediction says nothing about quality",
+        )
     return unseen
 
 
@@ -149,13 +161,13 @@ def read_bundle(folder: str | Path) -> Bundle:
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise WeightsError(path, "no such file", "a weights bundle")
+        raise WeightsError(path, found="no such file", expected="a weights bundle")
     try:
         return Bundle.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, RecursionError) as error:
         reason = error.errors()[0] if isinstance(error, ValidationError) else None
         text = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" if reason else str(error)
-        raise WeightsError(path, f"a damaged manifest ({text})", "a bundle of format 1") from error
+        raise WeightsError(path, found=f"a damaged manifest ({text})", expected="a bundle of format 1") from error
 
 
 def write_bundle(bundle: Bundle, folder: str | Path) -> Path:
@@ -186,12 +198,16 @@ def read_checked(folder: str | Path, entry: HashedFile) -> bytes:
     """
     path = Path(folder) / entry.file
     if not path.is_file():
-        raise WeightsError(path, "no such file", f"a file with SHA-256 {entry.sha256}")
+        raise WeightsError(path, found="no such file", expected=f"a file with SHA-256 {entry.sha256}")
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != entry.sha256:
-        raise WeightsError(path, f"SHA-256 {found}", f"SHA-256 {entry.sha256} as in {MANIFEST}",
-                           "the file was altered or cut: copy the bundle again")  # fmt: skip
+        raise WeightsError(
+            path,
+            found=f"SHA-256 {found}",
+            expected=f"SHA-256 {entry.sha256} as in {MANIFEST}",
+            advice="the file was altered or cut: copy the bundle again",
+        )
     return data
 
 
@@ -209,7 +225,7 @@ def load_fold(folder: str | Path, fold: Fold) -> dict[str, torch.Tensor]:
         state = load(data)
     except SafetensorError as error:
         raise WeightsError(
-            Path(folder) / fold.weights.file, f"not safetensors ({error})", "a safetensors file"
+            Path(folder) / fold.weights.file, found=f"not safetensors ({error})", expected="a safetensors file"
         ) from error
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
@@ -238,11 +254,15 @@ def choose_bundle(task: Task, weights: str | Path | None = None) -> Path:
         root = SHIPPED_WEIGHTS
     folders = find_bundles(root)
     if not folders:
-        raise WeightsError(root, "no weights bundle", f"{MANIFEST} here or in a folder below")
+        raise WeightsError(root, found="no weights bundle", expected=f"{MANIFEST} here or in a folder below")
     bundles = {folder: read_bundle(folder) for folder in folders}
     matching = [folder for folder, bundle in bundles.items() if bundle.task is task]
     if len(matching) != 1:
         found = ", ".join(f"{folder.name} ({bundle.task})" for folder, bundle in bundles.items())
-        raise WeightsError(root, f"{len(matching)} bundles for task {task} among {found}", "exactly one",
-                           "name it with --weights")  # fmt: skip
+        raise WeightsError(
+            root,
+            found=f"{len(matching)} bundles for task {task} among {found}",
+            expected="exactly one",
+            advice="name it with --weights",
+        )
     return matching[0]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.body import body_mask
-from model.errors import InputError
-from model.interface import Task
-from model.volume import Volume, resample
+from sctlab_model.body import body_mask
+from sctlab_model.cases import Task
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Volume, resample
 
 # A mask that belongs to the image covers nearly all of the body in it, and isn't much larger.
 COVERED_AT_LEAST = 0.90
@@ -23,7 +23,12 @@ def check_source(source: Volume, task: Task) -> list[str]:
     """
     low, high = float(source.array.min()), float(source.array.max())
     if low == high:
-        raise InputError(source.name, f"every voxel is {low:g}", "an image with contrast", "the export went wrong")
+        raise InputError(
+            source.name,
+            found=f"every voxel is {low:g}",
+            expected="an image with contrast",
+            advice="the export went wrong",
+        )
     if task is Task.CBCT and (low > -500 or low < -5000 or high < 200 or high > 60000):
         return [f"values run from {low:g} to {high:g}, unlike a CBCT in HU (about -1000 to 3000): check the rescale"]
     if task is Task.MRI and low < -200:
@@ -38,12 +43,16 @@ def fit_mask(mask: Volume, source: Volume) -> tuple[Volume, list[str]]:
         InputError: The mask is empty, or doesn't overlap the source.
     """
     if not mask.array.any():
-        raise InputError(mask.name, "an empty mask", "a body mask", "leave it out to have one computed")
+        raise InputError(
+            mask.name, found="an empty mask", expected="a body mask", advice="leave it out to have one computed"
+        )
     if mask.geometry.same_grid(source.geometry, tolerance_mm=0.1 * min(source.geometry.spacing_xyz)):
         return Volume(mask.array > 0, source.geometry, mask.name), []
     fitted = resample(mask.with_array(mask.array > 0), source.geometry, interpolation="nearest")
     if not fitted.array.any():
-        raise InputError(mask.name, "a mask that doesn't overlap the image", "a mask of the same patient position")
+        raise InputError(
+            mask.name, found="a mask that doesn't overlap the image", expected="a mask of the same patient position"
+        )
     was, now = ("x".join(map(str, v.geometry.size_xyz)) for v in (mask, source))
     return fitted, [f"the mask lay on another grid ({was}, image {now}) and was resampled"]
 
@@ -59,10 +68,18 @@ def check_mask(mask: Volume, source: Volume, task: Task) -> list[str]:
     outside = 1 - inside / np.count_nonzero(mask.array)
     if covered >= COVERED_AT_LEAST and outside <= OUTSIDE_AT_MOST:
         axis = _better_flipped(mask.array, body)
-        return [f"the mask covers {covered:.0%} of the body in the image but fits better when flipped along "
-                f"{'zyx'[axis]}: is it flipped?"] if axis is not None else []  # fmt: skip
-    return [f"the mask covers {covered:.0%} of the body in the image and {outside:.0%} of it lies outside the body: "
-            "is it shifted, flipped or of another case?"]  # fmt: skip
+        return (
+            [
+                f"the mask covers {covered:.0%} of the body in the image but fits better when flipped along "
+                f"{'zyx'[axis]}: is it flipped?"
+            ]
+            if axis is not None
+            else []
+        )
+    return [
+        f"the mask covers {covered:.0%} of the body in the image and {outside:.0%} of it lies outside the body: "
+        "is it shifted, flipped or of another case?"
+    ]
 
 
 def _better_flipped(mask: np.ndarray, body: np.ndarray) -> int | None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from model.backends import Backend
-from model.preparation import stack_indices, unit_to_hu
-from model.recipe import Recipe, View
+from sctlab_model.backends import Backend
+from sctlab_model.preparation import stack_indices, unit_to_hu
+from sctlab_model.recipe import Recipe, View
 
 _FLIPS: dict[View, tuple[int, ...]] = {"identity": (), "flip_x": (-1,), "flip_y": (-2,), "flip_xy": (-2, -1)}
 CPU_BATCH = 4  # more gains nothing on a CPU and costs memory

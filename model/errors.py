@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import partial
 
 
 class ExitCode(IntEnum):
-    """How a command ends. The same codes in `process.py` and `sctlab`."""
+    """How a command ends. The same codes in `process.py` and `sctlab`.
+
+    `SOME_CASES_FAILED`: some cases of several failed or were left out, or a registration failed.
+    `IMPLAUSIBLE`: the result did not pass the output gate. `RESOURCES`: memory or disk.
+    """
 
     OK = 0
     SOME_CASES_FAILED = 1
     BAD_INPUT = 2
     BAD_WEIGHTS = 3
     INTERNAL = 4
+    IMPLAUSIBLE = 5
+    RESOURCES = 6
 
 
 class ProductError(Exception):
@@ -27,7 +34,7 @@ class ProductError(Exception):
 
     exit_code = ExitCode.INTERNAL
 
-    def __init__(self, where: object, found: str, expected: str = "", advice: str = "") -> None:
+    def __init__(self, where: object, *, found: str, expected: str = "", advice: str = "") -> None:
         self.where, self.found, self.expected, self.advice = str(where), found, expected, advice
         parts = [f"{self.where}: {found}"]
         if expected:
@@ -38,7 +45,8 @@ class ProductError(Exception):
 
     def __reduce__(self) -> tuple:
         # Worker processes send errors back: rebuild from the four parts, not from the joined message.
-        return type(self), (self.where, self.found, self.expected, self.advice)
+        parts = {"found": self.found, "expected": self.expected, "advice": self.advice}
+        return partial(type(self), **parts), (self.where,)
 
 
 class InputError(ProductError):
@@ -51,3 +59,21 @@ class WeightsError(ProductError):
     """A bundle that is missing, altered, or doesn't serve the task."""
 
     exit_code = ExitCode.BAD_WEIGHTS
+
+
+class ImplausibleError(ProductError):
+    """A result that did not pass the output gate."""
+
+    exit_code = ExitCode.IMPLAUSIBLE
+
+
+class ResourceError(ProductError):
+    """Memory or disk that is not there."""
+
+    exit_code = ExitCode.RESOURCES
+
+
+class RegistrationError(ProductError):
+    """A registration that found no usable transform."""
+
+    exit_code = ExitCode.SOME_CASES_FAILED

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from model.errors import InputError
-from model.recipe import NetworkSettings
+from sctlab_model.errors import InputError
+from sctlab_model.recipe import NetworkSettings
 
 
 class SynthesisNetwork(nn.Module):
@@ -29,8 +29,11 @@ class SynthesisNetwork(nn.Module):
                 decoder_channels=settings.decoder_channels,
             )
         except (KeyError, RuntimeError, ValueError) as error:
-            raise InputError("network.encoder", f"'{settings.encoder}' ({error})",
-                             "an encoder of segmentation_models_pytorch, e.g. resnet34") from error  # fmt: skip
+            raise InputError(
+                "network.encoder",
+                found=f"'{settings.encoder}' ({error})",
+                expected="an encoder of segmentation_models_pytorch, e.g. resnet34",
+            ) from error
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor:
         return torch.tanh(self.unet(stacks))

@@ -14,10 +14,10 @@ from itertools import permutations
 import numpy as np
 from scipy import ndimage
 
-from model.errors import InputError
-from model.metaimage import DEFAULT_MAX_VOXELS
-from model.recipe import Canvas, PercentileNormalisation, RangeNormalisation, Recipe, ZScoreNormalisation
-from model.volume import AIR_HU, Geometry, Volume, resample
+from sctlab_model.errors import InputError
+from sctlab_model.io.metaimage import DEFAULT_MAX_VOXELS
+from sctlab_model.recipe import Canvas, PercentileNormalisation, RangeNormalisation, Recipe, ZScoreNormalisation
+from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,22 @@ def prepare(source: Volume, mask: Volume, recipe: Recipe) -> Prepared:
         InputError: The mask is empty or on another grid, or the source is constant inside it.
     """
     if not mask.geometry.same_grid(source.geometry):
-        raise InputError(mask.name or "mask", f"grid {mask.geometry}", f"the source's grid {source.geometry}")
+        raise InputError(
+            mask.name or "mask", found=f"grid {mask.geometry}", expected=f"the source's grid {source.geometry}"
+        )
     oriented, oriented_mask = orient(source), orient(mask.with_array(mask.array > 0))
     upright = upright_grid(oriented.geometry, recipe)
     if math.prod(upright.size_xyz) > DEFAULT_MAX_VOXELS:
-        raise InputError(source.name or "source", f"{_product(source.geometry.size_xyz)} voxels with a spacing of "
-                         f"{_product(source.geometry.spacing_xyz)} mm, {_product(upright.size_xyz)} when resampled",
-                         f"at most {DEFAULT_MAX_VOXELS} voxels", "is the spacing right?")  # fmt: skip
+        raise InputError(
+            source.name or "source",
+            found=f"{_product(source.geometry.size_xyz)} voxels with a spacing of "
+            f"{_product(source.geometry.spacing_xyz)} mm, {_product(upright.size_xyz)} when resampled",
+            expected=f"at most {DEFAULT_MAX_VOXELS} voxels",
+            advice="is the spacing right?",
+        )
     image, body = to_upright(oriented, upright), _mask_to_upright(oriented_mask, upright)
     if not body.array.any():
-        raise InputError(mask.name or "mask", "an empty body mask", "a mask that covers the body")
+        raise InputError(mask.name or "mask", found="an empty body mask", expected="a mask that covers the body")
     normalised, statistics = normalise(image.array, body.array, recipe, source.name or "source")
     start, size = canvas_box(body.array, recipe.canvas)
     return Prepared(
@@ -150,8 +156,12 @@ def prepare_target(target: Volume, prepared: Prepared, recipe: Recipe) -> np.nda
         float32, axes z, y, x of the canvas.
     """
     if not target.geometry.same_grid(prepared.original):
-        raise InputError(target.name or "target", f"grid {target.geometry}",
-                         f"the source's grid {prepared.original}", "register the pair first")  # fmt: skip
+        raise InputError(
+            target.name or "target",
+            found=f"grid {target.geometry}",
+            expected=f"the source's grid {prepared.original}",
+            advice="register the pair first",
+        )
     image = to_upright(orient(target), prepared.upright, outside=float(AIR_HU))
     start = np.rint(prepared.upright.to_index(np.array(prepared.grid.origin_xyz))).astype(int)[::-1]
     scaled = hu_to_unit(cut(image.array, tuple(start), prepared.grid.shape_zyx, AIR_HU), recipe)
@@ -188,8 +198,9 @@ def restore(hu: np.ndarray, prepared: Prepared, recipe: Recipe, *, outside: floa
 def restore_float(values: np.ndarray, prepared: Prepared, *, outside: float) -> np.ndarray:
     """The geometry part of `restore`: float32 on the source's own grid, `outside` outside the mask."""
     start = np.rint(prepared.grid.to_index(np.array(prepared.upright.origin_xyz))).astype(int)[::-1]
-    upright = Volume(cut(values.astype(np.float32, copy=False), tuple(start), prepared.upright.shape_zyx, outside),
-                     prepared.upright)  # fmt: skip
+    upright = Volume(
+        cut(values.astype(np.float32, copy=False), tuple(start), prepared.upright.shape_zyx, outside), prepared.upright
+    )
     original = prepared.original
     order, flips = _nearest_axes(original)
     if prepared.resampled:
@@ -263,7 +274,7 @@ def normalise(image: np.ndarray, mask: np.ndarray, recipe: Recipe, where: str) -
     if isinstance(settings, ZScoreNormalisation):
         mean, std = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
         if std <= 0:
-            raise InputError(where, f"every voxel in the mask is {mean:g}", "an image with contrast")
+            raise InputError(where, found=f"every voxel in the mask is {mean:g}", expected="an image with contrast")
         out = (image - np.float32(mean)) / np.float32(std)
         out[~mask] = settings.outside
         return out, {"mean": mean, "std": std, "outside": float(settings.outside)}
@@ -274,8 +285,11 @@ def normalise(image: np.ndarray, mask: np.ndarray, recipe: Recipe, where: str) -
         assert isinstance(settings, RangeNormalisation)
         low, high, fill = settings.lower, settings.upper, settings.lower
     if not high > low:
-        raise InputError(where, f"the mask holds only the value {low:g} up to its upper percentile",
-                         "an image with contrast")  # fmt: skip
+        raise InputError(
+            where,
+            found=f"the mask holds only the value {low:g} up to its upper percentile",
+            expected="an image with contrast",
+        )
     out = np.clip(np.where(mask, image, np.float32(fill)), low, high)
     out -= np.float32(low)
     out *= np.float32(2 / (high - low))

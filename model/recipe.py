@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model.interface import Task
+from sctlab_model.cases import Task
 
-Spacing = tuple[Annotated[float, Field(gt=0, le=20)], Annotated[float, Field(gt=0, le=20)],
-                Annotated[float, Field(gt=0, le=20)]]  # fmt: skip
+Spacing = tuple[
+    Annotated[float, Field(gt=0, le=20)], Annotated[float, Field(gt=0, le=20)], Annotated[float, Field(gt=0, le=20)]
+]
 
 
 class _Settings(BaseModel):

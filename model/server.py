@@ -10,11 +10,11 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from model.bundle import CHALLENGE_WEIGHTS, SHIPPED_WEIGHTS, find_bundles, read_bundle
-from model.errors import ExitCode, ProductError, WeightsError
-from model.interface import Case, Task, challenge_results, read_challenge
-from model.pipeline import Synthesiser
-from model.writing import write_json
+from sctlab_model.bundle import CHALLENGE_WEIGHTS, SHIPPED_WEIGHTS, find_bundles, read_bundle
+from sctlab_model.cases import Case, Task, challenge_results, read_challenge
+from sctlab_model.errors import ExitCode, ProductError, WeightsError
+from sctlab_model.io.writing import write_json
+from sctlab_model.synthesiser import Synthesiser
 
 
 def make_app(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, ready: threading.Event) -> FastAPI:
@@ -65,7 +65,7 @@ def load_all(synthesiser: Synthesiser, task: Task | None = None) -> None:
     bundles = [read_bundle(folder) for folder in find_bundles(root)]
     wanted = [b for b in bundles if task in (None, b.task)]
     if not wanted:
-        raise WeightsError(root, f"no bundle{f' for task {task}' if task else ''}", "at least one")
+        raise WeightsError(root, found=f"no bundle{f' for task {task}' if task else ''}", expected="at least one")
     for bundle in wanted:
         for group in bundle.groups:
             synthesiser.start_loading(Case("start", bundle.task, Path(), region=group.regions[0])).result()

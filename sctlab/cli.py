@@ -12,22 +12,22 @@ import click
 import typer
 from rich.console import Console
 
-from model.errors import ExitCode, InputError, ProductError
-from model.processors import heed_quota
+from sctlab_model.errors import ExitCode, InputError, ProductError
+from sctlab_model.processors import heed_quota
 
 # name → (module, attribute, one line for the listing). The attribute is a function or a typer.Typer.
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "simulate": ("sctlab.simulation.command", "simulate", "Make a cohort whose truth is known."),
-    "register": ("sctlab.registration.command", "app", "Register pairs, or apply a registration."),
-    "train": ("sctlab.training.command", "train", "Train the folds of a recipe."),
-    "pack": ("sctlab.training.pack_command", "pack", "Turn runs into a weights bundle."),
-    "export-onnx": ("sctlab.training.pack_command", "export_onnx", "Add ONNX files to a bundle."),
-    "predict": ("sctlab.training.predict_command", "predict", "Synthesise a cohort with folds that did not see it."),
-    "evaluate": ("sctlab.evaluation.command", "evaluate", "Score predictions as the challenge does, and beyond."),
-    "compare": ("sctlab.evaluation.command", "compare", "Compare two evaluations case by case."),
-    "gamma": ("sctlab.evaluation.command", "gamma", "Compare two dose files by the gamma index."),
-    "features": ("sctlab.features.command", "app", "List or download feature extractors."),
-    "info": ("sctlab.info", "info", "Versions, devices and the bundles that are here."),
+    "simulate": ("sctlab.commands.simulate", "simulate", "Make a cohort whose truth is known."),
+    "register": ("sctlab.commands.register", "app", "Register pairs, or apply a registration."),
+    "train": ("sctlab.commands.train", "train", "Train the folds of a recipe."),
+    "pack": ("sctlab.commands.pack", "pack", "Turn runs into a weights bundle."),
+    "export-onnx": ("sctlab.commands.pack", "export_onnx", "Add ONNX files to a bundle."),
+    "predict": ("sctlab.commands.predict", "predict", "Synthesise a cohort with folds that did not see it."),
+    "evaluate": ("sctlab.commands.evaluate", "evaluate", "Score predictions as the challenge does, and beyond."),
+    "compare": ("sctlab.commands.evaluate", "compare", "Compare two evaluations case by case."),
+    "gamma": ("sctlab.commands.evaluate", "gamma", "Compare two dose files by the gamma index."),
+    "features": ("sctlab.commands.features", "app", "List or download feature extractors."),
+    "info": ("sctlab.commands.info", "info", "Versions, devices and the bundles that are here."),
 }
 
 

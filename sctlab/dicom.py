@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from model.errors import InputError
-from model.metaimage import DEFAULT_MAX_VOXELS
-from model.volume import AIR_HU, Geometry, Volume
+from sctlab_model.errors import InputError
+from sctlab_model.io.metaimage import DEFAULT_MAX_VOXELS
+from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 _SERIES, _MODALITY, _POSITION, _ORIENTATION = "0020|000e", "0008|0060", "0020|0032", "0020|0037"
 LARGEST_GAP = 3.0  # times the usual distance of slices; beyond it slices are missing
@@ -57,39 +57,58 @@ def read_dicom_series(folder: str | Path, *, tolerance_mm: float = 0.02) -> Volu
     first = slices[0]
     for name, values in (("series", {s.series for s in slices}), ("image sizes", {s.size_xy for s in slices})):
         if len(values) > 1:
-            raise InputError(folder, f"{len(values)} {name}: {', '.join(map(str, sorted(values)))}"[:300], "one",
-                             "put one series into a folder of its own")  # fmt: skip
+            raise InputError(
+                folder,
+                found=f"{len(values)} {name}: {', '.join(map(str, sorted(values)))}"[:300],
+                expected="one",
+                advice="put one series into a folder of its own",
+            )
     for other in slices:
         if not np.allclose(other.axes, first.axes, atol=1e-3):
-            raise InputError(other.path, "another orientation than the first slice", "one orientation",
-                             "leave out localizers and reformats")  # fmt: skip
+            raise InputError(
+                other.path,
+                found="another orientation than the first slice",
+                expected="one orientation",
+                advice="leave out localizers and reformats",
+            )
         if not np.allclose(other.spacing_xy, first.spacing_xy, rtol=1e-3):
             raise InputError(
-                other.path, f"pixels of {other.spacing_xy} mm", f"{first.spacing_xy} mm like the first slice"
+                other.path,
+                found=f"pixels of {other.spacing_xy} mm",
+                expected=f"{first.spacing_xy} mm like the first slice",
             )
     if len(slices) < 3:
-        raise InputError(folder, f"{len(slices)} slices", "at least 3")
+        raise InputError(folder, found=f"{len(slices)} slices", expected="at least 3")
     slices.sort(key=lambda s: float(s.position @ s.axes[:, 2]))
     local = np.array([s.position @ s.axes for s in slices])  # in the slices' own axes
     gaps = np.diff(local[:, 2])
     if gaps.min() < tolerance_mm:
         k = int(gaps.argmin())
-        raise InputError(folder, f"{slices[k].path.name} and {slices[k + 1].path.name} at one position",
-                         "one slice a position", "separate the phases or reconstructions")  # fmt: skip
+        raise InputError(
+            folder,
+            found=f"{slices[k].path.name} and {slices[k + 1].path.name} at one position",
+            expected="one slice a position",
+            advice="separate the phases or reconstructions",
+        )
     usual = float(np.percentile(gaps, 25))
     k = _missing_after(gaps, usual, tolerance_mm)
     if k is not None:
-        raise InputError(folder, f"a gap of {gaps[k]:.1f} mm after {slices[k].path.name}", f"about {usual:.1f} mm",
-                         "slices are missing: export the whole series")  # fmt: skip
+        raise InputError(
+            folder,
+            found=f"a gap of {gaps[k]:.1f} mm after {slices[k].path.name}",
+            expected=f"about {usual:.1f} mm",
+            advice="slices are missing: export the whole series",
+        )
     size = (*first.size_xy, len(slices))
     if np.prod(np.array(size, dtype=np.int64)) > DEFAULT_MAX_VOXELS:
-        raise InputError(folder, f"{size} voxels", f"at most {DEFAULT_MAX_VOXELS}")
+        raise InputError(folder, found=f"{size} voxels", expected=f"at most {DEFAULT_MAX_VOXELS}")
     pixels = _pixels(slices)
     even = np.abs(gaps - gaps.mean()).max() <= max(tolerance_mm, 0.005 * usual)
     straight = np.abs(local[:, :2] - local[0, :2]).max() <= 0.05 * min(first.spacing_xy)
     if even and straight:
-        geometry = Geometry(size, (*first.spacing_xy, float(gaps.mean())), tuple(slices[0].position),
-                            tuple(first.axes.ravel()))  # fmt: skip
+        geometry = Geometry(
+            size, (*first.spacing_xy, float(gaps.mean())), tuple(slices[0].position), tuple(first.axes.ravel())
+        )
         return Volume(pixels, geometry, str(folder))
     return _resampled(pixels, local, first, usual, str(folder))
 
@@ -118,10 +137,10 @@ def _headers(folder: Path) -> list[_Slice]:
     import SimpleITK as sitk
 
     if not folder.is_dir():
-        raise InputError(folder, "no such folder", "a folder of DICOM files")
+        raise InputError(folder, found="no such folder", expected="a folder of DICOM files")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and _is_dicom(p))
     if not files:
-        raise InputError(folder, "no DICOM file", "a CT series")
+        raise InputError(folder, found="no DICOM file", expected="a CT series")
     slices = []
     for path in files:
         reader = sitk.ImageFileReader()
@@ -130,17 +149,23 @@ def _headers(folder: Path) -> list[_Slice]:
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:
-            raise InputError(path, "a damaged DICOM file", "a complete one") from error
+            raise InputError(path, found="a damaged DICOM file", expected="a complete one") from error
         modality = _value(reader, _MODALITY)
         if modality and modality != "CT":
-            raise InputError(path, f"modality {modality}", "CT", "put the CT series into a folder of its own")
+            raise InputError(
+                path, found=f"modality {modality}", expected="CT", advice="put the CT series into a folder of its own"
+            )
         try:
             position = np.array([float(v) for v in _value(reader, _POSITION).split("\\")])
             row_column = np.array([float(v) for v in _value(reader, _ORIENTATION).split("\\")]).reshape(2, 3)
         except ValueError as error:
-            raise InputError(path, "no position or orientation", "both tags of an axial CT slice") from error
+            raise InputError(
+                path, found="no position or orientation", expected="both tags of an axial CT slice"
+            ) from error
         if reader.GetSize()[2:] not in ((), (1,)):
-            raise InputError(path, "several frames in one file", "one slice a file", "export as single frames")
+            raise InputError(
+                path, found="several frames in one file", expected="one slice a file", advice="export as single frames"
+            )
         axes = np.column_stack([*row_column, np.cross(*row_column)])
         slices.append(
             _Slice(path, position, axes, reader.GetSpacing()[:2], reader.GetSize()[:2], _value(reader, _SERIES))
@@ -161,10 +186,12 @@ def _pixels(slices: list[_Slice]) -> np.ndarray:
         try:
             plane = sitk.GetArrayFromImage(sitk.ReadImage(str(item.path), imageIO="GDCMImageIO"))
         except RuntimeError as error:
-            raise InputError(item.path, "pixels can't be decoded", "a supported transfer syntax") from error
+            raise InputError(
+                item.path, found="pixels can't be decoded", expected="a supported transfer syntax"
+            ) from error
         plane = plane.reshape(plane.shape[-2:])
         if plane.dtype.kind not in "iuf":
-            raise InputError(item.path, f"pixels of type {plane.dtype}", "numbers")
+            raise InputError(item.path, found=f"pixels of type {plane.dtype}", expected="numbers")
         planes.append(plane)
     stack = np.stack(planes)
     return stack.astype(np.float32 if stack.dtype.kind == "f" else np.int16)

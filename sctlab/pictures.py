@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model.volume import Volume
-from model.writing import atomic_path
+from sctlab_model.io.writing import atomic_path
+from sctlab_model.volume import Volume
 
 CT_WINDOW = (-200.0, 300.0)  # soft tissue, HU
 WIDE_WINDOW = (-1000.0, 1000.0)  # lung to bone, HU
@@ -62,9 +62,14 @@ def centre_index(mask: Volume | None, volume: Volume) -> tuple[int, int, int]:
 
 
 def save_planes(
-    layers: Sequence[Layer], path: str | Path, *, index_xyz: Sequence[int] | None = None,
-    planes: Sequence[str] = PLANES, title: str = "", height_inch: float = 2.4,
-) -> Path:  # fmt: skip
+    layers: Sequence[Layer],
+    path: str | Path,
+    *,
+    index_xyz: Sequence[int] | None = None,
+    planes: Sequence[str] = PLANES,
+    title: str = "",
+    height_inch: float = 2.4,
+) -> Path:
     """Write a PNG with a column a layer and a row a plane, all at one point.
 
     All volumes lie on one grid. Colour bars are left out: the window stands in the title.
@@ -88,8 +93,9 @@ def save_planes(
         for row, name in enumerate(planes):
             axis = axes[row, column]
             cut, aspect = plane(layer.volume, name, index_xyz)
-            axis.imshow(cut, cmap=layer.colormap, vmin=window[0], vmax=window[1], aspect=aspect,
-                        interpolation="nearest")  # fmt: skip
+            axis.imshow(
+                cut, cmap=layer.colormap, vmin=window[0], vmax=window[1], aspect=aspect, interpolation="nearest"
+            )
             if layer.contour is not None:
                 line = plane(layer.contour, name, index_xyz)[0]
                 if line.any() and not line.all():

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from model.bundle import Bundle, Fold, RegionGroup, Registration, save_fold, write_bundle
-from model.interface import Region, Task
-from model.recipe import Canvas, NetworkSettings, RangeNormalisation, Recipe
-from model.volume import Geometry, Volume
+from sctlab_model.bundle import Bundle, Fold, RegionGroup, Registration, save_fold, write_bundle
+from sctlab_model.cases import Region, Task
+from sctlab_model.recipe import Canvas, NetworkSettings, RangeNormalisation, Recipe
+from sctlab_model.volume import Geometry, Volume
 
 if TYPE_CHECKING:
-    from model.network import SynthesisNetwork
+    from sctlab_model.network import SynthesisNetwork
 
 SHARED = Path(__file__).parents[1] / "../shared"
 TINY_NETWORK = NetworkSettings(encoder="tu-mobilenetv3_small_100", slices=3, decoder_channels=(16, 16, 8, 8, 4))
@@ -93,8 +93,14 @@ def mr() -> Volume:
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Recipe:
     """CBCT on its own grid, source and target by the same linear rule, a small network on a small canvas."""
-    return Recipe(name="tiny", task=Task.CBCT, spacing_xyz=GRID.spacing_xyz, network=TINY_NETWORK,
-                  normalisation=RangeNormalisation(lower=-1024, upper=3071), canvas=Canvas(minimum_yx=(64, 64)))  # fmt: skip
+    return Recipe(
+        name="tiny",
+        task=Task.CBCT,
+        spacing_xyz=GRID.spacing_xyz,
+        network=TINY_NETWORK,
+        normalisation=RangeNormalisation(lower=-1024, upper=3071),
+        canvas=Canvas(minimum_yx=(64, 64)),
+    )
 
 
 NetworkMaker = Callable[[int], "SynthesisNetwork"]
@@ -105,7 +111,7 @@ def random_network() -> NetworkMaker:
     """`random_network(seed)`: the tiny network with random weights and batch norms that have seen data."""
     import torch
 
-    from model.network import build_network
+    from sctlab_model.network import build_network
 
     def make(seed: int) -> SynthesisNetwork:
         with torch.device("meta"):
@@ -157,8 +163,17 @@ def make_bundle(
                 weights = save_fold(state, folder, f"group_{number}_fold_{k}.safetensors", "float32")
                 members.append(Fold(weights=weights, storage="float32", training_cases=seen[k]))
             entries.append(RegionGroup(regions=regions, folds=tuple(members)))
-        write_bundle(Bundle(name=folder.name, recipe=recipe, groups=tuple(entries), intended_use="tests", demonstration=True,
-                            registration=Registration(method="none", convention="aligned")), folder)  # fmt: skip
+        write_bundle(
+            Bundle(
+                name=folder.name,
+                recipe=recipe,
+                groups=tuple(entries),
+                intended_use="tests",
+                demonstration=True,
+                registration=Registration(method="none", convention="aligned"),
+            ),
+            folder,
+        )
         return folder
 
     return make
@@ -173,7 +188,7 @@ def cbct_bundle(make_bundle: BundleMaker) -> Path:
 @pytest.fixture(scope="session")
 def mr_bundle(make_bundle: BundleMaker, tiny_recipe: Recipe) -> Path:
     """Two folds for MR, normalised by percentiles."""
-    from model.recipe import PercentileNormalisation
+    from sctlab_model.recipe import PercentileNormalisation
 
     recipe = tiny_recipe.model_copy(update={"normalisation": PercentileNormalisation()})
     return make_bundle(task=Task.MRI, recipe=recipe)

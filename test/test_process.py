@@ -15,10 +15,10 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 import process
-from model.interface import OUTPUT_FOLDER
-from model.reading import read_volume
-from model.volume import Geometry, Volume
-from model.writing import write_volume
+from sctlab_model.cases import OUTPUT_FOLDER
+from sctlab_model.io.reading import read_volume
+from sctlab_model.io.writing import write_volume
+from sctlab_model.volume import Geometry, Volume
 
 
 class Workplace:
@@ -46,8 +46,19 @@ class Workplace:
     def run(self, *options: object, given: object = None) -> tuple[int, str]:
         """Exit code and what was written to stderr."""
         self.capsys.readouterr()
-        code = process.main(["--input", str(given or self.input), "--output", str(self.output), "--weights", str(self.bundle),
-                             "--device", "cpu", *map(str, options)])  # fmt: skip
+        code = process.main(
+            [
+                "--input",
+                str(given or self.input),
+                "--output",
+                str(self.output),
+                "--weights",
+                str(self.bundle),
+                "--device",
+                "cpu",
+                *map(str, options),
+            ]
+        )
         return code, self.capsys.readouterr().err
 
     def files(self) -> list[str]:
@@ -105,7 +116,10 @@ def test_a_challenge_case(case: Workplace, cbct: Volume, outline: Volume) -> Non
     (entry,) = json.loads((case.output / "results.json").read_text())
     assert entry["outputs"] == [{"type": "metaio_image", "filename": str(case.result)}]
     assert [i["filename"] for i in entry["inputs"]] == [
-        str(case.source), str(case.input / "images/body/mask-1.mha"), str(case.input / "region.json")]  # fmt: skip
+        str(case.source),
+        str(case.input / "images/body/mask-1.mha"),
+        str(case.input / "region.json"),
+    ]
     assert entry["error_messages"] == []
 
     report = json.loads((case.output / "../run.json").read_text())
@@ -128,8 +142,15 @@ def test_uncertainty_lies_outside_the_folder_of_the_result(case: Workplace, cbct
     assert spread.array[outline.array].mean() > 0
 
 
-@pytest.mark.parametrize(("name", "expected"), [("case-1.nii.gz", "case-1.nii.gz"), ("case-1.nii", "case-1.mha"), ("case-1.nrrd", "case-1.mha"),
-                                                ("case-1.mhd", "case-1.mha")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("case-1.nii.gz", "case-1.nii.gz"),
+        ("case-1.nii", "case-1.mha"),
+        ("case-1.nrrd", "case-1.mha"),
+        ("case-1.mhd", "case-1.mha"),
+    ],
+)
 def test_other_formats(case: Workplace, cbct: Volume, name: str, expected: str) -> None:
     source = case.source
     image = sitk.ReadImage(str(source))
@@ -334,7 +355,7 @@ def test_a_task_that_the_weights_do_not_serve(case: Workplace) -> None:
 
 
 def test_a_region_that_the_weights_do_not_serve(case: Workplace, make_bundle) -> None:
-    from model.interface import Region
+    from sctlab_model.cases import Region
 
     case.bundle = make_bundle(groups=((Region.HN,), (Region.TH,)), folds=1)
     case.refused("region AB", "HN, TH")
@@ -503,7 +524,7 @@ def test_an_internal_error_is_one_line(case: Workplace, monkeypatch: pytest.Monk
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("model.pipeline.check_source", broken)
+    monkeypatch.setattr("sctlab_model.synthesiser.check_source", broken)
     case.refused("internal error: ZeroDivisionError: a bug", "--debug", code=4)
     code, text = case.run("--debug")
     assert code == 4

@@ -16,9 +16,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from model.body import body_mask
-from model.interface import Task, find_cohort
-from model.reading import read_volume
+from sctlab_model.body import body_mask
+from sctlab_model.cases import Task, find_cohort
+from sctlab_model.io.reading import read_volume
 
 HERE = Path(__file__).parent
 BINS = np.arange(-1024, 1600, 16)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from model.interface import find_image
-from model.reading import read_mask, read_volume
-from model.volume import AIR_HU, Geometry, Volume
 from sctlab.evaluation.image_metrics import image_metrics
-from sctlab.registration.applying import apply_to_image, field_of_view, read_transform
-from sctlab.registration.inversion import invert
-from sctlab.registration.transforms import Transform
+from sctlab.transforms.applying import apply_to_image, field_of_view, read_transform
+from sctlab.transforms.inversion import invert
+from sctlab.transforms.transforms import Transform
+from sctlab_model.cases import find_image
+from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 TRANSFORM_NAMES = ("transform.h5", "transform.tfm", "transform.txt", "displacement.nii.gz", "displacement.mha")
 

@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from model.body import body_mask
-from model.errors import InputError, ProductError
-from model.interface import Case, Region, Task, find_image
-from model.reading import read_mask, read_volume
-from model.volume import Volume
 from sctlab.evaluation import bias, calibration, checks, profiles, tissues, water_equivalent
 from sctlab.evaluation.image_metrics import image_metrics
 from sctlab.evaluation.organs import REGION_CLASSES, OrganMetrics, organ_metrics
 from sctlab.evaluation.provenance import reference_registration
 from sctlab.evaluation.segmentation import Segmenter, make_segmenter, read_labels
 from sctlab.registration.quality import edge_agreement, normalised_mutual_information
+from sctlab_model.body import body_mask
+from sctlab_model.cases import Case, Region, Task, find_image
+from sctlab_model.errors import InputError, ProductError
+from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.volume import Volume
 
 # a process that scores many cases loads the network once
 _segmenter = lru_cache(maxsize=1)(make_segmenter)
@@ -127,8 +127,12 @@ def find_reference(case: Case, stem: str) -> Path:
     place = case.folder / stem if stem else None
     path = find_image(place.parent, place.name) if place is not None else case.target
     if path is None:
-        raise InputError(case.folder, f"no reference {stem or 'ct or ct_def'}", "a CT in the case folder",
-                         "--reference names another file")  # fmt: skip
+        raise InputError(
+            case.folder,
+            found=f"no reference {stem or 'ct or ct_def'}",
+            expected="a CT in the case folder",
+            advice="--reference names another file",
+        )
     return path
 
 
@@ -152,20 +156,31 @@ def load_images(case: Case, prediction: Path, reference: Path, notes: list[str])
     return Images(sct, ct, mask.array, source)
 
 
-def _predicted_labels(case: Case, prediction: Volume, options: Options, segmenter: Segmenter | None,
-                      notes: list[str]) -> Volume | None:  # fmt: skip
+def _predicted_labels(
+    case: Case, prediction: Volume, options: Options, segmenter: Segmenter | None, notes: list[str]
+) -> Volume | None:
     if options.labels is not None:
         labels = read_labels(options.labels, case.id)
         if labels is not None:
             return checks.check_labels(labels, prediction, notes)
         if segmenter is None:
-            raise InputError(options.labels, f"no labels {case.id}.*", "labels of every prediction",
-                             "add them, or give --segmenter")  # fmt: skip
+            raise InputError(
+                options.labels,
+                found=f"no labels {case.id}.*",
+                expected="labels of every prediction",
+                advice="add them, or give --segmenter",
+            )
     return checks.check_labels(segmenter.segment(prediction), prediction, notes) if segmenter is not None else None
 
 
-def _score_organs(case: Case, images: Images, predicted: Volume | None, options: Options, segmenter: Segmenter | None,
-                  record: CaseRecord) -> None:  # fmt: skip
+def _score_organs(
+    case: Case,
+    images: Images,
+    predicted: Volume | None,
+    options: Options,
+    segmenter: Segmenter | None,
+    record: CaseRecord,
+) -> None:
     if predicted is None:
         return
     path = find_image(case.folder, "labels") if case.folder is not None else None
@@ -185,8 +200,10 @@ def _score_organs(case: Case, images: Images, predicted: Volume | None, options:
         )
     lost = [o.name for o in scores.organs if o.lost]
     if lost:
-        record.notes.append(f"lost from the prediction: {', '.join(lost)}; Dice 0 each, and their HD95 is left out of the "
-                            "mean, which flatters it")  # fmt: skip
+        record.notes.append(
+            f"lost from the prediction: {', '.join(lost)}; Dice 0 each, and their HD95 is left out of the "
+            "mean, which flatters it"
+        )
     if scores.invented:
         record.notes.append(f"{len(scores.invented)} classes are only in the prediction and count nowhere")
 
@@ -196,8 +213,9 @@ def _organs(predicted: Volume, reference: Volume, region: Region | None) -> Orga
     return organ_metrics(predicted.array, reference.array, classes, reference.geometry.spacing_xyz[::-1])
 
 
-def _look_closer(case: Case, images: Images, predicted: Volume | None, spread: Path | None, options: Options,
-                 record: CaseRecord) -> None:  # fmt: skip
+def _look_closer(
+    case: Case, images: Images, predicted: Volume | None, spread: Path | None, options: Options, record: CaseRecord
+) -> None:
     """Everything beyond the challenge: what fails here is noted and costs none of the challenge's numbers."""
     sct, ct, mask = images.prediction.array, images.reference.array, images.mask
     spacing = images.reference.geometry.spacing_xyz[::-1]
@@ -216,8 +234,10 @@ def _look_closer(case: Case, images: Images, predicted: Volume | None, spread: P
         record.slices = {axis: {k: list(v) for k, v in asdict(s).items()} for axis, s in slices.items()}
         record.metrics["banding"] = record.banding["z"]
         for axis in profiles.banded_axes(record.banding):
-            record.notes.append(f"bands between slices along {axis}: offsets of {record.banding[axis]:.1f} HU, more than "
-                                "twice those along the other axes")  # fmt: skip
+            record.notes.append(
+                f"bands between slices along {axis}: offsets of {record.banding[axis]:.1f} HU, more than "
+                "twice those along the other axes"
+            )
     with _extra(record, "path lengths"):
         _path_lengths(case, images, options, record)
     if images.source is not None:
@@ -253,17 +273,22 @@ def _path_lengths(case: Case, images: Images, options: Options, record: CaseReco
         record.notes += [n for n in notes if n not in record.notes]
         target, name = labels.array == options.target, f"label {options.target}"
     result = water_equivalent.path_difference(
-        images.prediction.array, images.reference.array, images.mask, images.reference.geometry,
-        target=target, target_name=name,
-    )  # fmt: skip
+        images.prediction.array,
+        images.reference.array,
+        images.mask,
+        images.reference.geometry,
+        target=target,
+        target_name=name,
+    )
     if result is None:
         record.notes.append(f"target {name} is empty inside the mask: no path lengths")
         return
     record.metrics |= {"wepl_mean": result.mean_absolute_mm, "wepl_p95": result.p95_absolute_mm}
 
 
-def _against_input_labels(case: Case, reference: Volume, predicted: Volume | None, options: Options,
-                          record: CaseRecord) -> None:  # fmt: skip
+def _against_input_labels(
+    case: Case, reference: Volume, predicted: Volume | None, options: Options, record: CaseRecord
+) -> None:
     labels = _input_labels(case, options)
     if labels is None:
         if options.input_labels is not None:
@@ -315,9 +340,12 @@ def _against_truth(images: Images, folder: Path, options: Options, record: CaseR
     elif result is not None:
         record.truth = {k: _finite(v) for k, v in asdict(result).items()}
         record.metrics |= {
-            "mae_truth": result.mae, "psnr_truth": result.psnr, "ms_ssim_truth": result.ms_ssim,
-            "bias": result.bias_hu, "reference_error": result.reference_error_hu,
-        }  # fmt: skip
+            "mae_truth": result.mae,
+            "psnr_truth": result.psnr,
+            "ms_ssim_truth": result.ms_ssim,
+            "bias": result.bias_hu,
+            "reference_error": result.reference_error_hu,
+        }
 
 
 def _floor(case: Case, images: Images, options: Options, record: CaseRecord) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.errors import InputError
-from model.volume import AIR_HU, Volume
 from sctlab.evaluation.ms_ssim import HU_RANGE, MIN_AXIS
+from sctlab_model.errors import InputError
+from sctlab_model.volume import AIR_HU, Volume
 
 NORMALISED_SPAN = 20.0  # HU; an image that spans less was never brought back from the network's range
 LOWEST_OF_A_BODY = -50.0  # HU; every body has fat and air below this
@@ -26,13 +26,20 @@ def check_hounsfield(ct: Volume, what: str) -> list[str]:
     low, high = float(ct.array.min()), float(ct.array.max())
     found = f"{what} runs from {low:g} to {high:g}"
     if high - low < NORMALISED_SPAN:
-        raise InputError(ct.name, found, "HU", "it looks normalised: map it back to HU")
+        raise InputError(ct.name, found=found, expected="HU", advice="it looks normalised: map it back to HU")
     if low >= LOWEST_OF_A_BODY:
-        raise InputError(ct.name, found, "HU, with air near -1000", "it looks offset: apply slope and intercept")
+        raise InputError(
+            ct.name,
+            found=found,
+            expected="HU, with air near -1000",
+            advice="it looks offset: apply slope and intercept",
+        )
     if not HU_RANGE[0] <= low or not high <= HU_RANGE[1]:
         outside = float(np.mean((ct.array < HU_RANGE[0]) | (ct.array > HU_RANGE[1])))
-        return [f"{found}: {outside:.2%} of the voxels lie outside [-1024, 3071]; MAE counts them as they are, PSNR and "
-                "MS-SSIM clip them"]  # fmt: skip
+        return [
+            f"{found}: {outside:.2%} of the voxels lie outside [-1024, 3071]; MAE counts them as they are, PSNR and "
+            "MS-SSIM clip them"
+        ]
     return []
 
 
@@ -43,12 +50,18 @@ def check_grids(prediction: Volume, reference: Volume) -> list[str]:
         InputError: Another shape: nothing can be compared.
     """
     if prediction.array.shape != reference.array.shape:
-        raise InputError(prediction.name, f"{_size(prediction)} voxels", f"{_size(reference)}, as {reference.name}",
-                         "resample the prediction to the reference's grid")  # fmt: skip
+        raise InputError(
+            prediction.name,
+            found=f"{_size(prediction)} voxels",
+            expected=f"{_size(reference)}, as {reference.name}",
+            advice="resample the prediction to the reference's grid",
+        )
     if prediction.geometry.same_grid(reference.geometry, SAME_GRID_MM):
         return []
-    return [f"the prediction's geometry differs from the reference's ({_grid(prediction)} against {_grid(reference)}): "
-            "compared voxel by voxel all the same, as the challenge does; a clinical system would misplace it"]  # fmt: skip
+    return [
+        f"the prediction's geometry differs from the reference's ({_grid(prediction)} against {_grid(reference)}): "
+        "compared voxel by voxel all the same, as the challenge does; a clinical system would misplace it"
+    ]
 
 
 def check_mask(mask: Volume, reference: Volume) -> list[str]:
@@ -58,10 +71,16 @@ def check_mask(mask: Volume, reference: Volume) -> list[str]:
         InputError: Empty, or another shape.
     """
     if mask.array.shape != reference.array.shape:
-        raise InputError(mask.name, f"{_size(mask)} voxels", f"{_size(reference)}, as {reference.name}",
-                         "use the mask on the reference's grid")  # fmt: skip
+        raise InputError(
+            mask.name,
+            found=f"{_size(mask)} voxels",
+            expected=f"{_size(reference)}, as {reference.name}",
+            advice="use the mask on the reference's grid",
+        )
     if not mask.array.any():
-        raise InputError(mask.name, "an empty mask", "a body mask", "no score is defined without one")
+        raise InputError(
+            mask.name, found="an empty mask", expected="a body mask", advice="no score is defined without one"
+        )
     notes = []
     if not mask.geometry.same_grid(reference.geometry, SAME_GRID_MM):
         notes.append("the mask's geometry differs from the reference's: used voxel by voxel")
@@ -79,7 +98,8 @@ def check_input(source: Volume, reference: Volume) -> tuple[Volume | None, list[
         return source, []
     return Volume(source.array, reference.geometry, source.name), [
         f"the input's geometry differs from the reference's ({_grid(source)} against {_grid(reference)}): compared with the "
-        "prediction voxel by voxel all the same"]  # fmt: skip
+        "prediction voxel by voxel all the same"
+    ]
 
 
 def check_field_of_view(reference: Volume, mask: np.ndarray, view: Volume | None) -> list[str]:
@@ -89,8 +109,10 @@ def check_field_of_view(reference: Volume, mask: np.ndarray, view: Volume | None
     uncovered = float((mask & ~view.array).sum() / mask.sum())
     if uncovered < 0.001:
         return []
-    return [f"{uncovered:.1%} of the mask lies outside the reference CT's field of view, where the reference is {AIR_HU} HU: "
-            "the prediction is scored there as if it had to be air"]  # fmt: skip
+    return [
+        f"{uncovered:.1%} of the mask lies outside the reference CT's field of view, where the reference is {AIR_HU} HU: "
+        "the prediction is scored there as if it had to be air"
+    ]
 
 
 def check_labels(labels: Volume, image: Volume, notes: list[str]) -> Volume:
@@ -100,18 +122,26 @@ def check_labels(labels: Volume, image: Volume, notes: list[str]) -> Volume:
         InputError: Another shape, fractions, or negative values.
     """
     if labels.array.shape != image.array.shape:
-        raise InputError(labels.name, f"{_size(labels)} voxels", f"{_size(image)}, as {image.name}",
-                         "resample the labels by nearest neighbour")  # fmt: skip
+        raise InputError(
+            labels.name,
+            found=f"{_size(labels)} voxels",
+            expected=f"{_size(image)}, as {image.name}",
+            advice="resample the labels by nearest neighbour",
+        )
     array = labels.array
     if array.dtype.kind == "f":
         array = np.rint(array)
         if not np.array_equal(array, labels.array):
-            raise InputError(labels.name, "fractional labels", "integers", "resample by nearest neighbour")
+            raise InputError(
+                labels.name, found="fractional labels", expected="integers", advice="resample by nearest neighbour"
+            )
     if array.min() < 0:
-        raise InputError(labels.name, f"label {array.min():g}", "labels of 0 and above")
+        raise InputError(labels.name, found=f"label {array.min():g}", expected="labels of 0 and above")
     if not labels.geometry.same_grid(image.geometry, SAME_GRID_MM):
-        notes.append(f"the geometry of the labels {labels.name} differs from the reference's ({_grid(labels)} against "
-                     f"{_grid(image)}): used voxel by voxel")  # fmt: skip
+        notes.append(
+            f"the geometry of the labels {labels.name} differs from the reference's ({_grid(labels)} against "
+            f"{_grid(image)}): used voxel by voxel"
+        )
     # distances between organs count in the image's millimetres, whatever the labels' header says
     return Volume(array.astype(np.uint8 if array.max() < 256 else np.int32), image.geometry, labels.name)
 

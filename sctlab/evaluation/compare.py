@@ -12,12 +12,12 @@ import jinja2
 from rich.console import Console
 from rich.table import Table
 
-from model.errors import InputError
-from model.writing import write_json, write_text
 from sctlab.evaluation import figures
 from sctlab.evaluation.definitions import METRICS
 from sctlab.evaluation.results import read_details
 from sctlab.evaluation.statistics import PairedDifference, paired_difference
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_json, write_text
 
 ALL = "all"
 
@@ -49,15 +49,17 @@ def compare_evaluations(first: Path, second: Path) -> Comparison:
     cases_a, cases_b = ({(c["task"], c["id"]): c for c in d["cases"]} for d in (a, b))
     shared = [k for k in cases_a if k in cases_b]
     if not shared:
-        raise InputError(second, f"no case of {first}", "two evaluations of the same cases")
+        raise InputError(second, found=f"no case of {first}", expected="two evaluations of the same cases")
     warnings = []
     for name, cases in ((first, cases_a), (second, cases_b)):
         if len(cases) > len(shared):
             warnings.append(f"{len(cases) - len(shared)} of {len(cases)} cases are only in {name} and were left out")
     other = [k[1] for k in shared if cases_a[k]["registration"] != cases_b[k]["registration"]]
     if other:
-        warnings.append(f"{len(other)} cases were scored against differently registered references "
-                        f"({', '.join(other[:3])}, …): the difference holds registration as well as synthesis")  # fmt: skip
+        warnings.append(
+            f"{len(other)} cases were scored against differently registered references "
+            f"({', '.join(other[:3])}, …): the difference holds registration as well as synthesis"
+        )
     pairs: dict[str, list[tuple[str, float, float]]] = {}
     for key in METRICS:
         values = [
@@ -106,9 +108,18 @@ def _rows(comparison: Comparison, region: str) -> list[list[str]]:
         def text(value: float, digits: int = metric.digits) -> str:
             return f"{value:.{digits}f}"
 
-        rows.append([metric.label, str(d.count), text(d.mean_a), text(d.mean_b), f"{d.difference:+.{metric.digits}f}",
-                     f"[{text(d.low)}, {text(d.high)}]", "–" if d.p_value is None else f"{d.p_value:.3g}",
-                     f"{d.b_better}/{d.count}"])  # fmt: skip
+        rows.append(
+            [
+                metric.label,
+                str(d.count),
+                text(d.mean_a),
+                text(d.mean_b),
+                f"{d.difference:+.{metric.digits}f}",
+                f"[{text(d.low)}, {text(d.high)}]",
+                "–" if d.p_value is None else f"{d.p_value:.3g}",
+                f"{d.b_better}/{d.count}",
+            ]
+        )
     return rows
 
 
@@ -118,11 +129,15 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
     shown = {k: v for k, v in comparison.pairs.items() if v}
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
     regions = list(dict.fromkeys(r for r, _ in comparison.differences))
-    write_text(out / "comparison.html", template.render(
-        names=comparison.names, warnings=comparison.warnings,
-        picture=figures.comparison(comparison.names, shown),
-        tables=[{"region": r, "rows": _rows(comparison, r)} for r in regions],
-    ))  # fmt: skip
+    write_text(
+        out / "comparison.html",
+        template.render(
+            names=comparison.names,
+            warnings=comparison.warnings,
+            picture=figures.comparison(comparison.names, shown),
+            tables=[{"region": r, "rows": _rows(comparison, r)} for r in regions],
+        ),
+    )
 
 
 def _json(comparison: Comparison) -> dict[str, Any]:

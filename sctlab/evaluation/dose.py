@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.errors import InputError
-from model.volume import Volume
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Volume
 
 DOSE_PERCENT = 2.0
 DISTANCE_MM = 2.0
@@ -43,26 +43,41 @@ def gamma_pass_rate(evaluated: Volume, reference: Volume) -> GammaResult:
     try:
         from pymedphys import gamma
     except ImportError as error:
-        raise InputError("gamma", "pymedphys isn't installed", "it", 'pip install "sctlab[dose]"') from error
+        raise InputError(
+            "gamma", found="pymedphys isn't installed", expected="it", advice='pip install "sctlab[dose]"'
+        ) from error
     for dose in (evaluated, reference):
         if dose.array.min() < 0 or not dose.array.any():
-            raise InputError(dose.name, f"values from {dose.array.min():g} to {dose.array.max():g}", "a dose")
+            raise InputError(
+                dose.name, found=f"values from {dose.array.min():g} to {dose.array.max():g}", expected="a dose"
+            )
         if not np.allclose(dose.geometry.axes, np.eye(3), atol=1e-4):
-            raise InputError(dose.name, "a rotated or flipped grid", "axes along the patient's", "resample it first")
+            raise InputError(
+                dose.name,
+                found="a rotated or flipped grid",
+                expected="axes along the patient's",
+                advice="resample it first",
+            )
     values = gamma(
-        _axes(reference), reference.array.astype(np.float64), _axes(evaluated), evaluated.array.astype(np.float64),
-        dose_percent_threshold=DOSE_PERCENT, distance_mm_threshold=DISTANCE_MM,
-        lower_percent_dose_cutoff=CUTOFF_PERCENT, max_gamma=MAX_GAMMA,
+        _axes(reference),
+        reference.array.astype(np.float64),
+        _axes(evaluated),
+        evaluated.array.astype(np.float64),
+        dose_percent_threshold=DOSE_PERCENT,
+        distance_mm_threshold=DISTANCE_MM,
+        lower_percent_dose_cutoff=CUTOFF_PERCENT,
+        max_gamma=MAX_GAMMA,
         interp_algo="scipy",  # its own needs numba
-    )  # fmt: skip
+    )
     values = values[np.isfinite(values)]
     if values.size == 0:
-        raise InputError(reference.name, "no voxel with a gamma value", "doses that overlap")
+        raise InputError(reference.name, found="no voxel with a gamma value", expected="doses that overlap")
     return GammaResult(float(100 * np.mean(values <= 1)), float(values.mean()), int(values.size))
 
 
 def _axes(dose: Volume) -> tuple[np.ndarray, ...]:
     """Coordinates of the voxels along z, y, x in mm."""
     g = dose.geometry
-    return tuple(o + s * np.arange(n)
-                 for o, s, n in zip(g.origin_xyz[::-1], g.spacing_xyz[::-1], g.shape_zyx, strict=True))  # fmt: skip
+    return tuple(
+        o + s * np.arange(n) for o, s, n in zip(g.origin_xyz[::-1], g.spacing_xyz[::-1], g.shape_zyx, strict=True)
+    )

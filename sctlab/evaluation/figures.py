@@ -41,8 +41,9 @@ def distributions(records: Sequence[CaseRecord], keys: Sequence[str]) -> str | N
     with rc_context(STYLE):
         figure, axes = _panels(len(keys), columns=5, width=2.2, height=2.3)
         for axis, key in zip(axes, keys, strict=True):
-            groups = [[r.metrics[key] for r in records if r.region == g and r.metrics.get(key) is not None]
-                      for g in regions]  # fmt: skip
+            groups = [
+                [r.metrics[key] for r in records if r.region == g and r.metrics.get(key) is not None] for g in regions
+            ]
             _boxes(axis, groups, regions, [REGION_COLOURS.get(g, GREY) for g in regions])
             axis.set_title(METRICS[key].label)
         return _svg(figure)
@@ -84,13 +85,24 @@ def tissues(records: Sequence[CaseRecord]) -> str | None:
     regions = sorted({r.region for r in records})
     with rc_context(STYLE):
         figure = _figure(10.5, 2.8)
-        panels = zip(figure.subplots(1, 3), (("mae_hu", "Mean absolute error (HU)", 1),
-                     ("mean_error_hu", "Mean error, sCT minus CT (HU)", 1),
-                     ("mae_density", "Electron density error (% of water)", 100)), strict=True)  # fmt: skip
+        panels = zip(
+            figure.subplots(1, 3),
+            (
+                ("mae_hu", "Mean absolute error (HU)", 1),
+                ("mean_error_hu", "Mean error, sCT minus CT (HU)", 1),
+                ("mae_density", "Electron density error (% of water)", 100),
+            ),
+            strict=True,
+        )
         for axis, (key, title, factor) in panels:
             for index, region in enumerate(regions):
-                values = [np.mean([factor * r.tissues[t][key] for r in records if r.region == region and t in r.tissues]
-                                  or [np.nan]) for t in names]  # fmt: skip
+                values = [
+                    np.mean(
+                        [factor * r.tissues[t][key] for r in records if r.region == region and t in r.tissues]
+                        or [np.nan]
+                    )
+                    for t in names
+                ]
                 width = 0.8 / len(regions)
                 places = np.arange(len(names)) + (index - (len(regions) - 1) / 2) * width
                 axis.bar(places, values, width * 0.92, color=REGION_COLOURS.get(region, GREY), label=region)
@@ -109,15 +121,28 @@ def depth(records: Sequence[CaseRecord]) -> str | None:
         return None
     with rc_context(STYLE):
         figure = _figure(10.5, 2.8)
-        for axis, key, title in zip(figure.subplots(1, 2), ("mae_hu", "mean_error_hu"),
-                                    ("Mean absolute error (HU)", "Mean error, sCT minus CT (HU)"), strict=True):  # fmt: skip
+        for axis, key, title in zip(
+            figure.subplots(1, 2),
+            ("mae_hu", "mean_error_hu"),
+            ("Mean absolute error (HU)", "Mean error, sCT minus CT (HU)"),
+            strict=True,
+        ):
             shells = sorted({d["from_mm"] for r in records for d in r.depth})
             for record in records:
-                axis.plot([shells.index(d["from_mm"]) for d in record.depth], [d[key] for d in record.depth],
-                          color="#d1d5db", linewidth=0.7)  # fmt: skip
+                axis.plot(
+                    [shells.index(d["from_mm"]) for d in record.depth],
+                    [d[key] for d in record.depth],
+                    color="#d1d5db",
+                    linewidth=0.7,
+                )
             for region in sorted({r.region for r in records}):
-                values = [np.mean([d[key] for r in records if r.region == region for d in r.depth if d["from_mm"] == s]
-                                  or [np.nan]) for s in shells]  # fmt: skip
+                values = [
+                    np.mean(
+                        [d[key] for r in records if r.region == region for d in r.depth if d["from_mm"] == s]
+                        or [np.nan]
+                    )
+                    for s in shells
+                ]
                 axis.plot(values, "o-", color=REGION_COLOURS.get(region, GREY), markersize=4, label=region)
             ends = [f"{a:g}-{b:g}" for a, b in itertools.pairwise(shells)] + [f"over {shells[-1]:g}"]
             axis.set_xticks(range(len(shells)), ends)
@@ -225,9 +250,17 @@ def _boxes(axis: Axes, groups: Sequence[Sequence[float]], names: Sequence[str], 
     random = np.random.default_rng(0)
     for place, (values, colour) in enumerate(zip(groups, colours, strict=True)):
         if len(values) > 4:
-            axis.boxplot([values], positions=[place], widths=0.5, showfliers=False, manage_ticks=False,
-                         medianprops={"color": "black"}, boxprops={"color": GREY}, whiskerprops={"color": GREY},
-                         capprops={"color": GREY})  # fmt: skip
+            axis.boxplot(
+                [values],
+                positions=[place],
+                widths=0.5,
+                showfliers=False,
+                manage_ticks=False,
+                medianprops={"color": "black"},
+                boxprops={"color": GREY},
+                whiskerprops={"color": GREY},
+                capprops={"color": GREY},
+            )
         jitter = random.uniform(-0.12, 0.12, len(values))
         axis.plot(place + jitter, values, "o", color=colour, alpha=0.65, markersize=4, markeredgewidth=0)
     axis.set_xticks(range(len(names)), [f"{n} ({len(g)})" for n, g in zip(names, groups, strict=True)])

@@ -121,8 +121,9 @@ def _level_means(level: _Level, weight: float) -> tuple[float, float, float]:
     """Means over the mask, a border of 3 dropped: (l c s)^w, c s, and l c s."""
     # where the map is wanted: the mask, inside the border
     lower = [max(s, BORDER) for s in level.mask_start]
-    upper = [min(s + n, total - BORDER)
-             for s, n, total in zip(level.mask_start, level.mask.shape, level.shape, strict=True)]  # fmt: skip
+    upper = [
+        min(s + n, total - BORDER) for s, n, total in zip(level.mask_start, level.mask.shape, level.shape, strict=True)
+    ]
     if any(a >= b for a, b in zip(lower, upper, strict=True)):
         return math.nan, math.nan, math.nan
     mask = level.mask[tuple(slice(a - s, b - s) for a, b, s in zip(lower, upper, level.mask_start, strict=True))]
@@ -152,7 +153,9 @@ def _windowed_means(images: torch.Tensor, mask: torch.Tensor, weight: float) -> 
         return math.nan, math.nan, math.nan
     parts = map_slabs(
         lambda first, last: _window_sums(images[:, first : last + 2 * BORDER], mask[first:last], weight),
-        len(mask), images.device)  # fmt: skip
+        len(mask),
+        images.device,
+    )
     return tuple((torch.stack(parts).sum(0) / count).tolist())
 
 
@@ -253,8 +256,11 @@ def _halved(level: _Level) -> _Level:
         image_start.append(first)
 
         first_even = -(-level.mask_start[axis] // 2)
-        mask = mask[tuple(slice(2 * first_even - level.mask_start[axis], None, 2) if a == axis else slice(None)
-                          for a in range(3))]  # fmt: skip
+        mask = mask[
+            tuple(
+                slice(2 * first_even - level.mask_start[axis], None, 2) if a == axis else slice(None) for a in range(3)
+            )
+        ]
         mask_start.append(first_even)
     return _Level(images, tuple(image_start), mask, tuple(mask_start), shape)
 

@@ -19,8 +19,8 @@ import torch
 from grand_challenge_metrics.stats import dice_from_confusion_matrix
 from scipy.ndimage import find_objects
 
-from model.interface import Region
 from sctlab.evaluation.class_names import CLASS_NAMES
+from sctlab_model.cases import Region
 
 _TRUNK = (2, 3, 5, 6, *range(10, 15), *range(26, 51), 51, 79, *range(92, 116), 116)
 REGION_CLASSES: dict[Region, tuple[int, ...]] = {
@@ -100,8 +100,9 @@ def organ_metrics(
     predicted, reference = (_compact(a, classes) for a in (prediction_labels, reference_labels))
     confusion = confusion_counts(predicted, reference, len(classes) + 1, device=device)
     present = [i for i in range(1, len(classes) + 1) if confusion[i].sum() > 0]
-    invented = tuple(int(classes[i - 1]) for i in range(1, len(classes) + 1)
-                     if confusion[i].sum() == 0 and confusion[:, i].sum() > 0)  # fmt: skip
+    invented = tuple(
+        int(classes[i - 1]) for i in range(1, len(classes) + 1) if confusion[i].sum() == 0 and confusion[:, i].sum() > 0
+    )
     if not present:
         return OrganMetrics(0.0, 0.0, (), invented)
     with np.errstate(invalid="ignore"):  # 0/0 for classes that neither image has; they aren't read

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.errors import InputError
-from model.interface import Case
-from model.pipeline import SPREAD_FOLDER
-from model.writing import SUFFIXES, split_suffix
+from sctlab_model.cases import Case
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import SUFFIXES, split_suffix
+from sctlab_model.synthesiser import SPREAD_FOLDER
 
 PREFIX = "sct_"
 # Files named for what they are instead of their case: the case is the folder's name (SynthRAD's layout).
@@ -48,9 +48,13 @@ def unpacked(predictions: Path, scratch: Path) -> Path:
     if predictions.is_dir():
         return predictions
     if not predictions.is_file():
-        raise InputError(predictions, "no such folder or zip", "a folder of predictions, or a zip of sct_<ID>.mha")
+        raise InputError(
+            predictions, found="no such folder or zip", expected="a folder of predictions, or a zip of sct_<ID>.mha"
+        )
     if not zipfile.is_zipfile(predictions):
-        raise InputError(predictions, "a file that isn't a zip", "a folder of predictions, or a zip of sct_<ID>.mha")
+        raise InputError(
+            predictions, found="a file that isn't a zip", expected="a folder of predictions, or a zip of sct_<ID>.mha"
+        )
     scratch.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(predictions) as archive:
@@ -63,7 +67,7 @@ def unpacked(predictions: Path, scratch: Path) -> Path:
                 with archive.open(entry) as source, (folder / name).open("wb") as target:
                     shutil.copyfileobj(source, target)
     except (zipfile.BadZipFile, OSError, RuntimeError) as error:
-        raise InputError(predictions, f"a damaged zip ({error})", "a whole one") from error
+        raise InputError(predictions, found=f"a damaged zip ({error})", expected="a whole one") from error
     return scratch
 
 

@@ -50,8 +50,11 @@ def error_by_depth(
     count = np.bincount(shell, minlength=len(DEPTHS_MM) - 1)
     absolute = np.bincount(shell, np.abs(error), len(count))
     signed = np.bincount(shell, error, len(count))
-    return [DepthError(a, b, int(n), float(t / n), float(s / n))
-            for a, b, n, t, s in zip(DEPTHS_MM[:-1], DEPTHS_MM[1:], count, absolute, signed, strict=True) if n]  # fmt: skip
+    return [
+        DepthError(a, b, int(n), float(t / n), float(s / n))
+        for a, b, n, t, s in zip(DEPTHS_MM[:-1], DEPTHS_MM[1:], count, absolute, signed, strict=True)
+        if n
+    ]
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,10 @@ def banding(prediction: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> 
         if used.sum() < 3:
             result[name] = 0.0
             continue
-        sums = [np.einsum("zyx,zyx->" + name, part, shared, dtype=np.float64, casting="unsafe")
-                for part in (_along(error, axis, 0, -2), _along(error, axis, 1, -1), _along(error, axis, 2, None))]  # fmt: skip
+        sums = [
+            np.einsum("zyx,zyx->" + name, part, shared, dtype=np.float64, casting="unsafe")
+            for part in (_along(error, axis, 0, -2), _along(error, axis, 1, -1), _along(error, axis, 2, None))
+        ]
         offset = (sums[1] - (sums[0] + sums[2]) / 2)[used] / count[used]
         result[name] = float(MEDIAN_TO_SIGMA * np.median(np.abs(offset)) / np.sqrt(1.5))
     return result
@@ -115,8 +120,11 @@ def banding(prediction: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> 
 
 def banded_axes(offsets: dict[str, float]) -> list[str]:
     """Axes whose slices are offset beyond what the others show."""
-    return [axis for axis, value in offsets.items()
-            if value > BANDING_HU and value > BANDING_RATIO * max(v for a, v in offsets.items() if a != axis)]  # fmt: skip
+    return [
+        axis
+        for axis, value in offsets.items()
+        if value > BANDING_HU and value > BANDING_RATIO * max(v for a, v in offsets.items() if a != axis)
+    ]
 
 
 def _masked_error(prediction: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np.ndarray:

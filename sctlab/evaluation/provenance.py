@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.errors import InputError
-from model.interface import Case, Region, Task, read_json
+from sctlab_model.cases import Case, Region, Task, read_json
+from sctlab_model.errors import InputError
 
 PREDICTIONS_FILE = "predictions.json"
 
@@ -79,8 +79,11 @@ class PredictionProvenance:
         if weights is None:
             return []
         used = self.folds.get(case.id)
-        return [key for key, ids in weights.training_cases.items()
-                if case.id in ids and _serves(key, case.region) and (used is None or _index(key) in used)]  # fmt: skip
+        return [
+            key
+            for key, ids in weights.training_cases.items()
+            if case.id in ids and _serves(key, case.region) and (used is None or _index(key) in used)
+        ]
 
 
 def read_prediction_provenance(folder: Path) -> PredictionProvenance:
@@ -97,8 +100,12 @@ def read_prediction_provenance(folder: Path) -> PredictionProvenance:
         bundles = {Task(task): _weights(entry) for task, entry in content.get("bundles", {}).items()}
         folds = {entry["case"]: tuple(entry["folds"]) for entry in content.get("cases", []) if entry.get("folds")}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(path, f"not a report of predictions ({type(error).__name__}: {error})",
-                         "the file that predicting wrote", "restore it, or remove it to do without") from error  # fmt: skip
+        raise InputError(
+            path,
+            found=f"not a report of predictions ({type(error).__name__}: {error})",
+            expected="the file that predicting wrote",
+            advice="restore it, or remove it to do without",
+        ) from error
     return PredictionProvenance(bundles, folds)
 
 
@@ -113,7 +120,9 @@ def reference_registration(folder: Path | None, reference: Path) -> Registration
         return Registration()
     content = read_json(path)
     if not isinstance(content, dict):
-        raise InputError(path, f"a JSON {type(content).__name__}", "an object with method and convention")
+        raise InputError(
+            path, found=f"a JSON {type(content).__name__}", expected="an object with method and convention"
+        )
     return Registration.of(str(content.get("method", "")), str(content.get("convention", "")))
 
 
@@ -134,14 +143,21 @@ def mismatches(trained: Sequence[Registration], references: Sequence[Registratio
                     f"{other}. Part of the error below is the difference of the two registrations, not of the images."
                 )
     if trained and unknown in references:
-        lines.append("How some references were registered isn't recorded (no pair.json), so a mismatch with the "
-                     "training pairs can't be ruled out.")  # fmt: skip
+        lines.append(
+            "How some references were registered isn't recorded (no pair.json), so a mismatch with the "
+            "training pairs can't be ruled out."
+        )
     if not trained:
-        lines.append(f"No {PREDICTIONS_FILE} beside the predictions: the weights, their training cases and the "
-                     "registration of their training pairs are unknown, and seen cases can't be refused.")  # fmt: skip
+        lines.append(
+            f"No {PREDICTIONS_FILE} beside the predictions: the weights, their training cases and the "
+            "registration of their training pairs are unknown, and seen cases can't be refused."
+        )
     if len(references) > 1:
-        lines.append("The references were registered in different ways: "
-                     + "; ".join(map(str, references)) + ". Scores of the groups can't be compared.")  # fmt: skip
+        lines.append(
+            "The references were registered in different ways: "
+            + "; ".join(map(str, references))
+            + ". Scores of the groups can't be compared."
+        )
     return lines
 
 

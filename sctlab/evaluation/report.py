@@ -11,12 +11,12 @@ from typing import Any
 
 import jinja2
 
-from model.interface import Case
-from model.writing import write_text
 from sctlab.evaluation import figures
 from sctlab.evaluation.case import CaseRecord, load_images
 from sctlab.evaluation.definitions import CHALLENGE, METRICS, Metric
 from sctlab.evaluation.statistics import aggregate
+from sctlab_model.cases import Case
+from sctlab_model.io.writing import write_text
 
 CARDS = ("mae", "psnr", "ms_ssim", "DICE", "HD95")
 CASE_COLUMNS = ("mae", "psnr", "ms_ssim", "DICE", "HD95", "mean_error", "wepl_mean", "nmi_input", "mae_truth", "bias")
@@ -37,23 +37,26 @@ def write_report(
     regions = sorted({r.region for r in records})
     groups = [("all", list(records))] if len(regions) > 1 else []
     groups += [(g, [r for r in records if r.region == g]) for g in regions]
-    write_text(path, _template().render(
-        title=title,
-        subtitle=f"{len(records)} cases of {summary['cohort']}, predictions from {summary['predictions']}"
-                 + (f", weights {summary['weights']}" if summary.get("weights") else ""),
-        mismatches=summary["mismatches"],
-        left_out=summary["left_out"],
-        unknown=summary["unknown"],
-        cards=_cards(records, summary),
-        regions=[{"name": name, "count": len(chosen)} for name, chosen in groups],
-        tables=_tables(groups),
-        figures=_figures(records),
-        pictures=_pictures(records, cases, regions),
-        case_table=_case_table(records),
-        notes=_notes(records),
-        footer=f"Made by sctlab evaluate on {datetime.now():%Y-%m-%d %H:%M}. Definitions, sources and traps of every "
-               "metric: docs/evaluation.md.",
-    ))  # fmt: skip
+    write_text(
+        path,
+        _template().render(
+            title=title,
+            subtitle=f"{len(records)} cases of {summary['cohort']}, predictions from {summary['predictions']}"
+            + (f", weights {summary['weights']}" if summary.get("weights") else ""),
+            mismatches=summary["mismatches"],
+            left_out=summary["left_out"],
+            unknown=summary["unknown"],
+            cards=_cards(records, summary),
+            regions=[{"name": name, "count": len(chosen)} for name, chosen in groups],
+            tables=_tables(groups),
+            figures=_figures(records),
+            pictures=_pictures(records, cases, regions),
+            case_table=_case_table(records),
+            notes=_notes(records),
+            footer=f"Made by sctlab evaluate on {datetime.now():%Y-%m-%d %H:%M}. Definitions, sources and traps of every "
+            "metric: docs/evaluation.md.",
+        ),
+    )
 
 
 def _template() -> jinja2.Template:
@@ -66,8 +69,13 @@ def _cards(records: Sequence[CaseRecord], summary: dict[str, Any]) -> list[dict[
     for key in CARDS:
         values = aggregate(r.metrics.get(key) for r in records)
         if values["count"]:
-            cards.append({"title": METRICS[key].label, "value": number(values["mean"], METRICS[key]),
-                          "detail": f"median {number(values['50pc'], METRICS[key])}"})  # fmt: skip
+            cards.append(
+                {
+                    "title": METRICS[key].label,
+                    "value": number(values["mean"], METRICS[key]),
+                    "detail": f"median {number(values['50pc'], METRICS[key])}",
+                }
+            )
     left = len(summary["left_out"])
     cards.append({"title": "Cases scored", "value": str(len(records)), "detail": f"{left} left out"})
     return cards
@@ -84,8 +92,12 @@ def _tables(groups: Sequence[tuple[str, Sequence[CaseRecord]]]) -> list[dict[str
                 continue
             deviation = "" if values["std"] is None else f" ± {number(values['std'], metric)}"
             quartiles = "–".join(number(values[q], metric) for q in ("25pc", "75pc"))
-            cells.append({"main": number(values["mean"], metric) + deviation,
-                          "detail": f"{number(values['50pc'], metric)} [{quartiles}]"})  # fmt: skip
+            cells.append(
+                {
+                    "main": number(values["mean"], metric) + deviation,
+                    "detail": f"{number(values['50pc'], metric)} [{quartiles}]",
+                }
+            )
         if any(cells):
             arrow = {"higher": " ↑", "lower": " ↓", "zero": " → 0"}[metric.better]
             tables[metric.group].append({"label": metric.label + arrow, "cells": cells})
@@ -116,15 +128,20 @@ def _pictures(records: Sequence[CaseRecord], cases: dict[str, Case], regions: Se
         for record in (*worst, *best):
             images = load_images(cases[record.id], Path(record.prediction), Path(record.reference), [])
             z = _worst_slice(record, images.reference.geometry.spacing_xyz[2]) if record in worst else None
-            pictures.append({
-                "id": record.id,
-                "region": region,
-                "rank": "best" if record in best else f"worst {worst.index(record) + 1}",
-                "scores": ", ".join(f"{METRICS[k].title} {number(record.metrics[k], METRICS[k])} {METRICS[k].unit}".strip()
-                                    for k in CHALLENGE if record.metrics.get(k) is not None),
-                "planes": figures.planes(images, z=z),
-                "slices": figures.slices(record),
-            })  # fmt: skip
+            pictures.append(
+                {
+                    "id": record.id,
+                    "region": region,
+                    "rank": "best" if record in best else f"worst {worst.index(record) + 1}",
+                    "scores": ", ".join(
+                        f"{METRICS[k].title} {number(record.metrics[k], METRICS[k])} {METRICS[k].unit}".strip()
+                        for k in CHALLENGE
+                        if record.metrics.get(k) is not None
+                    ),
+                    "planes": figures.planes(images, z=z),
+                    "slices": figures.slices(record),
+                }
+            )
     return pictures
 
 
@@ -148,8 +165,10 @@ def _notes(records: Sequence[CaseRecord]) -> list[dict[str, str]]:
         for note in record.notes:
             cases[note].append(record.id)
     ordered = sorted(cases.items(), key=lambda item: -len(item[1]))
-    return [{"text": text, "cases": ", ".join(ids[:12]) + (f" and {len(ids) - 12} more" if len(ids) > 12 else "")}
-            for text, ids in ordered]  # fmt: skip
+    return [
+        {"text": text, "cases": ", ".join(ids[:12]) + (f" and {len(ids) - 12} more" if len(ids) > 12 else "")}
+        for text, ids in ordered
+    ]
 
 
 def number(value: float | None, metric: Metric) -> str:

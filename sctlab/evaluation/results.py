@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from model.errors import InputError
-from model.interface import read_json
-from model.writing import write_json, write_text
 from sctlab.evaluation.case import CaseRecord
 from sctlab.evaluation.definitions import CHALLENGE, METRICS
 from sctlab.evaluation.statistics import aggregate
+from sctlab_model.cases import read_json
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_json, write_text
 
 METRICS_JSON, METRICS_CSV, ORGANS_CSV, DETAILS = "metrics.json", "metrics.csv", "organs.csv", "details.json"
 
@@ -29,13 +29,25 @@ def write_results(records: Sequence[CaseRecord], out: Path, summary: dict[str, A
     """
     write_json(out / METRICS_JSON, challenge_json(records))
     used = [key for key in METRICS if any(key in r.metrics for r in records)]
-    write_text(out / METRICS_CSV, _csv(["case", "region", "task", *used],
-                                       ([r.id, r.region, r.task, *(_cell(r.metrics.get(k)) for k in used)]
-                                        for r in records)))  # fmt: skip
+    write_text(
+        out / METRICS_CSV,
+        _csv(
+            ["case", "region", "task", *used],
+            ([r.id, r.region, r.task, *(_cell(r.metrics.get(k)) for k in used)] for r in records),
+        ),
+    )
     if any(r.organs for r in records):
-        write_text(out / ORGANS_CSV, _csv(["case", "region", "label", "organ", "dice", "hd95"],
-                                          ([r.id, r.region, o["label"], o["name"], _cell(o["dice"]), _cell(o["hd95"])]
-                                           for r in records for o in r.organs)))  # fmt: skip
+        write_text(
+            out / ORGANS_CSV,
+            _csv(
+                ["case", "region", "label", "organ", "dice", "hd95"],
+                (
+                    [r.id, r.region, o["label"], o["name"], _cell(o["dice"]), _cell(o["hd95"])]
+                    for r in records
+                    for o in r.organs
+                ),
+            ),
+        )
     write_json(out / DETAILS, {"format": 1, **summary, "cases": [asdict(r) for r in records]})
 
 
@@ -59,10 +71,10 @@ def read_details(folder: Path) -> dict[str, Any]:
     """
     path = folder / DETAILS if folder.is_dir() else folder
     if not path.is_file():
-        raise InputError(path, "no such file", "the output folder of `sctlab evaluate`")
+        raise InputError(path, found="no such file", expected="the output folder of `sctlab evaluate`")
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != 1 or not isinstance(content.get("cases"), list):
-        raise InputError(path, "not an evaluation", "details.json of `sctlab evaluate`")
+        raise InputError(path, found="not an evaluation", expected="details.json of `sctlab evaluate`")
     return content
 
 

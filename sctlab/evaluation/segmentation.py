@@ -9,11 +9,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from model.errors import InputError
-from model.interface import find_image
-from model.reading import read_volume
-from model.volume import AIR_HU, Volume, resample
 from sctlab.evaluation.checks import SAME_GRID_MM
+from sctlab_model.cases import find_image
+from sctlab_model.errors import InputError
+from sctlab_model.io.reading import read_volume
+from sctlab_model.volume import AIR_HU, Volume, resample
 
 TORCHSCRIPT_SPACING_MM = 3.0
 
@@ -65,9 +65,12 @@ class TotalSegmentator:
             import nibabel  # noqa: F401 (a dependency of TotalSegmentator; asked for here for one clear message)
             from totalsegmentator.python_api import totalsegmentator
         except ImportError as error:
-            raise InputError("--segmenter totalsegmentator", f"TotalSegmentator isn't installed ({error})",
-                             "its Python package and weights",
-                             "pip install TotalSegmentator, or give label files with --labels") from error  # fmt: skip
+            raise InputError(
+                "--segmenter totalsegmentator",
+                found=f"TotalSegmentator isn't installed ({error})",
+                expected="its Python package and weights",
+                advice="pip install TotalSegmentator, or give label files with --labels",
+            ) from error
         self._call = totalsegmentator
         self._device = _totalsegmentator_device(device)
 
@@ -83,11 +86,17 @@ class TotalSegmentator:
         try:
             result = self._call(image, None, ml=True, fast=True, task="total", device=self._device, quiet=True)
         except (Exception, SystemExit) as error:
-            raise InputError(ct.name, f"TotalSegmentator failed ({type(error).__name__}: {error})", "labels",
-                             "are its weights here? see totalseg_download_weights -t total_fast") from error  # fmt: skip
+            raise InputError(
+                ct.name,
+                found=f"TotalSegmentator failed ({type(error).__name__}: {error})",
+                expected="labels",
+                advice="are its weights here? see totalseg_download_weights -t total_fast",
+            ) from error
         labels = np.asarray(result.dataobj)
         if labels.shape != ct.geometry.size_xyz or not np.allclose(result.affine, image.affine, atol=SAME_GRID_MM):
-            raise InputError(ct.name, f"TotalSegmentator returned a grid of {labels.shape}", f"{ct.geometry.size_xyz}")
+            raise InputError(
+                ct.name, found=f"TotalSegmentator returned a grid of {labels.shape}", expected=f"{ct.geometry.size_xyz}"
+            )
         return Volume(np.ascontiguousarray(labels.transpose(2, 1, 0)).astype(np.uint8), ct.geometry, self.name)
 
 
@@ -102,14 +111,19 @@ class TorchScriptSegmenter:
     def __init__(self, path: str | Path, device: str = "cpu", spacing_mm: float = TORCHSCRIPT_SPACING_MM) -> None:
         path = Path(path)
         if not path.is_file():
-            raise InputError("--segmenter", f"no file '{path}'", "none, totalsegmentator, or a TorchScript file")
+            raise InputError(
+                "--segmenter", found=f"no file '{path}'", expected="none, totalsegmentator, or a TorchScript file"
+            )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch.jit is deprecated, published segmenters still use it
                 self._script = torch.jit.load(str(path), map_location=device).eval()
         except (RuntimeError, ValueError) as error:
-            raise InputError(path, f"can't be loaded ({str(error).strip().splitlines()[0][:120]})",
-                             "a TorchScript file (torch.jit.save)") from error  # fmt: skip
+            raise InputError(
+                path,
+                found=f"can't be loaded ({str(error).strip().splitlines()[0][:120]})",
+                expected="a TorchScript file (torch.jit.save)",
+            ) from error
         self.name, self._device, self._spacing = path.stem, device, spacing_mm
 
     def segment(self, ct: Volume) -> Volume:
@@ -127,12 +141,18 @@ class TorchScriptSegmenter:
             result = result[:, 0]  # a label map: the argmax of one channel would be background everywhere
         labels = result[0].argmax(0) if result.ndim == 5 else result[0]
         if tuple(labels.shape) != grid.shape_zyx:
-            raise InputError(self.name, f"labels of shape {tuple(result.shape)}", f"[1, classes, {grid.shape_zyx}]")
+            raise InputError(
+                self.name, found=f"labels of shape {tuple(result.shape)}", expected=f"[1, classes, {grid.shape_zyx}]"
+            )
         ids = labels.cpu().numpy()
         low, high = ids.min(), ids.max()
         if not (low >= 0 and high <= 255 and np.array_equal(ids, np.rint(ids))):
-            raise InputError(self.name, f"labels from {low:g} to {high:g}, or fractions", "whole numbers from 0 to 255",
-                             "return class ids, or scores with a channel for every class")  # fmt: skip
+            raise InputError(
+                self.name,
+                found=f"labels from {low:g} to {high:g}, or fractions",
+                expected="whole numbers from 0 to 255",
+                advice="return class ids, or scores with a channel for every class",
+            )
         fine = resample(Volume(ids.astype(np.uint8), grid), ct.geometry, interpolation="nearest")
         return Volume(fine.array, ct.geometry, self.name)
 

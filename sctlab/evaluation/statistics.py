@@ -79,5 +79,13 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, better: str, se
     # ties (difference 0) are dropped, as in Wilcoxon's own procedure
     p_value = float(wilcoxon(difference).pvalue) if np.count_nonzero(difference) > 1 else None
     gain = {"higher": difference, "lower": -difference, "zero": np.abs(first) - np.abs(second)}[better]
-    return PairedDifference(difference.size, float(first.mean()), float(second.mean()), float(difference.mean()),
-                            float(low), float(high), p_value, int((gain > 0).sum()))  # fmt: skip
+    return PairedDifference(
+        difference.size,
+        float(first.mean()),
+        float(second.mean()),
+        float(difference.mean()),
+        float(low),
+        float(high),
+        p_value,
+        int((gain > 0).sum()),
+    )

@@ -66,6 +66,7 @@ def tissue_errors(prediction: np.ndarray, reference: np.ndarray, mask: np.ndarra
         count = int(np.count_nonzero(chosen))
         if count:
             e, d = error[chosen].astype(np.float64), density[chosen].astype(np.float64)
-            result[name] = TissueError(count, float(np.abs(e).mean()), float(e.mean()),
-                                       float(np.abs(d).mean()), float(d.mean()))  # fmt: skip
+            result[name] = TissueError(
+                count, float(np.abs(e).mean()), float(e.mean()), float(np.abs(d).mean()), float(d.mean())
+            )
     return result

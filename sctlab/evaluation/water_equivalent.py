@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from model.volume import AIR_HU, Geometry
+from sctlab_model.volume import AIR_HU, Geometry
 
 # HU → stopping power relative to water: matRad's default table for protons (github.com/e0404/matRad,
 # matRad_default.hlut). A clinic's own curve differs by a few percent, and both images get the same one.
@@ -94,8 +94,9 @@ def path_difference(
         totals.append(values.reshape(len(points), -1).sum(1) * STEP_MM)
     totals = np.concatenate(totals).astype(np.float64)
     absolute = np.abs(totals)
-    return PathDifference(float(absolute.mean()), float(np.percentile(absolute, 95)), float(totals.mean()),
-                          len(totals), target_name)  # fmt: skip
+    return PathDifference(
+        float(absolute.mean()), float(np.percentile(absolute, 95)), float(totals.mean()), len(totals), target_name
+    )
 
 
 def _ball(mask: np.ndarray, spacing_zyx: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.errors import WeightsError
+from sctlab_model.errors import WeightsError
 
 _SCALAR = np._core.multiarray.scalar
 # Besides tensors and plain containers: scores that NumPy computed.
@@ -27,13 +27,17 @@ def read_pickled(path: Path, expected: str) -> Any:
         WeightsError: No such file, not a checkpoint, or objects of any other kind in it.
     """
     if not path.is_file():
-        raise WeightsError(path, "no such file", expected)
+        raise WeightsError(path, found="no such file", expected=expected)
     try:
         with torch.serialization.safe_globals(ALLOWED_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the restricted unpickler stumbles over in a file that isn't one of its own
-        raise WeightsError(path, f"can't be read safely ({_globals(path) or str(error).strip().split(chr(10))[0][:120]})",
-                           f"{expected}, of tensors and numbers", "objects in it are not executed") from error  # fmt: skip
+        raise WeightsError(
+            path,
+            found=f"can't be read safely ({_globals(path) or str(error).strip().split(chr(10))[0][:120]})",
+            expected=f"{expected}, of tensors and numbers",
+            advice="objects in it are not executed",
+        ) from error
 
 
 def _globals(path: Path) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.errors import InputError
+from sctlab_model.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -148,16 +148,24 @@ class FeatureExtractor(nn.Module):
 
     def _check(self, x: Tensor, indices: Sequence[int]) -> None:
         if x.ndim != self.dimension + 2:
-            raise InputError(self.name, f"an input of shape {tuple(x.shape)}", f"[B, C, {self.dimension} axes]")
+            raise InputError(
+                self.name, found=f"an input of shape {tuple(x.shape)}", expected=f"[B, C, {self.dimension} axes]"
+            )
         if x.shape[1] not in (1, self.channels):
-            raise InputError(self.name, f"{x.shape[1]} channels", f"1 or {self.channels}")
+            raise InputError(self.name, found=f"{x.shape[1]} channels", expected=f"1 or {self.channels}")
         if min(x.shape[2:]) < self.minimum_size:
-            raise InputError(self.name, f"an image of {'x'.join(map(str, x.shape[2:]))} voxels",
-                             f"at least {self.minimum_size} along every axis",
-                             "use finer voxels, a larger image or a shallower extractor")  # fmt: skip
+            raise InputError(
+                self.name,
+                found=f"an image of {'x'.join(map(str, x.shape[2:]))} voxels",
+                expected=f"at least {self.minimum_size} along every axis",
+                advice="use finer voxels, a larger image or a shallower extractor",
+            )
         if not indices or min(indices) < 0 or max(indices) >= len(self.layers):
-            raise InputError(self.name, f"layers {list(indices)}",
-                             f"some of 0 to {len(self.layers) - 1}: " + ", ".join(v.name for v in self.layers))  # fmt: skip
+            raise InputError(
+                self.name,
+                found=f"layers {list(indices)}",
+                expected=f"some of 0 to {len(self.layers) - 1}: " + ", ".join(v.name for v in self.layers),
+            )
 
 
 def per_image(x: Tensor, statistics: Statistics | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

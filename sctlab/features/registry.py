@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from model.errors import InputError, WeightsError
 from sctlab.features.extractor import FeatureExtractor
 from sctlab.features.mind import MindSSC
 from sctlab.features.weights import SOURCES, local_weights, read_weights, write_weights
+from sctlab_model.errors import InputError, WeightsError
 
 BUILT_IN = ("mind", "mind-2d")
 _MIND = re.compile(r"mind(?P<plane>-2d)?(?:-r(?P<radius>\d))?(?:-d(?P<dilation>\d))?")
@@ -53,7 +53,9 @@ def load_extractor(
         found = _with_weights(text, weights)
     else:
         known = ", ".join((*BUILT_IN, *SOURCES))
-        raise InputError("feature extractor", f"unknown name '{text}'", f"{known}, or a .pt or .safetensors file")
+        raise InputError(
+            "feature extractor", found=f"unknown name '{text}'", expected=f"{known}, or a .pt or .safetensors file"
+        )
     return found.to(device)
 
 
@@ -61,10 +63,16 @@ def save_extractor(extractor: FeatureExtractor, path: str | Path) -> Path:
     """Write an extractor's weights and architecture to one safetensors file that `load_extractor` reads."""
     architecture: dict[str, object] = {"name": extractor.name}
     if hasattr(extractor, "plans"):
-        architecture |= {"kind": "totalsegmentator", "plans": extractor.plans, "classes": extractor.layers[-1].channels,
-                         "fingerprint": extractor.fingerprint}  # fmt: skip
+        architecture |= {
+            "kind": "totalsegmentator",
+            "plans": extractor.plans,
+            "classes": extractor.layers[-1].channels,
+            "fingerprint": extractor.fingerprint,
+        }
     elif extractor.name not in SOURCES:
-        raise InputError(extractor.name, "an extractor without weights of its own", "VGG, SAM or TotalSegmentator")
+        raise InputError(
+            extractor.name, found="an extractor without weights of its own", expected="VGG, SAM or TotalSegmentator"
+        )
     return write_weights(_own_tensors(extractor), path, architecture)
 
 
@@ -92,9 +100,10 @@ def import_nnunet(
     weights = state.get("network_weights") if isinstance(state, Mapping) else None
     head = (weights or {}).get("decoder.seg_layers.0.weight")
     if not isinstance(head, torch.Tensor):
-        raise WeightsError(checkpoint, "no 'network_weights' with a segmentation head", expected)
-    built = TotalSegmentator(architecture, classes=len(head), fingerprint=fingerprint,
-                             name=f"totalsegmentator-{Path(out).stem}")  # fmt: skip
+        raise WeightsError(checkpoint, found="no 'network_weights' with a segmentation head", expected=expected)
+    built = TotalSegmentator(
+        architecture, classes=len(head), fingerprint=fingerprint, name=f"totalsegmentator-{Path(out).stem}"
+    )
     return save_extractor(_filled(built, weights, Path(checkpoint)), out)
 
 
@@ -108,7 +117,10 @@ def _need(name: str) -> Path:
     path = local_weights(name)
     if path is None:
         raise WeightsError(
-            name, "its weights aren't here", "a downloaded file", f"run `sctlab features download {name}`"
+            name,
+            found="its weights aren't here",
+            expected="a downloaded file",
+            advice=f"run `sctlab features download {name}`",
         )
     return path
 
@@ -139,17 +151,25 @@ def _from_file(path: Path) -> FeatureExtractor:
         architecture = json.loads(metadata["extractor"])
         name = str(architecture["name"])
     except (KeyError, ValueError, TypeError) as error:
-        raise WeightsError(path, "no record of the architecture in its metadata", "a file written by save_extractor",
-                           "give the extractor's name and the file as its weights") from error  # fmt: skip
+        raise WeightsError(
+            path,
+            found="no record of the architecture in its metadata",
+            expected="a file written by save_extractor",
+            advice="give the extractor's name and the file as its weights",
+        ) from error
     if architecture.get("kind") == "totalsegmentator":
         from sctlab.features.totalsegmentator import TotalSegmentator
 
-        built = TotalSegmentator(architecture["plans"], classes=int(architecture["classes"]),
-                                 fingerprint=architecture["fingerprint"], name=name)  # fmt: skip
+        built = TotalSegmentator(
+            architecture["plans"],
+            classes=int(architecture["classes"]),
+            fingerprint=architecture["fingerprint"],
+            name=name,
+        )
     elif name in SOURCES and not name.startswith("ts-"):
         built = _build(name)
     else:
-        raise WeightsError(path, f"architecture '{name}'", "VGG, SAM 2.1 or TotalSegmentator")
+        raise WeightsError(path, found=f"architecture '{name}'", expected="VGG, SAM 2.1 or TotalSegmentator")
     return _filled(built, tensors, path)
 
 
@@ -166,8 +186,11 @@ def _filled(extractor: FeatureExtractor, tensors: dict[str, torch.Tensor], path:
     wrong = [k for k in wanted if k in tensors and tensors[k].shape != wanted[k].shape]
     if missing or wrong:
         first = (missing + wrong)[0]
-        raise WeightsError(path, f"{len(missing)} weights of {extractor.name} missing, {len(wrong)} of another shape "
-                           f"(first: {first})", f"the weights of {extractor.name}")  # fmt: skip
+        raise WeightsError(
+            path,
+            found=f"{len(missing)} weights of {extractor.name} missing, {len(wrong)} of another shape (first: {first})",
+            expected=f"the weights of {extractor.name}",
+        )
     extractor.load_state_dict({k: tensors[k].to(wanted[k].dtype) for k in wanted}, strict=False)
     return extractor
 

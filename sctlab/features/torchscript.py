@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.errors import InputError
 from sctlab.features.extractor import FeatureExtractor, Layer, Statistics, crop_to_stride, pad_to_multiple
+from sctlab_model.errors import InputError
 
 _PROBE = 64  # voxels of the probe image; a power of two shows the strides up to 64
 _FAILURES = (RuntimeError, torch.jit.Error)  # of an operation; raised by the model's own code
@@ -35,14 +35,17 @@ class TorchScriptExtractor(FeatureExtractor):
     def __init__(self, path: str | Path, *, field_of_view: tuple[int, ...] | None = None) -> None:
         path = Path(path)
         if not path.is_file():
-            raise InputError(path, "no such file", "a TorchScript extractor")
+            raise InputError(path, found="no such file", expected="a TorchScript extractor")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch.jit is deprecated, the published models still use it
                 script = torch.jit.load(str(path), map_location="cpu").eval()
         except (RuntimeError, ValueError) as error:
-            raise InputError(path, f"can't be loaded ({str(error).strip().splitlines()[0][:120]})",
-                             "a TorchScript file (torch.jit.save)") from error  # fmt: skip
+            raise InputError(
+                path,
+                found=f"can't be loaded ({str(error).strip().splitlines()[0][:120]})",
+                expected="a TorchScript file (torch.jit.save)",
+            ) from error
         dimension, channels, maps = _probe(script, path)
         strides = [max(1, round(_PROBE / m.shape[-1])) for m in maps]
         reach = _measure_reach(script, dimension, channels, strides)
@@ -79,8 +82,12 @@ class TorchScriptExtractor(FeatureExtractor):
         except _FAILURES as error:
             if any(words in str(error) for words in _NO_MEMORY):
                 raise  # not the model's fault
-            raise InputError(self.name, f"it fails on an input of {'x'.join(map(str, x.shape[2:]))} voxels ({_reason(error)})",
-                             "a model that takes an image of this size", "use a larger image or finer voxels") from error  # fmt: skip
+            raise InputError(
+                self.name,
+                found=f"it fails on an input of {'x'.join(map(str, x.shape[2:]))} voxels ({_reason(error)})",
+                expected="a model that takes an image of this size",
+                advice="use a larger image or finer voxels",
+            ) from error
 
 
 def _call(script, x: Tensor, count: int, statistics: Statistics | None = None) -> list[Tensor]:
@@ -117,8 +124,11 @@ def _probe(script, path: Path) -> tuple[int, int, list[Tensor]]:
         if all(isinstance(m, Tensor) and m.ndim == dimension + 2 for m in maps) and maps:
             return dimension, channels, maps
         reason = f"outputs of shapes {[tuple(getattr(m, 'shape', ())) for m in maps]}"
-    raise InputError(path, f"a model that can't be called ({reason})",
-                     "forward(x, nb_layers, stats, direction) -> list of [B, C, *spatial]")  # fmt: skip
+    raise InputError(
+        path,
+        found=f"a model that can't be called ({reason})",
+        expected="forward(x, nb_layers, stats, direction) -> list of [B, C, *spatial]",
+    )
 
 
 @torch.no_grad()

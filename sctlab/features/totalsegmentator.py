@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.errors import InputError
 from sctlab.features.extractor import (
     FeatureExtractor,
     Layer,
@@ -18,6 +17,7 @@ from sctlab.features.extractor import (
     pad_to_multiple,
     z_score,
 )
+from sctlab_model.errors import InputError
 
 # The plan that TotalSegmentator v2 trains its 1.5 mm models with.
 DEFAULT_PLANS: dict[str, Any] = {
@@ -119,15 +119,18 @@ def read_plans(path: str | Path, configuration: str = "3d_fullres") -> tuple[dic
     Raises:
         InputError: Not a plans file, or one of nnU-Net before 2.4, which names no architecture.
     """
-    from model.interface import read_json
+    from sctlab_model.cases import read_json
 
     plans = read_json(Path(path))
     try:
         settings = plans["configurations"][configuration]
         architecture = settings["architecture"]
     except (KeyError, TypeError) as error:
-        raise InputError(path, f"no {error} in the plans", f"configurations.{configuration}.architecture "
-                         "(nnU-Net 2.4 or later)") from error  # fmt: skip
+        raise InputError(
+            path,
+            found=f"no {error} in the plans",
+            expected=f"configurations.{configuration}.architecture (nnU-Net 2.4 or later)",
+        ) from error
     fingerprint = None
     if "CTNormalization" in settings.get("normalization_schemes", []):
         fingerprint = plans["foreground_intensity_properties_per_channel"]["0"]
@@ -144,7 +147,9 @@ def _describe(keywords: dict[str, Any], classes: int) -> list[Layer]:
         steps = set(steps) if isinstance(steps, list | tuple) else {steps}
         if len(steps) > 1:
             raise InputError(
-                "nnU-Net plans", f"strides {sorted(steps)} in stage {stage + 1}", "one stride for all axes"
+                "nnU-Net plans",
+                found=f"strides {sorted(steps)} in stage {stage + 1}",
+                expected="one stride for all axes",
             )
         count = counts[stage] if isinstance(counts, list | tuple) else counts
         view += 2 * stride  # the first convolution strides: it still reads the finer grid
@@ -163,14 +168,14 @@ def _build(plans: dict[str, Any], classes: int) -> torch.nn.Module:
 
     class_name = str(plans.get("network_class_name", "")).rsplit(".", 1)[-1]
     if class_name not in _CLASSES:
-        raise InputError("nnU-Net plans", f"network class '{class_name}'", " or ".join(_CLASSES))
+        raise InputError("nnU-Net plans", found=f"network class '{class_name}'", expected=" or ".join(_CLASSES))
     keywords = json.loads(json.dumps(plans["arch_kwargs"]))
     for key in ("conv_op", "norm_op", "nonlin", "dropout_op"):
         value = keywords.get(key)
         if value is None:
             continue
         if value not in _TYPES:
-            raise InputError("nnU-Net plans", f"{key} '{value}'", "one of " + ", ".join(_TYPES))
+            raise InputError("nnU-Net plans", found=f"{key} '{value}'", expected="one of " + ", ".join(_TYPES))
         keywords[key] = _TYPES[value]
     if keywords.get("nonlin_kwargs"):
         keywords["nonlin_kwargs"]["inplace"] = False  # encoder stages are returned: nothing may overwrite them

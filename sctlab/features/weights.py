@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.errors import InputError, WeightsError
+from sctlab_model.errors import InputError, WeightsError
 
 
 @dataclass(frozen=True)
@@ -113,22 +113,30 @@ def download(name: str, *, revision: str | None = None, sha256: str | None = Non
         InputError: Unknown name, no pin known and none given, or no network.
         WeightsError: The file's hash differs from the expected one; nothing is kept.
     """
-    from model.writing import atomic_path
+    from sctlab_model.io.writing import atomic_path
 
     if name not in SOURCES:
-        raise InputError("features download", f"unknown extractor '{name}'", "one of " + ", ".join(SOURCES))
+        raise InputError(
+            "features download", found=f"unknown extractor '{name}'", expected="one of " + ", ".join(SOURCES)
+        )
     source = SOURCES[name]
     revision, expected = revision or source.revision, (sha256 or source.sha256 or "").lower()
     if not revision or len(expected) != 64:
-        raise InputError(name, "no verified revision and hash are recorded for it", "--revision and --sha256",
-                         f"both are shown on https://huggingface.co/{source.repository}/blob/main/{source.file}")  # fmt: skip
+        raise InputError(
+            name,
+            found="no verified revision and hash are recorded for it",
+            expected="--revision and --sha256",
+            advice=f"both are shown on https://huggingface.co/{source.repository}/blob/main/{source.file}",
+        )
     path = weights_folder() / f"{name}{Path(source.file).suffix}"
     if path.is_file() and sha256_of(path) == expected:
         return path
     fetched = _fetch(name, source, revision)
     found = sha256_of(fetched)
     if found != expected:
-        raise WeightsError(name, f"SHA-256 {found}", expected, "the file at that revision isn't the one recorded")
+        raise WeightsError(
+            name, found=f"SHA-256 {found}", expected=expected, advice="the file at that revision isn't the one recorded"
+        )
     with atomic_path(path) as temporary:
         temporary.write_bytes(fetched.read_bytes())
     return path
@@ -145,10 +153,16 @@ def _fetch(name: str, source: Source, revision: str) -> Path:
         return Path(hf_hub_download(source.repository, source.file, revision=revision))
     except HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[0][:160]
-        raise InputError(name, f"the hub refused {source.repository} ({reason})", "a public file") from error
+        raise InputError(
+            name, found=f"the hub refused {source.repository} ({reason})", expected="a public file"
+        ) from error
     except (LocalEntryNotFoundError, OSError, httpx.HTTPError) as error:
-        raise InputError(name, "the Hugging Face hub can't be reached", "a network connection",
-                         f"or copy the file to {weights_folder()}/{name}{Path(source.file).suffix}") from error  # fmt: skip
+        raise InputError(
+            name,
+            found="the Hugging Face hub can't be reached",
+            expected="a network connection",
+            advice=f"or copy the file to {weights_folder()}/{name}{Path(source.file).suffix}",
+        ) from error
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -161,21 +175,25 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(path, "no such file", "a safetensors file of weights")
+        raise WeightsError(path, found="no such file", expected="a safetensors file of weights")
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = dict(handle.metadata() or {})
             return {key: handle.get_tensor(key) for key in handle.keys()}, metadata  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(path, f"can't be read ({error})", "a complete safetensors file",
-                           "pickled checkpoints (.pth, .bin) are not loaded") from error  # fmt: skip
+        raise WeightsError(
+            path,
+            found=f"can't be read ({error})",
+            expected="a complete safetensors file",
+            advice="pickled checkpoints (.pth, .bin) are not loaded",
+        ) from error
 
 
 def write_weights(tensors: dict[str, Tensor], path: str | Path, architecture: dict[str, object]) -> Path:
     """Write weights atomically, with what `load_extractor` needs to build the network in the file's metadata."""
     from safetensors.torch import save_file
 
-    from model.writing import atomic_path
+    from sctlab_model.io.writing import atomic_path
 
     path = Path(path)
     with atomic_path(path) as temporary:

@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from model.errors import InputError, ProductError
-from model.interface import read_json
-from model.volume import Volume
-from model.writing import write_json, write_volume
-from sctlab.cohort import file_digest
-from sctlab.registration.applying import apply_to_image, apply_to_labels, field_of_view
-from sctlab.registration.elastix_files import write_elastix
-from sctlab.registration.itk_files import write_displacement, write_itk
+from sctlab.cohort.pairs import file_digest
 from sctlab.registration.methods import Registration, Settings, register_back, register_pair
 from sctlab.registration.overview import save_overview
 from sctlab.registration.pairs import Pair, PairFiles, check_overlap, load_pair
 from sctlab.registration.quality import measure
 from sctlab.registration.scratch import scratch_folder
-from sctlab.registration.transforms import displacement_field
 from sctlab.registration.truth import measure_truth
+from sctlab.transforms.applying import apply_to_image, apply_to_labels, field_of_view
+from sctlab.transforms.elastix_files import write_elastix
+from sctlab.transforms.itk_files import write_displacement, write_itk
+from sctlab.transforms.transforms import displacement_field
+from sctlab_model.cases import read_json
+from sctlab_model.errors import InputError, ProductError
+from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.volume import Volume
 
 PAIR, QUALITY, FAILURE, OVERVIEW = "pair.json", "quality.json", "failure.json", "overview.png"
 PARTIAL = ".partial-"  # folders that aren't complete
@@ -104,7 +104,9 @@ def refuse_inputs(folder: Path, *inputs: Path) -> None:
         # A link is lost where it lies, and its image where it points to.
         lies = path.parent.resolve() / path.name
         if folder.resolve() in (path.resolve(), *path.resolve().parents, *lies.parents):
-            raise InputError(folder, f"the folder of the case's own {path.name}", "another folder for the result")
+            raise InputError(
+                folder, found=f"the folder of the case's own {path.name}", expected="another folder for the result"
+            )
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -114,7 +116,9 @@ def refuse_foreign(folder: Path) -> None:
         InputError: It holds other files than an earlier result's.
     """
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (PAIR, FAILURE)):
-        raise InputError(folder, "a folder with other files", "an empty or new folder, or an earlier result")
+        raise InputError(
+            folder, found="a folder with other files", expected="an empty or new folder, or an earlier result"
+        )
 
 
 def is_finished(folder: Path, key: str) -> bool:
@@ -148,8 +152,12 @@ def _register_into(folder: Path, files: PairFiles, settings: Settings, key: str)
         "seconds": round(seconds, 2),
     }
     write_json(folder / QUALITY, quality)
-    save_overview(pair, found.transform, folder / OVERVIEW,
-                  title=f"{files.id} · {files.task.folder} {files.region} · {settings.method} · {settings.convention}")  # fmt: skip
+    save_overview(
+        pair,
+        found.transform,
+        folder / OVERVIEW,
+        title=f"{files.id} · {files.task.folder} {files.region} · {settings.method} · {settings.convention}",
+    )
     write_json(
         folder / PAIR,
         {

@@ -10,12 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.errors import InputError
-from model.volume import Volume
-from sctlab.cohort import file_digest
-from sctlab.registration.elastix import BONE_HU, register_elastix
+from sctlab.cohort.pairs import file_digest
+from sctlab.registration.elastix.register import BONE_HU, register_elastix
 from sctlab.registration.pairs import Convention, Pair, PairFiles, exchanged
-from sctlab.registration.transforms import Transform
+from sctlab.transforms.transforms import Transform
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Volume
 
 if TYPE_CHECKING:
     from sctlab.registration.presets import Preset
@@ -84,7 +84,9 @@ class Settings:
             try:
                 content = file_digest(path)
             except OSError as error:
-                raise InputError(path, f"can't be read ({error.strerror or error})", "a readable file") from error
+                raise InputError(
+                    path, found=f"can't be read ({error.strerror or error})", expected="a readable file"
+                ) from error
             digest.update(f"{role}:{path.name}:{content}\n".encode())
         return digest.hexdigest()
 
@@ -116,9 +118,14 @@ def register_pair(pair: Pair, settings: Settings) -> Registration:
     """
     if settings.method is Method.ELASTIX:
         result = register_elastix(
-            pair.fixed, pair.moving, pair.fixed_mask, task=pair.files.task, region=pair.files.region,
-            ct_is_fixed=pair.ct_is_fixed, seed=settings.seed,
-        )  # fmt: skip
+            pair.fixed,
+            pair.moving,
+            pair.fixed_mask,
+            task=pair.files.task,
+            region=pair.files.region,
+            ct_is_fixed=pair.ct_is_fixed,
+            seed=settings.seed,
+        )
         notes = result.notes
         if settings.device == "cuda":
             notes = (*notes, "elastix runs on the CPU")
@@ -148,7 +155,7 @@ def device_in_words(settings: Settings) -> str:
     Raises:
         InputError: The named device isn't there.
     """
-    from sctlab.registration.engine import choose_device, describe_device
+    from sctlab.registration.engine.register import choose_device, describe_device
 
     if settings.method is Method.ELASTIX:
         return f"cpu (itk-elastix {_version('itk-elastix')})"
@@ -165,14 +172,19 @@ def preset_names(settings: Settings, files: PairFiles) -> str:
 
 
 def _with_engine(pair: Pair, settings: Settings) -> Registration:
-    from sctlab.registration.engine import register
+    from sctlab.registration.engine.register import register
 
     # The engine's rigidity follows the moving image; the CT is the one that shows bone.
     bone = None if pair.ct_is_fixed else pair.moving.with_array(pair.moving.array > BONE_HU)
     result = register(
-        pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, bone=bone, preset=preset_names(settings, pair.files),
-        device=settings.device, seed=settings.seed,
-    )  # fmt: skip
+        pair.fixed,
+        pair.moving,
+        fixed_mask=pair.fixed_mask,
+        bone=bone,
+        preset=preset_names(settings, pair.files),
+        device=settings.device,
+        seed=settings.seed,
+    )
     return Registration(result.transform, result.device, spread=result.spread, details=result.record())
 
 

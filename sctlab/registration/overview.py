@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from model.volume import Geometry, Volume, resample
 from sctlab.pictures import Layer, centre_index, save_planes
-from sctlab.registration.applying import apply_to_image
 from sctlab.registration.pairs import Pair
 from sctlab.registration.quality import IDENTITY, best_rigid
-from sctlab.registration.transforms import Transform, displacement_field, grid_points, jacobian_determinant
+from sctlab.transforms.applying import apply_to_image
+from sctlab.transforms.transforms import Transform, displacement_field, grid_points, jacobian_determinant
+from sctlab_model.volume import Geometry, Volume, resample
 
 PICTURE_MM = 2.0
 SQUARE_MM = 30.0
@@ -28,8 +28,12 @@ def save_overview(pair: Pair, transform: Transform, path: str | Path, *, title: 
     """
     grid = _picture_grid(pair)
     mask = resample(pair.fixed_mask, grid, interpolation="nearest")
-    fixed = resample(pair.fixed.with_array(pair.fixed.array.astype(np.float32)), grid, interpolation="linear",
-                     outside=float(pair.fixed.array.min()))  # fmt: skip
+    fixed = resample(
+        pair.fixed.with_array(pair.fixed.array.astype(np.float32)),
+        grid,
+        interpolation="linear",
+        outside=float(pair.fixed.array.min()),
+    )
     before, after = (
         apply_to_image(pair.moving, step, grid, interpolation="linear", outside=pair.outside)
         for step in (IDENTITY, transform)
@@ -94,5 +98,10 @@ def _deformation_layer(transform: Transform, grid: Geometry, mask: Volume) -> La
     rigid = best_rigid(points[mask.array], moved[mask.array])
     beyond = rigid.inverse()(moved)
     coordinates = tuple(mask.with_array(beyond[..., axis]) for axis in range(3))
-    return Layer("Jacobian, 10 mm grid", mask.with_array(jacobian_determinant(field)), (0.0, 2.0), "coolwarm",
-                 coordinates=coordinates)  # fmt: skip
+    return Layer(
+        "Jacobian, 10 mm grid",
+        mask.with_array(jacobian_determinant(field)),
+        (0.0, 2.0),
+        "coolwarm",
+        coordinates=coordinates,
+    )

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from model.body import body_mask
-from model.errors import InputError
-from model.interface import Case, Region, Task, find_image, list_images
-from model.reading import read_mask, read_volume
-from model.volume import AIR_HU, Volume
-from model.writing import split_suffix
-from sctlab.cohort import patient_of
-from sctlab.registration.applying import field_of_view
-from sctlab.registration.transforms import AffineTransform, Transform
+from sctlab.cohort.pairs import patient_of
+from sctlab.transforms.applying import field_of_view
+from sctlab.transforms.transforms import AffineTransform, Transform
+from sctlab_model.body import body_mask
+from sctlab_model.cases import Case, Region, Task, find_image, list_images
+from sctlab_model.errors import InputError
+from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.io.writing import split_suffix
+from sctlab_model.volume import AIR_HU, Volume
 
 MIN_OVERLAP = 0.05  # of the fixed body; elastix asks as much of its samples
 
@@ -66,7 +66,7 @@ class PairFiles:
     def of(cls, case: Case) -> PairFiles:
         """The files of a cohort's case; see `in_folder`."""
         if case.folder is None or case.region is None:
-            raise InputError(case.id, "an image without a case folder", "a case of a cohort")
+            raise InputError(case.id, found="an image without a case folder", expected="a case of a cohort")
         return cls.in_folder(case.folder, case.task, case.region)
 
     @classmethod
@@ -78,14 +78,24 @@ class PairFiles:
         """
         source, ct = find_image(folder, task.source_name), find_image(folder, "ct") or find_image(folder, "ct_def")
         if source is None:
-            raise InputError(folder, f"no {task.source_name.upper()}", f"{task.source_name}.mha beside the CT")
+            raise InputError(
+                folder, found=f"no {task.source_name.upper()}", expected=f"{task.source_name}.mha beside the CT"
+            )
         if ct is None:
-            raise InputError(folder, "no CT", "ct.mha beside the source image")
+            raise InputError(folder, found="no CT", expected="ct.mha beside the source image")
         truth = folder / "truth" if (folder / "truth").is_dir() else None
         return cls(
-            folder.name, task, region, source, ct, find_image(folder, "mask"), find_image(folder, "labels"),
-            find_image(truth, "labels_source") if truth else None, truth, patient=patient_of(folder, folder.name),
-        )  # fmt: skip
+            folder.name,
+            task,
+            region,
+            source,
+            ct,
+            find_image(folder, "mask"),
+            find_image(folder, "labels"),
+            find_image(truth, "labels_source") if truth else None,
+            truth,
+            patient=patient_of(folder, folder.name),
+        )
 
     def inputs(self) -> dict[str, Path]:
         """Every file that the result depends on, by its role; `truth.json` tells the patient only.
@@ -120,7 +130,7 @@ def find_case_folders(
                     found.append((folder, this_task, this_region))
     if not found:
         wanted = "/".join((task.folder if task else "Task{1,2}", region or "{AB,HN,TH}", "<ID>", "mr|cbct.mha"))
-        raise InputError(root, "no cases", wanted)
+        raise InputError(root, found="no cases", expected=wanted)
     return found
 
 
@@ -178,8 +188,12 @@ def load_pair(files: PairFiles, convention: Convention) -> Pair:
     source, ct = read_volume(files.source), read_volume(files.ct)
     for volume in (source, ct):
         if volume.array.min() == volume.array.max():
-            raise InputError(volume.name, f"every voxel is {volume.array.flat[0]}", "an image with contrast",
-                             "the export of this image failed: make it again")  # fmt: skip
+            raise InputError(
+                volume.name,
+                found=f"every voxel is {volume.array.flat[0]}",
+                expected="an image with contrast",
+                advice="the export of this image failed: make it again",
+            )
     ct_is_fixed = convention is Convention.SOURCE_TO_CT
     fixed, moving = (ct, source) if ct_is_fixed else (source, ct)
     fixed_mask, source_mask = _masks(files, source, ct, ct_is_fixed)
@@ -209,9 +223,12 @@ def check_overlap(pair: Pair, transform: Transform, *, stage: str = "before regi
     covered = field_of_view(pair.moving.geometry, transform, pair.fixed.geometry)
     share = float(covered.array[pair.fixed_mask.array].mean())
     if share < MIN_OVERLAP:
-        raise InputError(pair.files.id, f"{share:.0%} of the fixed body lies inside the moving image {stage}",
-                         f"at least {MIN_OVERLAP:.0%}",
-                         "the images are in different frames of reference: check their origins and directions")  # fmt: skip
+        raise InputError(
+            pair.files.id,
+            found=f"{share:.0%} of the fixed body lies inside the moving image {stage}",
+            expected=f"at least {MIN_OVERLAP:.0%}",
+            advice="the images are in different frames of reference: check their origins and directions",
+        )
     return share
 
 
@@ -223,15 +240,21 @@ def _masks(files: PairFiles, source: Volume, ct: Volume, ct_is_fixed: bool) -> t
         return (body_mask(ct, Task.CBCT) if ct_is_fixed else source_mask), source_mask
     mask = read_mask(files.mask)
     if not mask.array.any():
-        raise InputError(files.mask, "an empty mask", "a body mask", "leave the mask out to have one computed")
+        raise InputError(
+            files.mask, found="an empty mask", expected="a body mask", advice="leave the mask out to have one computed"
+        )
     if mask.geometry.same_grid(source.geometry, 1e-2) and not (files.mask_is_fixed and ct_is_fixed):
         mask = Volume(mask.array, source.geometry, mask.name)
         return (body_mask(ct, Task.CBCT) if ct_is_fixed else mask), mask
     if mask.geometry.same_grid(fixed.geometry, 1e-2):  # the CT's own body
         return Volume(mask.array, fixed.geometry, mask.name), None
-    raise InputError(files.mask, f"a grid of {mask.geometry.size_xyz} voxels at {mask.geometry.origin_xyz} mm",
-                     f"that of the {'source or CT' if ct_is_fixed else 'source image'}: {fixed.geometry.size_xyz} voxels "
-                     f"at {fixed.geometry.origin_xyz} mm", "resample the mask")  # fmt: skip
+    raise InputError(
+        files.mask,
+        found=f"a grid of {mask.geometry.size_xyz} voxels at {mask.geometry.origin_xyz} mm",
+        expected=f"that of the {'source or CT' if ct_is_fixed else 'source image'}: {fixed.geometry.size_xyz} voxels "
+        f"at {fixed.geometry.origin_xyz} mm",
+        advice="resample the mask",
+    )
 
 
 def _labels(path: Path | None, image: Volume) -> Volume | None:
@@ -241,6 +264,10 @@ def _labels(path: Path | None, image: Volume) -> Volume | None:
     if labels.array.dtype.kind == "f":
         labels = labels.with_array(np.rint(labels.array).astype(np.int32))
     if not labels.geometry.same_grid(image.geometry, 1e-2):
-        raise InputError(path, f"a grid of {labels.geometry.size_xyz} voxels", f"that of {image.name}",
-                         "resample the labels")  # fmt: skip
+        raise InputError(
+            path,
+            found=f"a grid of {labels.geometry.size_xyz} voxels",
+            expected=f"that of {image.name}",
+            advice="resample the labels",
+        )
     return Volume(labels.array, image.geometry, labels.name)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.errors import InputError
-from model.interface import Region, Task
-from sctlab.registration.impact import FeatureTerm
-from sctlab.registration.rigid import RigidSettings
+from sctlab.registration.engine.impact import FeatureTerm
+from sctlab.registration.engine.rigid import RigidSettings
+from sctlab_model.cases import Region, Task
+from sctlab_model.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,13 @@ class Preset:
 
     def __post_init__(self) -> None:
         if self.levels and not self.features and not self.mutual_information:
-            raise InputError(self.name, "neither a feature term nor mutual information", "a metric")
+            raise InputError(self.name, found="neither a feature term nor mutual information", expected="a metric")
         if self.knots_mm <= 0 or any(v.voxel_mm <= 0 or v.iterations < 1 for v in self.levels):
-            raise InputError(self.name, "a knot spacing, voxel size or number of iterations below its least value",
-                             "positive values")  # fmt: skip
+            raise InputError(
+                self.name,
+                found="a knot spacing, voxel size or number of iterations below its least value",
+                expected="positive values",
+            )
 
 
 PRESETS: dict[str, Preset] = {
@@ -127,12 +130,18 @@ def find_presets(names: str) -> tuple[Preset, ...]:
         elif name in PRESETS:
             found.append(PRESETS[name])
         else:
-            raise InputError("--preset", f"unknown preset '{name}'", "a .yaml file, or one of " + ", ".join(PRESETS))
+            raise InputError(
+                "--preset", found=f"unknown preset '{name}'", expected="a .yaml file, or one of " + ", ".join(PRESETS)
+            )
     if not found:
-        raise InputError("--preset", "no name", "a .yaml file, or one of " + ", ".join(PRESETS))
+        raise InputError("--preset", found="no name", expected="a .yaml file, or one of " + ", ".join(PRESETS))
     if len({p.name for p in found}) < len(found):
-        raise InputError("--preset", f"one name twice in {names}", "presets of different names")
+        raise InputError("--preset", found=f"one name twice in {names}", expected="presets of different names")
     if len({len(p.levels) for p in found}) > 1:  # their control points would differ, and a rigid one has none
-        raise InputError("--preset", ", ".join(f"{p.name} with {len(p.levels)} levels" for p in found),
-                         "presets with as many levels each", "only such fields can be averaged")  # fmt: skip
+        raise InputError(
+            "--preset",
+            found=", ".join(f"{p.name} with {len(p.levels)} levels" for p in found),
+            expected="presets with as many levels each",
+            advice="only such fields can be averaged",
+        )
     return tuple(found)

@@ -11,10 +11,10 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
-from model.errors import InputError, ProductError
 from sctlab.features import load_extractor
-from sctlab.registration.impact import FeatureTerm
+from sctlab.registration.engine.impact import FeatureTerm
 from sctlab.registration.presets import PRESETS, Discrete, Level, Preset
+from sctlab_model.errors import InputError, ProductError
 
 SUFFIXES = (".yaml", ".yml")
 _EXTRACTOR_FILES = (".pt", ".safetensors")
@@ -94,7 +94,11 @@ def load_preset(path: str | Path) -> Preset:
         raise _refusal(error, path) from error
     base = given.pop("base", "mind")
     if base not in PRESETS or not PRESETS[base].levels:
-        raise InputError(f"{path}, base", f"'{base}'", "one of " + ", ".join(n for n, p in PRESETS.items() if p.levels))
+        raise InputError(
+            f"{path}, base",
+            found=f"'{base}'",
+            expected="one of " + ", ".join(n for n, p in PRESETS.items() if p.levels),
+        )
     if "features" in given:
         given["features"] = tuple(_term(f, path, f"features.{i}") for i, f in enumerate(given["features"]))
     if "levels" in given:
@@ -110,13 +114,15 @@ def _read(path: Path) -> dict[str, Any]:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise InputError(path, f"can't be read ({reason})", "a preset as a YAML file") from error
+        raise InputError(path, found=f"can't be read ({reason})", expected="a preset as a YAML file") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else path
-        raise InputError(where, f"not YAML ({getattr(error, 'problem', 'no text')})", "a preset") from error
+        raise InputError(
+            where, found=f"not YAML ({getattr(error, 'problem', 'no text')})", expected="a preset"
+        ) from error
     if not isinstance(value, dict):
-        raise InputError(path, f"a YAML {type(value).__name__}", "a mapping with features, levels, …")
+        raise InputError(path, found=f"a YAML {type(value).__name__}", expected="a mapping with features, levels, …")
     return value
 
 
@@ -136,10 +142,12 @@ def _refusal(error: ValidationError, path: Path) -> InputError:
     first = error.errors()[0]
     where = f"{path}, " + ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        return InputError(where, "unknown key", "a field of a preset", "docs/registration.md shows an example")
+        return InputError(
+            where, found="unknown key", expected="a field of a preset", advice="docs/registration.md shows an example"
+        )
     if first["type"] == "missing":
-        return InputError(where, "is missing", "a value: it has no default")
-    return InputError(where, f"{first['input']!r}", first["msg"].removeprefix("Input should be "))
+        return InputError(where, found="is missing", expected="a value: it has no default")
+    return InputError(where, found=f"{first['input']!r}", expected=first["msg"].removeprefix("Input should be "))
 
 
 def _term(given: dict[str, Any], path: Path, key: str) -> FeatureTerm:
@@ -152,8 +160,11 @@ def _term(given: dict[str, Any], path: Path, key: str) -> FeatureTerm:
     except ProductError as error:
         raise type(error)(f"{path}, {key}", f"{error.where}: {error.found}", error.expected, error.advice) from error
     if max(term.layers) >= len(names):
-        raise InputError(f"{path}, {key}.layers", f"{list(term.layers)}",
-                         f"some of 0 to {len(names) - 1}: " + ", ".join(names))  # fmt: skip
+        raise InputError(
+            f"{path}, {key}.layers",
+            found=f"{list(term.layers)}",
+            expected=f"some of 0 to {len(names) - 1}: " + ", ".join(names),
+        )
     return term
 
 

@@ -7,14 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from model.body import body_mask
-from model.errors import InputError, ProductError
-from model.interface import Task
-from model.volume import Geometry, Volume, resample
-from sctlab.registration.applying import apply_to_image, apply_to_labels, field_of_view
-from sctlab.registration.inversion import inverse_consistency
 from sctlab.registration.pairs import Pair
-from sctlab.registration.transforms import (
+from sctlab.transforms.applying import apply_to_image, apply_to_labels, field_of_view
+from sctlab.transforms.inversion import inverse_consistency
+from sctlab.transforms.transforms import (
     AffineTransform,
     DisplacementField,
     Transform,
@@ -22,6 +18,10 @@ from sctlab.registration.transforms import (
     grid_points,
     jacobian_determinant,
 )
+from sctlab_model.body import body_mask
+from sctlab_model.cases import Task
+from sctlab_model.errors import InputError, ProductError
+from sctlab_model.volume import Geometry, Volume, resample
 
 WORKING_MM = 3.0  # similarity is measured at this spacing: features of a full grid would take gigabytes
 NMI_BINS = 64
@@ -61,8 +61,10 @@ def measure(
         region = mask.array & views["after"]
     similarity, overlap = {}, {"field_of_view": float(views["after"][mask.array].mean())}
     bodies = _bodies(pair, grid)
-    warped = {name: apply_to_image(moving, step, grid, interpolation="linear", outside=pair.outside)
-              for name, step in steps.items()}  # fmt: skip
+    warped = {
+        name: apply_to_image(moving, step, grid, interpolation="linear", outside=pair.outside)
+        for name, step in steps.items()
+    }
     distances = feature_distances(fixed, list(warped.values()), region)
     for (name, step), distance in zip(steps.items(), distances, strict=True):
         similarity[name] = {
@@ -79,10 +81,11 @@ def measure(
         "local_gain": local_gain(*distances, region, grid),
         "overlap": overlap,
         "field": field_measures(field, mask.array),
-        "inverse_consistency_mm": None if backward is None else _summary(
-            inverse_consistency(transform, backward, grid, region)),
+        "inverse_consistency_mm": None
+        if backward is None
+        else _summary(inverse_consistency(transform, backward, grid, region)),
         "preset_spread_mm": None if spread is None else _summary(spread.array[pair.fixed_mask.array]),
-    }  # fmt: skip
+    }
 
 
 def working_grid(pair: Pair) -> Geometry:
@@ -156,8 +159,11 @@ def local_gain(before: np.ndarray, after: np.ndarray, region: np.ndarray, grid: 
     windows = gaussian_filter(gain, sigma, mode="constant")[region] / np.maximum(share, 1e-9)
     windows = windows[share > 0.3] if (share > 0.3).any() else windows
     windows = windows / max(float(after.mean()), 1e-6)
-    return {"median": float(np.median(windows)), "worst_5_percent": float(np.percentile(windows, 5)),
-            "worst": float(windows.min())}  # fmt: skip
+    return {
+        "median": float(np.median(windows)),
+        "worst_5_percent": float(np.percentile(windows, 5)),
+        "worst": float(windows.min()),
+    }
 
 
 def edge_agreement(fixed: Volume, warped: Volume, region: np.ndarray) -> float:
@@ -170,8 +176,12 @@ def edge_agreement(fixed: Volume, warped: Volume, region: np.ndarray) -> float:
     for volume in (fixed, warped):
         values = volume.array.astype(np.float32)
         # NumPy has no gradient along an axis of one voxel; nothing changes along it
-        parts = [np.gradient(values, step, axis=axis)[region] if values.shape[axis] > 1 else np.zeros(region.sum(), np.float32)
-                 for axis, step in enumerate(volume.geometry.spacing_xyz[::-1])]  # fmt: skip
+        parts = [
+            np.gradient(values, step, axis=axis)[region]
+            if values.shape[axis] > 1
+            else np.zeros(region.sum(), np.float32)
+            for axis, step in enumerate(volume.geometry.spacing_xyz[::-1])
+        ]
         gradient = np.stack(parts, axis=-1)
         noise = np.median(np.linalg.norm(gradient, axis=-1)) + 1e-6
         gradients.append((gradient, noise))
@@ -242,7 +252,9 @@ def field_measures(field: DisplacementField, mask: np.ndarray) -> dict[str, Any]
     determinant = jacobian_determinant(field)[mask]
     return {
         "displacement_mm": _summary(np.linalg.norm(vectors, axis=1)),
-        "deformation_mm": _summary(np.linalg.norm(points + vectors - best_rigid(points, points + vectors)(points), axis=1)),
+        "deformation_mm": _summary(
+            np.linalg.norm(points + vectors - best_rigid(points, points + vectors)(points), axis=1)
+        ),
         "jacobian": {
             "minimum": float(determinant.min()),
             "p1": float(np.percentile(determinant, 1)),
@@ -251,7 +263,7 @@ def field_measures(field: DisplacementField, mask: np.ndarray) -> dict[str, Any]
             "log_std": float(np.std(np.log(np.maximum(determinant, 1e-3)))),
             "folds": float((determinant <= 0).mean()),
         },
-    }  # fmt: skip
+    }
 
 
 def best_rigid(points: np.ndarray, moved: np.ndarray) -> AffineTransform:
@@ -264,7 +276,7 @@ def best_rigid(points: np.ndarray, moved: np.ndarray) -> AffineTransform:
 
 def _summary(values: np.ndarray) -> dict[str, float]:
     if values.size == 0:
-        raise InputError("quality", "no voxels to measure", "a body with data in both images")
+        raise InputError("quality", found="no voxels to measure", expected="a body with data in both images")
     return {
         "mean": float(values.mean()),
         "median": float(np.median(values)),

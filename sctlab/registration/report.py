@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.errors import InputError
-from model.interface import Region, Task, read_json
-from model.writing import write_json, write_text
 from sctlab.registration.case import FAILURE, OVERVIEW, PAIR, QUALITY
 from sctlab.registration.exclusion import DEFAULT_RULE, Judgement, Rule, judge, signals
+from sctlab_model.cases import Region, Task, read_json
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_json, write_text
 
 MAX_PICTURES = 120  # the worst ones; more would make a file that browsers refuse
 PICTURE_WIDTH = 1300
@@ -59,7 +59,11 @@ def find_results(root: str | Path) -> list[CaseResult]:
                 elif (folder / FAILURE).is_file():
                     results.append(CaseResult(folder, folder.name, group, error=read_json(folder / FAILURE)["error"]))
     if not results:
-        raise InputError(root, "no registered case", "Task{1,2}/{AB,HN,TH}/<ID>/pair.json, as `sctlab register` writes")
+        raise InputError(
+            root,
+            found="no registered case",
+            expected="Task{1,2}/{AB,HN,TH}/<ID>/pair.json, as `sctlab register` writes",
+        )
     return results
 
 
@@ -78,19 +82,29 @@ def write_report(root: str | Path, rule: Rule = DEFAULT_RULE) -> dict[str, str]:
     exclude |= {r.id: "; ".join(judged[r.folder].reasons) for r in registered if judged[r.folder].exclude}
     ordered = sorted(registered, key=lambda r: -judged[r.folder].suspicion)
     failed = [r for r in results if r.error]
-    write_json(root / EXCLUSIONS, {
-        "exclude": exclude,
-        "cases": len(results),
-        "rule": {"limits": dict(rule.limits), "outlier_z": rule.outlier_z, "outlier_signals": list(rule.outlier_signals)},
-    })  # fmt: skip
+    write_json(
+        root / EXCLUSIONS,
+        {
+            "exclude": exclude,
+            "cases": len(results),
+            "rule": {
+                "limits": dict(rule.limits),
+                "outlier_z": rule.outlier_z,
+                "outlier_signals": list(rule.outlier_signals),
+            },
+        },
+    )
     write_text(root / REPORT, _page(root.name, ordered, failed, judged, exclude))
     return exclude
 
 
 def _page(
-    name: str, ordered: Sequence[CaseResult], failed: Sequence[CaseResult], judged: dict[Path, Judgement],
+    name: str,
+    ordered: Sequence[CaseResult],
+    failed: Sequence[CaseResult],
+    judged: dict[Path, Judgement],
     exclude: dict[str, str],
-) -> str:  # fmt: skip
+) -> str:
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>",
         f"<title>Registration: {html.escape(name)}</title><style>{_STYLE}</style>",
@@ -100,8 +114,10 @@ def _page(
     ]
     if failed:
         parts.append("<h2>Failed</h2><table><tr><th>case<th>group<th>reason</tr>")
-        parts += [f"<tr class='out'><td>{html.escape(r.id)}<td class='text'>{r.group}<td class='text'>{html.escape(r.error)}"
-                  for r in failed]  # fmt: skip
+        parts += [
+            f"<tr class='out'><td>{html.escape(r.id)}<td class='text'>{r.group}<td class='text'>{html.escape(r.error)}"
+            for r in failed
+        ]
         parts.append("</table>")
     parts.append("<h2>Cases</h2><table><tr>" + "".join(f"<th>{c}" for c in _COLUMNS) + "</tr>")
     for result in ordered:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from model.interface import find_image
-from model.reading import read_mask, read_volume
-from model.volume import Volume
-from sctlab.registration.applying import apply_to_image, apply_to_labels, field_of_view
-from sctlab.registration.inversion import invert
-from sctlab.registration.itk_files import read_itk
 from sctlab.registration.pairs import Pair
-from sctlab.registration.transforms import AffineTransform, Transform, displacement_field
+from sctlab.transforms.applying import apply_to_image, apply_to_labels, field_of_view
+from sctlab.transforms.inversion import invert
+from sctlab.transforms.itk_files import read_itk
+from sctlab.transforms.transforms import AffineTransform, Transform, displacement_field
+from sctlab_model.cases import find_image
+from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.volume import Volume
 
 EDGE_HU_PER_MM = 25.0  # fat against muscle, blurred over a 3 mm voxel, and everything sharper
 
@@ -27,8 +27,9 @@ def tissue_edges(ct: Volume, mask: np.ndarray, threshold: float = EDGE_HU_PER_MM
     return mask & (np.sqrt(sum(g**2 for g in gradient)) > threshold)
 
 
-def target_registration_error(transform: Transform, truth: Transform, ct_on_fixed: Volume, mask: np.ndarray,
-                              excluded: np.ndarray | None = None) -> dict[str, dict[str, float]]:  # fmt: skip
+def target_registration_error(
+    transform: Transform, truth: Transform, ct_on_fixed: Volume, mask: np.ndarray, excluded: np.ndarray | None = None
+) -> dict[str, dict[str, float]]:
     """|transform(x) − truth(x)| in mm over the body and over tissue edges.
 
     Args:

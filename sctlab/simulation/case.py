@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from model.interface import Region, Task
-from model.volume import AIR_HU, Geometry, Volume, resample
-from model.writing import atomic_path, write_json, write_volume
 from sctlab.simulation.anatomy import build_phantom, default_grid
 from sctlab.simulation.content import change_content
 from sctlab.simulation.deformation import Motion, sample_motion
 from sctlab.simulation.phantom import Phantom, public_labels
 from sctlab.simulation.tissues import PROPERTIES, Tissue
+from sctlab_model.cases import Region, Task
+from sctlab_model.io.writing import atomic_path, write_json, write_volume
+from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
 METAL_HU = 9000.0  # attenuation of steel or titanium on the HU scale; a CT clips it at 3071
 DIRECTION = (
@@ -177,8 +177,9 @@ def _ct_noise(phantom: Phantom, rng: np.random.Generator) -> np.ndarray:
     return noise * (level / (noise.std() + 1e-9))
 
 
-def _source(task: Task, region: Region, phantom: Phantom, grid: Geometry, transform, hu_of: np.ndarray,
-            rng: np.random.Generator) -> tuple[Volume, Volume, dict[str, Any]]:  # fmt: skip
+def _source(
+    task: Task, region: Region, phantom: Phantom, grid: Geometry, transform, hu_of: np.ndarray, rng: np.random.Generator
+) -> tuple[Volume, Volume, dict[str, Any]]:
     """The MR or CBCT, its body mask, and how it was made."""
     fine = fine_grid(grid)
     hu = resample(Volume(phantom.hu, phantom.geometry), fine, outside=-1000, transform=transform).array
@@ -302,7 +303,13 @@ def write_transform(motion: Motion, path: Path) -> None:
                     values = found[f"{group}/{name}"][()]
                     if name == "TransformParameters":
                         values = values.astype("f4").astype("f8")  # 1e-5 mm at most, for half the file
-                    file.create_dataset(f"{group}/{name}", data=values, compression="gzip", compression_opts=4,
-                                        shuffle=True, track_times=False)  # fmt: skip
+                    file.create_dataset(
+                        f"{group}/{name}",
+                        data=values,
+                        compression="gzip",
+                        compression_opts=4,
+                        shuffle=True,
+                        track_times=False,
+                    )
         finally:
             raw.unlink(missing_ok=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from model.interface import Region
-from model.volume import AIR_HU, Geometry
+from sctlab_model.cases import Region
+from sctlab_model.volume import AIR_HU, Geometry
 
 SOURCE_AXIS_MM = 1000.0
 PANEL_MM = 397.0  # width of a linac's flat panel
@@ -91,8 +91,15 @@ class Scan:
         return cls(half_fan, 360.0, 1500.0, views, pixel_mm, np.inf, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
 
 
-def simulate_cbct(hu: np.ndarray, geometry: Geometry, grid: Geometry, scan: Scan, rng: np.random.Generator, *,
-                  monochrome: bool = False) -> np.ndarray:  # fmt: skip
+def simulate_cbct(
+    hu: np.ndarray,
+    geometry: Geometry,
+    grid: Geometry,
+    scan: Scan,
+    rng: np.random.Generator,
+    *,
+    monochrome: bool = False,
+) -> np.ndarray:
     """Scan a patient and reconstruct.
 
     Args:
@@ -180,8 +187,10 @@ def _breathing(shape: tuple[int, int, int], geometry: Geometry, scan: Scan) -> t
     """Craniocaudal displacement (mm) of full inhalation, and the share of it in every state; state 0 is exhaled."""
     if scan.breath_mm == 0:
         return np.zeros(1, np.float32), np.zeros(1)
-    z, y, x = (np.linspace(-1, 1, n, dtype=np.float32).reshape([-1 if a == k else 1 for a in range(3)])
-               for k, n in enumerate(shape))  # fmt: skip
+    z, y, x = (
+        np.linspace(-1, 1, n, dtype=np.float32).reshape([-1 if a == k else 1 for a in range(3)])
+        for k, n in enumerate(shape)
+    )
     field = scan.breath_mm * np.exp(-((z + 0.1) ** 2) * 2.2) * np.exp(-(x**4) * 6 - np.clip(y, 0, None) ** 2 * 3)
     return field, np.array([0.08, 0.35, 0.65, 0.92]) * 1.0
 

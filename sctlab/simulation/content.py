@@ -13,8 +13,9 @@ FILLED = (Tissue.STOOL, Tissue.FLUID)
 GAS_HU = -985.0
 
 
-def change_content(phantom: Phantom, hu_of: np.ndarray, rng: np.random.Generator,
-                   strength: float = 1.0) -> tuple[Phantom, np.ndarray]:  # fmt: skip
+def change_content(
+    phantom: Phantom, hu_of: np.ndarray, rng: np.random.Generator, strength: float = 1.0
+) -> tuple[Phantom, np.ndarray]:
     """The patient on another day, in the same pose.
 
     About half of the gas pockets are replaced by content, and some pockets of content by gas on top.

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from model.interface import Region
-from model.volume import Geometry, Volume
 from sctlab.simulation.painter import smooth_noise
 from sctlab.simulation.phantom import MANDIBLE, Phantom
 from sctlab.simulation.tissues import Tissue
+from sctlab_model.cases import Region
+from sctlab_model.volume import Geometry, Volume
 
 NODE_MM = 5.0
 SMALLEST_JACOBIAN = 0.15
@@ -90,8 +90,9 @@ def corner_jacobian(field: np.ndarray, spacing_xyz: tuple[float, float, float]) 
     return smallest
 
 
-def sample_motion(phantom: Phantom, source_grid: Geometry, region: Region, amplitude_mm: float,
-                  rng: np.random.Generator) -> Motion:  # fmt: skip
+def sample_motion(
+    phantom: Phantom, source_grid: Geometry, region: Region, amplitude_mm: float, rng: np.random.Generator
+) -> Motion:
     """Draw a motion whose displacement, setup error included, reaches about `amplitude_mm`.
 
     The 95th percentile of the displacement's length inside the body is `amplitude_mm` within a few percent,
@@ -132,8 +133,10 @@ def invert(field: np.ndarray, spacing_xyz: tuple[float, float, float], iteration
     result = -field.astype(np.float64)
     for _ in range(iterations):
         at = [index[k] + result[..., 2 - k] / spacing[2 - k] for k in range(3)]
-        update = -np.stack([ndimage.map_coordinates(field[..., c], at, order=1, mode="nearest", output=np.float64)
-                            for c in range(3)], -1)  # fmt: skip
+        update = -np.stack(
+            [ndimage.map_coordinates(field[..., c], at, order=1, mode="nearest", output=np.float64) for c in range(3)],
+            -1,
+        )
         change = np.abs(update - result).max()
         result = update
         if change < 1e-3:
@@ -210,8 +213,10 @@ class _Scene:
         self.drift_mm = float(rng.uniform(1.5, 3.5))
         self.filling = [(name, float(rng.normal(0, 0.28)), c, r) for name, c, r in _hollow(phantom)]
         scales = rng.uniform(22, 55, 2)
-        potential = [np.stack([smooth_noise(self.label.shape, self.nodes.spacing_xyz, s, rng) for _ in range(3)], -1)
-                     for s in scales]  # fmt: skip
+        potential = [
+            np.stack([smooth_noise(self.label.shape, self.nodes.spacing_xyz, s, rng) for _ in range(3)], -1)
+            for s in scales
+        ]
         curl = sum(_curl(p, NODE_MM) * s for p, s in zip(potential, scales, strict=True))
         self.drift = curl / (np.sqrt((curl[self.body] ** 2).sum(1).mean()) + 1e-9)
         self.dome_z = _dome(phantom)
@@ -344,6 +349,6 @@ def _curl(potential: np.ndarray, step_mm: float) -> np.ndarray:
 
 
 def _nearest(array: np.ndarray, grid: Geometry, nodes: Geometry) -> np.ndarray:
-    from model.volume import resample
+    from sctlab_model.volume import resample
 
     return resample(Volume(array, grid), nodes, interpolation="nearest").array

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from model.body import body_mask
-from model.errors import InputError
-from model.interface import Task
-from model.reading import read_volume
-from model.volume import AIR_HU, Geometry, Volume, resample
 from sctlab.dicom import read_dicom_series
 from sctlab.simulation.phantom import Phantom
 from sctlab.simulation.tissues import Tissue
+from sctlab_model.body import body_mask
+from sctlab_model.cases import Task
+from sctlab_model.errors import InputError
+from sctlab_model.io.reading import read_volume
+from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
 SMALLEST_VOXELS, SMALLEST_MM = 24, 60.0
 
@@ -45,17 +45,26 @@ def read_ct(path: str | Path) -> Volume:
         or volume.geometry.size_xyz[2] < 4
         or min(size_mm[:2]) < SMALLEST_MM
     ):
-        raise InputError(path, f"{'x'.join(map(str, volume.geometry.size_xyz))} voxels of {volume.geometry.spacing_xyz} mm",
-                         f"a CT of at least {SMALLEST_VOXELS}x{SMALLEST_VOXELS}x4 voxels and {SMALLEST_MM:g} mm across")  # fmt: skip
+        raise InputError(
+            path,
+            found=f"{'x'.join(map(str, volume.geometry.size_xyz))} voxels of {volume.geometry.spacing_xyz} mm",
+            expected=f"a CT of at least {SMALLEST_VOXELS}x{SMALLEST_VOXELS}x4 voxels and {SMALLEST_MM:g} mm across",
+        )
     low, high = np.percentile(volume.array, (0.5, 99.5))
     if low > -300 or high < 20 or high > 20000:
-        raise InputError(path, f"values from {low:g} to {high:g} (0.5th and 99.5th percentile)",
-                         "HU with air near -1000 and bone", "give a CT in Hounsfield units")  # fmt: skip
+        raise InputError(
+            path,
+            found=f"values from {low:g} to {high:g} (0.5th and 99.5th percentile)",
+            expected="HU with air near -1000 and bone",
+            advice="give a CT in Hounsfield units",
+        )
     image = sitk.DICOMOrient(volume.with_array(volume.array.astype(np.float32)).to_sitk(), "LPS")
     return Volume.from_sitk(image, str(path))
 
 
-def load_phantom(ct_path: str | Path, labels_path: str | Path | None, spacing_xyz: tuple[float, float, float]) -> Phantom:  # fmt: skip
+def load_phantom(
+    ct_path: str | Path, labels_path: str | Path | None, spacing_xyz: tuple[float, float, float]
+) -> Phantom:
     """A real CT as a phantom on an even grid whose axes are x, y, z.
 
     An oblique CT is resampled onto straight axes. HU are lightly denoised: the CT's noise must not become
@@ -135,9 +144,11 @@ def _labels(path: str | Path, grid: Geometry) -> np.ndarray:
     labels = read_volume(path)
     values = np.unique(labels.array)
     if values.min() < 0 or values.max() > 117 or (values != np.round(values)).any():
-        raise InputError(path, f"values from {values.min():g} to {values.max():g}", "TotalSegmentator ids 0 to 117")
+        raise InputError(
+            path, found=f"values from {values.min():g} to {values.max():g}", expected="TotalSegmentator ids 0 to 117"
+        )
     image = sitk.DICOMOrient(labels.with_array(labels.array.astype(np.uint8)).to_sitk(), "LPS")
     result = resample(Volume.from_sitk(image, str(path)), grid, interpolation="nearest").array
     if not result.any():
-        raise InputError(path, "no label inside the CT's grid", "labels on the CT's grid")
+        raise InputError(path, found="no label inside the CT's grid", expected="labels on the CT's grid")
     return result

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from model.errors import InputError
-from model.volume import Geometry, Volume, resample
 from sctlab.simulation.painter import smooth_noise
 from sctlab.simulation.phantom import Phantom
 from sctlab.simulation.tissues import Tissue, sample_hu, texture_hu
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Geometry, Volume, resample
 
 _T = Tissue
 _GREY = (3, 8, 10, 11, 12, 13, 17, 18, 26, 42, 47, 49, 50, 51, 52, 53, 54, 58, 136, 137, 163, 164)
@@ -47,7 +47,9 @@ def phantom_from_labels(volume: Volume, spacing_xyz: tuple[float, float, float],
 
     unknown = sorted({int(v) for v in np.unique(volume.array)} - {0, *OF_ID})
     if unknown:
-        raise InputError(volume.name, f"label ids {unknown[:8]}", "FreeSurfer ids, and 502 to 530 outside the brain")
+        raise InputError(
+            volume.name, found=f"label ids {unknown[:8]}", expected="FreeSurfer ids, and 502 to 530 outside the brain"
+        )
     image = sitk.DICOMOrient(volume.with_array(volume.array.astype(np.int16)).to_sitk(), "LPS")
     volume = Volume.from_sitk(image, volume.name)
     g = volume.geometry
@@ -80,7 +82,7 @@ def phantom_from_labels(volume: Volume, spacing_xyz: tuple[float, float, float],
 
 def read_label_map(path: str | Path) -> Volume | None:
     """The file as a label map, or None if it is an image."""
-    from model.reading import read_volume
+    from sctlab_model.io.reading import read_volume
 
     path = Path(path)
     if path.is_dir():

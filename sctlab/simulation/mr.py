@@ -11,8 +11,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from model.interface import Region
 from sctlab.simulation.tissues import FIELDS_TESLA, PROPERTIES, Tissue
+from sctlab_model.cases import Region
 
 
 class Kind(StrEnum):
@@ -104,8 +104,9 @@ _HOLLOW = (Tissue.AIR, Tissue.GAS, Tissue.COUCH_SHELL, Tissue.COUCH_FOAM, Tissue
 _MARROW = (Tissue.RED_MARROW, Tissue.YELLOW_MARROW, Tissue.CORTICAL_BONE)
 
 
-def water_and_fat(hu: np.ndarray, tissue: np.ndarray, hu_of: np.ndarray,
-                  signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def water_and_fat(
+    hu: np.ndarray, tissue: np.ndarray, hu_of: np.ndarray, signals: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Magnetisation of water and of fat in every voxel, from fractions that HU and tissue give.
 
     A voxel of a soft tissue whose HU lies below the tissue's own holds fat (down to fat's HU), then air; above

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft, ndimage
 
-from model.volume import Geometry
 from sctlab.simulation.mr import Kind, Sequence
 from sctlab.simulation.painter import smooth_noise
+from sctlab_model.volume import Geometry
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,23 @@ class Acquisition:
             shift_mm=float(rng.uniform(-1, 1) * sequence.field_tesla * 0.75),
             ghost=float(rng.uniform(0.02, 0.10) if rng.random() < 0.25 else 0.0),
             motion=bool(rng.random() < 0.12),
-            susceptibility=float(rng.uniform(0.2, 0.9)
-                                 * {Kind.GRE: 1.0, Kind.BSSFP: 0.6, Kind.TSE: 0.12}[sequence.kind]),
+            susceptibility=float(
+                rng.uniform(0.2, 0.9) * {Kind.GRE: 1.0, Kind.BSSFP: 0.6, Kind.TSE: 0.12}[sequence.kind]
+            ),
             scale=float(np.exp(rng.uniform(np.log(150), np.log(2500)))),
             cut=float(rng.uniform(0.02, 0.12) if rng.random() < 0.12 else 0.0),
-        )  # fmt: skip
+        )
 
 
-def acquire(water: np.ndarray, fat: np.ndarray, air: np.ndarray, geometry: Geometry, sequence: Sequence,
-            settings: Acquisition, rng: np.random.Generator) -> np.ndarray:  # fmt: skip
+def acquire(
+    water: np.ndarray,
+    fat: np.ndarray,
+    air: np.ndarray,
+    geometry: Geometry,
+    sequence: Sequence,
+    settings: Acquisition,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """The magnitude image of a magnetisation.
 
     Args:
@@ -125,8 +133,9 @@ def _torchio(image: np.ndarray, geometry: Geometry, settings: Acquisition, rng: 
     if ghosts:
         scalar = tio.Ghosting(num_ghosts=count, axis=1, intensity=settings.ghost * 4, restore=0.02)(scalar)
     if settings.motion:
-        scalar = tio.Motion(degrees=degrees[None], translation=shift[None], times=np.array([when]),
-                            image_interpolation="linear")(scalar)  # fmt: skip
+        scalar = tio.Motion(
+            degrees=degrees[None], translation=shift[None], times=np.array([when]), image_interpolation="linear"
+        )(scalar)
     return np.abs(scalar.data[0].numpy().T).astype(np.float32)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model.volume import AIR_HU, Volume, resample
 from sctlab.pictures import CT_WINDOW, DIFFERENCE_WINDOW, Layer, centre_index, save_planes
+from sctlab_model.volume import AIR_HU, Volume, resample
 
 
 def save_overview(files: dict[str, Volume], path: Path, title: str) -> Path:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from model.volume import Geometry
 from sctlab.simulation.tissues import Tissue, sample_hu
+from sctlab_model.volume import Geometry
 
 Box = tuple[slice, slice, slice]
 Points = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -81,13 +81,19 @@ class Painter:
         tile = self._tiles[scale_mm]
         if tile.shape == self.hu.shape:
             return tile[box]
-        starts = [(s.start or 0, s.stop if s.stop is not None else n)
-                  for s, n in zip(box, self.hu.shape, strict=True)]  # fmt: skip
+        starts = [(s.start or 0, s.stop if s.stop is not None else n) for s, n in zip(box, self.hu.shape, strict=True)]
         indices = [np.arange(a, b) % n for (a, b), n in zip(starts, tile.shape, strict=True)]
         return tile[np.ix_(*indices)]
 
-    def fill(self, box: Box, distance: np.ndarray, tissue: Tissue, label: int | None = None, *,
-             hu: float | np.ndarray | None = None) -> None:  # fmt: skip
+    def fill(
+        self,
+        box: Box,
+        distance: np.ndarray,
+        tissue: Tissue,
+        label: int | None = None,
+        *,
+        hu: float | np.ndarray | None = None,
+    ) -> None:
         """Paint where `distance` < 0; the edge is a linear ramp one voxel wide, so HU has partial volume.
 
         Args:
@@ -103,8 +109,9 @@ class Painter:
         if label is not None:
             self.label[box][inside] = label
 
-    def bone(self, box: Box, distance: np.ndarray, label: int, *, cortex_mm: float = 1.6,
-             marrow: Tissue = Tissue.RED_MARROW) -> None:  # fmt: skip
+    def bone(
+        self, box: Box, distance: np.ndarray, label: int, *, cortex_mm: float = 1.6, marrow: Tissue = Tissue.RED_MARROW
+    ) -> None:
         """Paint a bone: a cortical shell of `cortex_mm` (varied over its surface) around marrow."""
         if not (distance < self.edge_mm).any():
             return
@@ -112,8 +119,16 @@ class Painter:
         thickness = cortex_mm * (1 + 0.25 * self.noise(box, 6.0))
         self.fill(box, distance + np.maximum(thickness, 0.4), marrow, label)
 
-    def ellipsoid(self, centre: Sequence[float], radii: Sequence[float], tissue: Tissue, label: int | None = None, *,
-                  rough_mm: float = 0.0, angles: Sequence[float] = (0, 0, 0)) -> None:  # fmt: skip
+    def ellipsoid(
+        self,
+        centre: Sequence[float],
+        radii: Sequence[float],
+        tissue: Tissue,
+        label: int | None = None,
+        *,
+        rough_mm: float = 0.0,
+        angles: Sequence[float] = (0, 0, 0),
+    ) -> None:
         """Paint an ellipsoid turned by `angles` (degrees about x, y, z), its surface roughened by noise."""
         reach = max(radii) + 3 * rough_mm
         box = self.box(np.subtract(centre, reach), np.add(centre, reach))
@@ -123,9 +138,18 @@ class Painter:
                 distance = distance + rough_mm * self.noise(box, 9.0)
             self.fill(box, distance, tissue, label)
 
-    def tube(self, points: np.ndarray, radii: float | Sequence[float], tissue: Tissue, label: int | None = None, *,
-             cortex_mm: float | None = None, wall: tuple[float, Tissue] | None = None,
-             flatten: float = 1.0, rough_mm: float = 0.0) -> None:  # fmt: skip
+    def tube(
+        self,
+        points: np.ndarray,
+        radii: float | Sequence[float],
+        tissue: Tissue,
+        label: int | None = None,
+        *,
+        cortex_mm: float | None = None,
+        wall: tuple[float, Tissue] | None = None,
+        flatten: float = 1.0,
+        rough_mm: float = 0.0,
+    ) -> None:
         """Paint a tube along a polyline, `points` [n, 3] (x, y, z) with a radius at every point.
 
         Args:
@@ -159,8 +183,9 @@ class Painter:
                 yield box, capsule(self.at(box), a, b, ra, rb, flatten)
 
 
-def ellipsoid(points: Points, centre: Sequence[float], radii: Sequence[float],
-              angles: Sequence[float] = (0, 0, 0)) -> np.ndarray:  # fmt: skip
+def ellipsoid(
+    points: Points, centre: Sequence[float], radii: Sequence[float], angles: Sequence[float] = (0, 0, 0)
+) -> np.ndarray:
     """Approximate signed distance to an ellipsoid (first-order, exact on the surface)."""
     offset = [p - c for p, c in zip(points, centre, strict=True)]
     if any(angles):
@@ -197,11 +222,11 @@ def turn(offset: Sequence[np.ndarray], angles: Sequence[float]) -> list[np.ndarr
     return [x, y, z]
 
 
-def smooth_noise(shape: tuple[int, int, int], spacing_xyz: Sequence[float], scale_mm: float,
-                 rng: np.random.Generator) -> np.ndarray:  # fmt: skip
+def smooth_noise(
+    shape: tuple[int, int, int], spacing_xyz: Sequence[float], scale_mm: float, rng: np.random.Generator
+) -> np.ndarray:
     """Unit-variance Gaussian noise correlated over `scale_mm`, float32: a coarse random lattice, cubically zoomed."""
-    coarse = [max(4, int(np.ceil(n * s / scale_mm)) + 4)
-              for n, s in zip(shape, spacing_xyz[::-1], strict=True)]  # fmt: skip
+    coarse = [max(4, int(np.ceil(n * s / scale_mm)) + 4) for n, s in zip(shape, spacing_xyz[::-1], strict=True)]
     field = rng.standard_normal(coarse, dtype=np.float32)
     for axis, n in enumerate(shape):
         # cubic B-spline weights along one axis at a time

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from model.volume import Geometry
+from sctlab_model.volume import Geometry
 
 
 @dataclass(frozen=True)

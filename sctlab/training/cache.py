@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from model.errors import InputError
-from model.preparation import prepare, prepare_target
-from model.reading import read_mask, read_volume
-from model.recipe import Recipe
-from model.writing import write_json
-from sctlab.cohort import Pair
+from sctlab.cohort.pairs import Pair
+from sctlab_model.errors import InputError
+from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.io.writing import write_json
+from sctlab_model.preparation import prepare, prepare_target
+from sctlab_model.recipe import Recipe
 
 FORMAT = 1  # raise when preparation or this layout changes what lies in a cache
 
@@ -79,9 +79,18 @@ def _mapped(folder: Path) -> dict[str, np.ndarray]:
 
 def cache_key(pair: Pair, recipe: Recipe) -> str:
     """Name of a prepared case: its content and the choices of the recipe that shape it."""
-    choices = recipe.model_dump(mode="json", include={
-        "task", "spacing_xyz", "spacing_tolerance", "max_tilt_deg", "normalisation", "target_range_hu", "canvas",
-    })  # fmt: skip
+    choices = recipe.model_dump(
+        mode="json",
+        include={
+            "task",
+            "spacing_xyz",
+            "spacing_tolerance",
+            "max_tilt_deg",
+            "normalisation",
+            "target_range_hu",
+            "canvas",
+        },
+    )
     text = json.dumps([FORMAT, pair.digest, choices], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -116,7 +125,9 @@ def _prepare_into(pair: Pair, recipe: Recipe, folder: Path) -> None:
         unit = np.where(prepared.mask & (inside < 0), np.float32(np.nan), unit)
     known = prepared.mask & np.isfinite(unit)
     if not known.any():
-        raise InputError(pair.id, "no voxel of the body has a target", "a field of view that meets the body")
+        raise InputError(
+            pair.id, found="no voxel of the body has a target", expected="a field of view that meets the body"
+        )
     arrays = {
         "source": prepared.source.astype(np.float32, copy=False),
         "target": unit,
@@ -136,8 +147,11 @@ def _prepare_into(pair: Pair, recipe: Recipe, folder: Path) -> None:
             if not (folder / "case.json").is_file():
                 raise
     except OSError as error:
-        raise InputError(folder.parent, f"can't be written ({error.strerror or error})",
-                         f"room for {sum(a.nbytes for a in arrays.values()) / 1e6:.0f} MB",
-                         "free space, or choose another --cache") from error  # fmt: skip
+        raise InputError(
+            folder.parent,
+            found=f"can't be written ({error.strerror or error})",
+            expected=f"room for {sum(a.nbytes for a in arrays.values()) / 1e6:.0f} MB",
+            advice="free space, or choose another --cache",
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

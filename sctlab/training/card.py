@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.bundle import Bundle
+from sctlab_model.bundle import Bundle
 
 
 def model_card(bundle: Bundle) -> str:

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from model.errors import WeightsError
-from model.interface import read_json
-from model.writing import atomic_path, write_json
+from sctlab_model.cases import read_json
+from sctlab_model.errors import WeightsError
+from sctlab_model.io.writing import atomic_path, write_json
 
 
 def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def has_checkpoint(folder: Path, name: str) -> bool:
 def read_values(folder: Path, name: str) -> dict[str, Any]:
     """The JSON part of a checkpoint."""
     if not has_checkpoint(folder, name):
-        raise WeightsError(folder / f"{name}.json", "no such file", "a checkpoint of `sctlab train`")
+        raise WeightsError(folder / f"{name}.json", found="no such file", expected="a checkpoint of `sctlab train`")
     return read_json(folder / f"{name}.json")
 
 
@@ -65,15 +65,19 @@ def load_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[st
     values = read_values(folder, name)
     path = folder / str(values.get("file"))
     if not path.is_file():
-        raise WeightsError(path, "no such file", f"the tensors of {folder / name}.json")
+        raise WeightsError(path, found="no such file", expected=f"the tensors of {folder / name}.json")
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != values["sha256"]:
-        raise WeightsError(path, f"SHA-256 {found}", values["sha256"], "the checkpoint was altered")
+        raise WeightsError(
+            path, found=f"SHA-256 {found}", expected=values["sha256"], advice="the checkpoint was altered"
+        )
     try:
         return load(data), values
     except SafetensorError as error:
-        raise WeightsError(path, f"not safetensors ({error})", "a checkpoint of `sctlab train`") from error
+        raise WeightsError(
+            path, found=f"not safetensors ({error})", expected="a checkpoint of `sctlab train`"
+        ) from error
 
 
 def pack_state(network: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Tensor]:

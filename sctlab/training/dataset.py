@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from model.preparation import cut, stack_indices
 from sctlab.training.cache import PreparedCase
 from sctlab.training.plan import Patch
+from sctlab_model.preparation import cut, stack_indices
 
 BORDER_UNIT = -1.0  # air, in the network's unit
 
@@ -61,9 +61,14 @@ class PatchDataset(Dataset):
     """
 
     def __init__(
-        self, cases: Sequence[PreparedCase], patch: Patch, slices: int, seed: Sequence[int],
-        rank: int = 0, world: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        cases: Sequence[PreparedCase],
+        patch: Patch,
+        slices: int,
+        seed: Sequence[int],
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         draws = patch.batch // patch.slab
         if draws % world:
             raise ValueError(f"{draws} draws a batch on {world} processes")
@@ -110,9 +115,7 @@ class PatchDataset(Dataset):
         return tuple(np.flip(a, axes) if axes else a for a in (source, target, mask))
 
 
-def batches(
-    dataset: PatchDataset, start: int, stop: int, *, workers: int, pin: bool = False
-) -> Iterator[Batch]:  # fmt: skip
+def batches(dataset: PatchDataset, start: int, stop: int, *, workers: int, pin: bool = False) -> Iterator[Batch]:
     """Batches of the iterations `start` to `stop`; worker processes cut them ahead of the device."""
     loader = DataLoader(
         dataset,

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.bundle import (
+from sctlab.features.checkpoints import read_pickled
+from sctlab.training.card import model_card
+from sctlab.training.pack import INTENDED_USE
+from sctlab.training.plan import load_plan
+from sctlab.training.provenance import versions
+from sctlab_model.bundle import (
     MANIFEST,
     Bundle,
     Fold,
@@ -20,16 +25,11 @@ from model.bundle import (
     save_fold,
     write_bundle,
 )
-from model.errors import InputError, WeightsError
-from model.interface import Region, Task
-from model.network import build_network
-from model.recipe import Recipe
-from model.writing import write_text
-from sctlab.features.checkpoints import read_pickled
-from sctlab.training.card import model_card
-from sctlab.training.pack import INTENDED_USE
-from sctlab.training.plan import load_plan
-from sctlab.training.provenance import versions
+from sctlab_model.cases import Region, Task
+from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.io.writing import write_text
+from sctlab_model.network import build_network
+from sctlab_model.recipe import Recipe
 
 PARTS = ("encoder", "decoder", "segmentation_head")  # of segmentation_models_pytorch
 
@@ -46,21 +46,28 @@ def read_konfai(path: Path) -> dict[str, Tensor]:
     state = read_pickled(path, "a KonfAI checkpoint (.pt)")
     networks = state.get("Model") if isinstance(state, Mapping) else None
     if not isinstance(networks, Mapping):
-        raise WeightsError(path, f"no 'Model' in it (keys: {_keys(state)})", "a checkpoint of KonfAI's trainer")
+        raise WeightsError(
+            path, found=f"no 'Model' in it (keys: {_keys(state)})", expected="a checkpoint of KonfAI's trainer"
+        )
     found: dict[str, dict[str, Tensor]] = {}
     for network, tensors in networks.items():
         for key, value in tensors.items():
             pieces = str(key).split(".")
             first = next((i for i, piece in enumerate(pieces) if piece in PARTS), None)
             if first is None or not isinstance(value, Tensor):
-                raise WeightsError(path, f"a weight named {network}/{key}", "those of smp.UnetPlusPlus: "
-                                   + ", ".join(f"{p}.…" for p in PARTS))  # fmt: skip
+                raise WeightsError(
+                    path,
+                    found=f"a weight named {network}/{key}",
+                    expected="those of smp.UnetPlusPlus: " + ", ".join(f"{p}.…" for p in PARTS),
+                )
             prefix = f"{network}/{'.'.join(pieces[:first])}"
             found.setdefault(prefix, {})[".".join(pieces[first:])] = (
                 value.float() if value.is_floating_point() else value
             )
     if len(found) != 1:
-        raise WeightsError(path, f"{len(found)} networks ({', '.join(found) or 'none'})", "one smp.UnetPlusPlus")
+        raise WeightsError(
+            path, found=f"{len(found)} networks ({', '.join(found) or 'none'})", expected="one smp.UnetPlusPlus"
+        )
     return next(iter(found.values()))
 
 
@@ -68,7 +75,7 @@ def fit_recipe(weights: Mapping[str, Tensor], recipe: Recipe, path: Path) -> Rec
     """The recipe with the number of slices that the weights take; the rest must fit as it is."""
     first = next((v for k, v in weights.items() if k.startswith("encoder.") and v.ndim == 4), None)
     if first is None:
-        raise WeightsError(path, "no convolution in its encoder", "a 2D network")
+        raise WeightsError(path, found="no convolution in its encoder", expected="a 2D network")
     network = recipe.network.model_copy(update={"slices": int(first.shape[1])})
     fitted = Recipe.model_validate(recipe.model_dump() | {"network": network.model_dump()})
     with torch.device("meta"):
@@ -76,15 +83,25 @@ def fit_recipe(weights: Mapping[str, Tensor], recipe: Recipe, path: Path) -> Rec
     missing, more = [k for k in wanted if k not in weights], [k for k in weights if k not in wanted]
     wrong = [k for k in wanted if k in weights and wanted[k].shape != weights[k].shape]
     if missing or more or wrong:
-        raise WeightsError(path, f"{len(missing)} weights missing, {len(more)} unknown, {len(wrong)} of another shape "
-                           f"(first: {(missing + more + wrong)[0]})", f"U-Net++ with {network.encoder}",
-                           "give the recipe that it was trained with: --recipe")  # fmt: skip
+        raise WeightsError(
+            path,
+            found=f"{len(missing)} weights missing, {len(more)} unknown, {len(wrong)} of another shape "
+            f"(first: {(missing + more + wrong)[0]})",
+            expected=f"U-Net++ with {network.encoder}",
+            advice="give the recipe that it was trained with: --recipe",
+        )
     return fitted
 
 
 def pack_konfai(
-    checkpoints: Sequence[Path], out: Path, *, task: Task, recipe: str, regions: str, storage: StorageType,
-) -> Bundle:  # fmt: skip
+    checkpoints: Sequence[Path],
+    out: Path,
+    *,
+    task: Task,
+    recipe: str,
+    regions: str,
+    storage: StorageType,
+) -> Bundle:
     """Write a bundle whose folds are KonfAI checkpoints, one each; a second call adds the models of other regions.
 
     Args:
@@ -97,15 +114,17 @@ def pack_konfai(
     """
     plan = load_plan(recipe)
     if plan.recipe.task is not task:
-        raise InputError("--recipe", f"{recipe} is for task {plan.recipe.task}", f"a recipe for {task}")
+        raise InputError("--recipe", found=f"{recipe} is for task {plan.recipe.task}", expected=f"a recipe for {task}")
     named = {Region.parse(r.strip(), "--regions") for r in regions.split(",") if r.strip()}
     served = tuple(r for r in Region if r in named)  # in one order: files are named by them
     if not served:
-        raise InputError("--regions", f"'{regions}'", "regions such as AB,TH")
+        raise InputError("--regions", found=f"'{regions}'", expected="regions such as AB,TH")
     loaded = [(path, read_konfai(path)) for path in checkpoints]
     fitted = [fit_recipe(weights, plan.recipe, path) for path, weights in loaded]
     if any(f != fitted[0] for f in fitted):
-        raise WeightsError(checkpoints[0], "checkpoints with different numbers of slices", "folds of one recipe")
+        raise WeightsError(
+            checkpoints[0], found="checkpoints with different numbers of slices", expected="folds of one recipe"
+        )
     others, imported = _other_groups(out, fitted[0], served)
     folds = []
     for index, (_, weights) in enumerate(loaded):
@@ -143,13 +162,20 @@ def _other_groups(
         return (), []
     bundle = read_bundle(out)
     if "imported_from" not in bundle.provenance or bundle.recipe != recipe:
-        raise InputError(out, "a bundle that isn't an import with this recipe", "an empty folder",
-                         "choose another folder")  # fmt: skip
+        raise InputError(
+            out,
+            found="a bundle that isn't an import with this recipe",
+            expected="an empty folder",
+            advice="choose another folder",
+        )
     kept = tuple(g for g in bundle.groups if not set(g.regions) <= set(served))
     for group in kept:
         if set(group.regions) & set(served):
-            raise InputError("--regions", ",".join(served), f"regions beside {','.join(group.regions)}, which the bundle "
-                             "holds, or all of these")  # fmt: skip
+            raise InputError(
+                "--regions",
+                found=",".join(served),
+                expected=f"regions beside {','.join(group.regions)}, which the bundle holds, or all of these",
+            )
     before = [r for g in bundle.groups for r in g.regions]  # of records that name no regions
     told = [s for s in bundle.provenance["imported_from"] if not set(s.get("regions", before)) <= set(served)]
     return kept, told

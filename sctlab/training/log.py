@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from model.writing import write_text
+from sctlab_model.io.writing import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -44,15 +44,24 @@ class RunLog:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / METRICS_FILE
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _iteration(line) <= self.start] \
-            if path.is_file() else []  # fmt: skip
+        kept = (
+            [line for line in path.read_text(encoding="utf-8").splitlines() if _iteration(line) <= self.start]
+            if path.is_file()
+            else []
+        )
         write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[tail]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[tail]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
         self._bar.start()
         self._task = self._bar.add_task(self.title, total=self.total, completed=self.start, tail="")
         return self
@@ -85,8 +94,11 @@ class RunLog:
         self._sums, self._count, self._waited, self._since = {}, 0, 0.0, now
         if self.active:
             self._write(iteration, "train", values)
-            losses = " ".join(f"{k} {v:.4f}" for k, v in values.items()
-                              if k not in ("learning_rate", "iterations_per_s", "waiting_share"))  # fmt: skip
+            losses = " ".join(
+                f"{k} {v:.4f}"
+                for k, v in values.items()
+                if k not in ("learning_rate", "iterations_per_s", "waiting_share")
+            )
             self._tail = f"{values['iterations_per_s']:.2f} it/s {losses}"
             self._bar.update(self._task, tail=self._tail)
         return values

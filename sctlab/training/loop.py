@@ -15,10 +15,6 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from model.errors import InputError
-from model.network import build_network
-from model.preparation import hu_to_unit
-from model.writing import write_json
 from sctlab.training.cache import PreparedCase
 from sctlab.training.checkpoint import (
     has_checkpoint,
@@ -36,6 +32,10 @@ from sctlab.training.plan import Stage, TrainingPlan
 from sctlab.training.provenance import versions
 from sctlab.training.schedule import learning_rate
 from sctlab.training.validation import average, validate
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_json
+from sctlab_model.network import build_network
+from sctlab_model.preparation import hu_to_unit
 
 EXTRACTORS = "extractors.json"  # what the loss' extractors are and how they normalise
 LOG_EVERY = 10  # iterations between looks at the loss; each one waits for the device
@@ -108,17 +108,27 @@ def train_stage(job: StageJob, fabric: Fabric, console: Console) -> dict[str, An
         with RunLog(job.folder, job.name, stage.iterations, progress.iteration, console, fabric.is_global_zero) as log:
             _iterate(job, trainer, progress, log)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _ending(job, progress, "out of memory", "a batch that fits",
-                      "lower patch.batch or patch.size_yx, or set computing.precision: bf16") from error  # fmt: skip
+        raise _ending(
+            job,
+            progress,
+            "out of memory",
+            "a batch that fits",
+            "lower patch.batch or patch.size_yx, or set computing.precision: bf16",
+        ) from error
     except RuntimeError as error:
         if "not enough memory" not in str(error) and "out of memory" not in str(error):
             raise
-        raise _ending(job, progress, "out of memory", "a batch that fits",
-                      "lower patch.batch or patch.size_yx") from error  # fmt: skip
+        raise _ending(
+            job, progress, "out of memory", "a batch that fits", "lower patch.batch or patch.size_yx"
+        ) from error
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        raise _ending(job, progress, f"a file{where} can't be read or written ({error.strerror or error})",
-                      "readable pairs and a folder with room") from error  # fmt: skip
+        raise _ending(
+            job,
+            progress,
+            f"a file{where} can't be read or written ({error.strerror or error})",
+            "readable pairs and a folder with room",
+        ) from error
     return read_values(job.folder, "best")
 
 
@@ -145,8 +155,13 @@ def _iterate(job: StageJob, trainer: _Trainer, progress: Progress, log: RunLog) 
             if trainer.anywhere(bool(broken)):
                 if not trainer.fabric.is_global_zero:
                     raise SystemExit(0)  # the first process tells it, once
-                raise _ending(job, progress, broken or "the loss of another process isn't finite", "finite numbers",
-                              "lower the learning rate, or set optimiser.clip_norm or computing.precision: 32")  # fmt: skip
+                raise _ending(
+                    job,
+                    progress,
+                    broken or "the loss of another process isn't finite",
+                    "finite numbers",
+                    "lower the learning rate, or set optimiser.clip_norm or computing.precision: 32",
+                )
         if validating:
             _validate(job, trainer, progress, log)
             patience = plan.early_stopping.patience if plan.early_stopping else None
@@ -162,9 +177,13 @@ def _validate(job: StageJob, trainer: _Trainer, progress: Progress, log: RunLog)
     scores = trainer.validate(picture)
     mean = average(scores)
     if not np.isfinite(mean["mae_hu"]):
-        raise _ending(job, progress, f"the validation's MAE is {mean['mae_hu']:g} HU", "a number",
-                      "the network's values exceed what fp16 holds: lower the learning rate, or set "
-                      "optimiser.clip_norm or ema")  # fmt: skip
+        raise _ending(
+            job,
+            progress,
+            f"the validation's MAE is {mean['mae_hu']:g} HU",
+            "a number",
+            "the network's values exceed what fp16 holds: lower the learning rate, or set optimiser.clip_norm or ema",
+        )
     log.validated(progress.iteration, mean, picture)
     if progress.best_mae_hu is None or mean["mae_hu"] < progress.best_mae_hu:
         progress.best_mae_hu, progress.best_iteration = mean["mae_hu"], progress.iteration
@@ -178,7 +197,9 @@ def _ending(job: StageJob, progress: Progress, found: str, expected: str, advice
     kept = "no checkpoint was written yet"
     if has_checkpoint(job.folder, "last"):
         kept = f"the checkpoint of iteration {read_values(job.folder, 'last')['iteration']} is kept: --resume"
-    return InputError(f"{job.name}, iteration {progress.iteration}", found, expected, f"{advice}; {kept}")
+    return InputError(
+        f"{job.name}, iteration {progress.iteration}", found=found, expected=expected, advice=f"{advice}; {kept}"
+    )
 
 
 class _Trainer:
@@ -204,9 +225,12 @@ class _Trainer:
         layout = torch.channels_last if computing.channels_last else torch.contiguous_format
         self.network.to(fabric.device, memory_format=layout)
         optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=plan.optimiser.learning_rate, betas=plan.optimiser.betas,
-            weight_decay=plan.optimiser.weight_decay, fused=computing.fused or None,
-        )  # fmt: skip
+            self.network.parameters(),
+            lr=plan.optimiser.learning_rate,
+            betas=plan.optimiser.betas,
+            weight_decay=plan.optimiser.weight_decay,
+            fused=computing.fused or None,
+        )
         self.average: dict[str, Tensor] | None = None
         if plan.ema is not None:
             self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
@@ -215,8 +239,9 @@ class _Trainer:
         self.loss = SynthesisLoss(plan.losses, plan.recipe, plan.patch.slab).to(fabric.device)
         if fabric.is_global_zero:
             write_json(job.folder / EXTRACTORS, self.loss.describe())
-        self.dataset = PatchDataset(job.training, plan.patch, plan.recipe.network.slices, job.seed,
-                                    fabric.global_rank, fabric.world_size)  # fmt: skip
+        self.dataset = PatchDataset(
+            job.training, plan.patch, plan.recipe.network.slices, job.seed, fabric.global_rank, fabric.world_size
+        )
 
     def batches(self, start: int) -> Iterator[Batch]:
         """The batches from an iteration on."""
@@ -243,8 +268,9 @@ class _Trainer:
         self.optimiser.zero_grad()
         self.fabric.backward(total)
         if plan.optimiser.clip_norm is not None:
-            self.fabric.clip_gradients(self.model, self.optimiser, max_norm=plan.optimiser.clip_norm,
-                                       error_if_nonfinite=False)  # fmt: skip
+            self.fabric.clip_gradients(
+                self.model, self.optimiser, max_norm=plan.optimiser.clip_norm, error_if_nonfinite=False
+            )
         self.optimiser.step()
         if self.average is not None:
             self._update_average(iteration)
@@ -285,9 +311,15 @@ class _Trainer:
         """Score the validation cases."""
         self._share_weights()
         scores = validate(
-            self.weights(), self.job.validation, self.job.plan.recipe, self.fabric.device, picture=picture,
-            gather=self._gather, rank=self.fabric.global_rank, world=self.fabric.world_size,
-        )  # fmt: skip
+            self.weights(),
+            self.job.validation,
+            self.job.plan.recipe,
+            self.fabric.device,
+            picture=picture,
+            gather=self._gather,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+        )
         return scores
 
     def _gather(self, table: np.ndarray) -> np.ndarray:
@@ -320,8 +352,12 @@ class _Trainer:
             return
         tensors, values = load_checkpoint(folder, "last")
         if values["cohort"] != self.job.cohort_digest:
-            raise InputError(folder, "its checkpoint was trained on other pairs", "the cohort of the run",
-                             "start a new run")  # fmt: skip
+            raise InputError(
+                folder,
+                found="its checkpoint was trained on other pairs",
+                expected="the cohort of the run",
+                advice="start a new run",
+            )
         self.network.load_state_dict(part(tensors, "model"))
         restore_optimiser(self.optimiser.optimizer, tensors)
         if self.average is not None:

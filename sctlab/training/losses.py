@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.errors import InputError
-from model.network import build_network
-from model.preparation import unit_to_hu
-from model.recipe import Recipe
 from sctlab.features import FeatureExtractor, Statistics, load_extractor
 from sctlab.training.plan import L1, ImpactSynth, Loss, TrainingPlan
+from sctlab_model.errors import InputError
+from sctlab_model.network import build_network
+from sctlab_model.preparation import unit_to_hu
+from sctlab_model.recipe import Recipe
 
 
 class SynthesisLoss(nn.Module):
@@ -34,7 +34,9 @@ class SynthesisLoss(nn.Module):
         for loss in losses:
             name = loss.kind if isinstance(loss, L1) else f"impact_{_plain(loss.extractor)}"
             if name in self.weights:
-                raise InputError("losses", f"two terms {name}", "each term once", "raise its weight instead")
+                raise InputError(
+                    "losses", found=f"two terms {name}", expected="each term once", advice="raise its weight instead"
+                )
             self.terms[name] = MaskedL1(loss.over) if isinstance(loss, L1) else FeatureL1.from_plan(loss, recipe, slab)
             self.weights[name] = loss.weight
 
@@ -82,8 +84,11 @@ def check_plan(plan: TrainingPlan) -> None:
         build_network(network)  # with its numbers: some encoders can't be built without
     except Exception as error:  # every library below has exceptions of its own
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise InputError("recipe.network", f"{network.encoder} with {list(network.decoder_channels)} can't be built "
-                         f"({reason})", "an encoder of segmentation_models_pytorch") from error  # fmt: skip
+        raise InputError(
+            "recipe.network",
+            found=f"{network.encoder} with {list(network.decoder_channels)} can't be built ({reason})",
+            expected="an encoder of segmentation_models_pytorch",
+        ) from error
     SynthesisLoss(plan.losses, plan.recipe, plan.patch.slab)
 
 
@@ -122,16 +127,25 @@ class FeatureL1(nn.Module):
     """
 
     def __init__(
-        self, extractor: FeatureExtractor, layers: dict[int, float], recipe: Recipe, slab: int = 1,
+        self,
+        extractor: FeatureExtractor,
+        layers: dict[int, float],
+        recipe: Recipe,
+        slab: int = 1,
         statistics: Statistics | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         count = len(extractor.layers)
         if max(layers) >= count:
-            raise InputError(f"losses: layers of {extractor.name}", f"layer {max(layers)}", f"0 to {count - 1}")
+            raise InputError(
+                f"losses: layers of {extractor.name}", found=f"layer {max(layers)}", expected=f"0 to {count - 1}"
+            )
         if extractor.dimension == 3 and slab < max(2, extractor.minimum_size):
-            raise InputError(f"losses: {extractor.name}", f"patch.slab is {slab}",
-                             f"at least {max(2, extractor.minimum_size)} adjacent slices, because it sees in 3D")  # fmt: skip
+            raise InputError(
+                f"losses: {extractor.name}",
+                found=f"patch.slab is {slab}",
+                expected=f"at least {max(2, extractor.minimum_size)} adjacent slices, because it sees in 3D",
+            )
         self.extractor = extractor.freeze()
         self.indices, self.layer_weights = tuple(layers), tuple(layers.values())
         self.recipe, self.slab = recipe, slab

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.bundle import Bundle, Fold, HashedFile, load_fold, read_bundle, write_bundle
-from model.errors import InputError
-from model.network import build_network, fold_batch_norm
-from model.recipe import NetworkSettings
-from model.writing import atomic_path
+from sctlab_model.bundle import Bundle, Fold, HashedFile, load_fold, read_bundle, write_bundle
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import atomic_path
+from sctlab_model.network import build_network, fold_batch_norm
+from sctlab_model.recipe import NetworkSettings
 
 OPSET = 18
 
@@ -60,9 +60,15 @@ def export_network(state: dict[str, Tensor], settings: NetworkSettings, *, half:
         # percentile). When torch drops it: dynamo=True, dynamic_shapes {0: Dim, 2: 32 * Dim, 3: 32 * Dim},
         # external_data=False.
         torch.onnx.export(
-            wrapped, (example,), file, dynamo=False, dynamic_axes=free, input_names=["stacks"],
-            output_names=["unit"], opset_version=OPSET,
-        )  # fmt: skip
+            wrapped,
+            (example,),
+            file,
+            dynamo=False,
+            dynamic_axes=free,
+            input_names=["stacks"],
+            output_names=["unit"],
+            opset_version=OPSET,
+        )
     data = file.getvalue()
     onnx.checker.check_model(onnx.load_from_string(data))
     return data
@@ -93,8 +99,11 @@ def _export_fold(folder: Path, fold: Fold, settings: NetworkSettings, precisions
             data = export_network(state, settings, half=precision == "fp16")
         except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
             reason = str(error).strip().splitlines()[0][:160]
-            raise InputError(folder / fold.weights.file, f"can't be exported ({type(error).__name__}: {reason})",
-                             "a network of operators that ONNX has") from error  # fmt: skip
+            raise InputError(
+                folder / fold.weights.file,
+                found=f"can't be exported ({type(error).__name__}: {reason})",
+                expected="a network of operators that ONNX has",
+            ) from error
         name = f"{Path(fold.weights.file).stem}_{precision}.onnx"
         with atomic_path(folder / name) as temporary:
             temporary.write_bytes(data)

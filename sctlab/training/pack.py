@@ -10,10 +10,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from model.bundle import Bundle, Fold, RegionGroup, Registration, StorageType, save_fold, write_bundle
-from model.errors import InputError
-from model.interface import Region, read_json
-from model.writing import write_text
 from sctlab.training.card import model_card
 from sctlab.training.checkpoint import load_checkpoint, part
 from sctlab.training.loop import EXTRACTORS
@@ -21,6 +17,10 @@ from sctlab.training.plan import Stage
 from sctlab.training.provenance import versions
 from sctlab.training.run import Run
 from sctlab.training.validation import METRICS
+from sctlab_model.bundle import Bundle, Fold, RegionGroup, Registration, StorageType, save_fold, write_bundle
+from sctlab_model.cases import Region, read_json
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_text
 
 INTENDED_USE = "Research on synthetic CT. Not a medical device; not for clinical use."
 DEMONSTRATION_USE = (
@@ -30,9 +30,14 @@ DEMONSTRATION_USE = (
 
 
 def pack_runs(
-    runs: Sequence[Path], out: Path, *, storage: StorageType = "float32", demonstration: bool = False,
-    name: str = "", folds: Sequence[int] | None = None,
-) -> Bundle:  # fmt: skip
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    storage: StorageType = "float32",
+    demonstration: bool = False,
+    name: str = "",
+    folds: Sequence[int] | None = None,
+) -> Bundle:
     """Write a bundle of the best networks of one run, or of several runs of one recipe and cohort.
 
     Args:
@@ -52,26 +57,40 @@ def pack_runs(
     plan, cohort, division = first.plan, first.cohort, first.folds
     for run in opened[1:]:
         if run.plan != plan or run.cohort["digest"] != cohort["digest"] or run.folds != division:
-            raise InputError(run.folder, "another plan, other pairs or other folds",
-                             f"those of {first.folder}", "pack it apart")  # fmt: skip
+            raise InputError(
+                run.folder,
+                found="another plan, other pairs or other folds",
+                expected=f"those of {first.folder}",
+                advice="pack it apart",
+            )
     registration = registration_of(cohort["registrations"], plan.data.target)
     # Everything is read before anything is written: a bundle that is there already stays whole.
-    networks = [_read(opened, stage, fold) for stage in plan.final_stages
-                for fold in (range(plan.data.folds) if folds is None else folds)]  # fmt: skip
+    networks = [
+        _read(opened, stage, fold)
+        for stage in plan.final_stages
+        for fold in (range(plan.data.folds) if folds is None else folds)
+    ]
     found = [n for n in networks if n is not None]
     for stage in plan.final_stages:
         if not any(n.stage == stage for n in found):
-            raise InputError(first.folder, f"no finished fold of stage {stage.name}", "at least one",
-                             "train it to its end first")  # fmt: skip
+            raise InputError(
+                first.folder,
+                found=f"no finished fold of stage {stage.name}",
+                expected="at least one",
+                advice="train it to its end first",
+            )
     groups = [
-        RegionGroup(regions=_regions(stage, cohort), folds=tuple(
-            _pack_fold(n, out, storage, len(plan.final_stages) > 1) for n in found if n.stage == stage
-        ))
+        RegionGroup(
+            regions=_regions(stage, cohort),
+            folds=tuple(_pack_fold(n, out, storage, len(plan.final_stages) > 1) for n in found if n.stage == stage),
+        )
         for stage in plan.final_stages
-    ]  # fmt: skip
+    ]
     made_with = [n.values.get("made_with") or versions() for n in found]
-    sources = [{"fold": n.fold, "stage": n.stage.name, "run": n.run.folder.name, "revision": made["revision"]}
-               for n, made in zip(found, made_with, strict=True)]  # fmt: skip
+    sources = [
+        {"fold": n.fold, "stage": n.stage.name, "run": n.run.folder.name, "revision": made["revision"]}
+        for n, made in zip(found, made_with, strict=True)
+    ]
     record = found[0].run.stage_folder(found[0].fold, found[0].stage.name) / EXTRACTORS
     demonstration = demonstration or plan.recipe.name.startswith("demo")
     bundle = Bundle(
@@ -167,8 +186,12 @@ def registration_of(registrations: Sequence[dict[str, Any]], target: str) -> Reg
     conventions = {r["convention"] for r in registrations}
     known = {c if c in ("ct_to_source", "source_to_ct", "aligned") else "ct_to_source" for c in conventions}
     if len(known) != 1:
-        raise InputError("pairs", f"several conventions ({', '.join(sorted(conventions))})", "one of them",
-                         "register all pairs alike")  # fmt: skip
+        raise InputError(
+            "pairs",
+            found=f"several conventions ({', '.join(sorted(conventions))})",
+            expected="one of them",
+            advice="register all pairs alike",
+        )
     method = ", ".join(sorted({str(r["method"]) for r in registrations}))
     if "unknown" in conventions:
         # SynthRAD's released pairs are on the source's grid, and this file says nothing about how they came there.

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.errors import InputError
-from model.interface import Region
-from model.recipe import Recipe
-from model.writing import write_text
+from sctlab_model.cases import Region
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_text
+from sctlab_model.recipe import Recipe
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -215,8 +215,10 @@ class TrainingPlan(_Settings):
                 raise ValueError(f"stage {stage.name} starts from '{stage.start}', which is no stage before it")
             seen[stage.name] = stage
         if self.computing.precision == "16" and self.computing.fused and self.optimiser.clip_norm is not None:
-            raise ValueError("clip_norm with precision 16 and fused: the fused optimiser takes the loss' scale off "
-                             "itself, after clipping; set fused: false")  # fmt: skip
+            raise ValueError(
+                "clip_norm with precision 16 and fused: the fused optimiser takes the loss' scale off "
+                "itself, after clipping; set fused: false"
+            )
         return self
 
     @property
@@ -228,8 +230,9 @@ class TrainingPlan(_Settings):
 
 def recipe_names() -> list[str]:
     """The recipes that come with the product."""
-    return sorted(p.name.removesuffix(".yaml") for p in resources.files("sctlab.recipes").iterdir()
-                  if p.name.endswith(".yaml"))  # fmt: skip
+    return sorted(
+        p.name.removesuffix(".yaml") for p in resources.files("sctlab.recipes").iterdir() if p.name.endswith(".yaml")
+    )
 
 
 def load_plan(name_or_path: str) -> TrainingPlan:
@@ -242,8 +245,11 @@ def load_plan(name_or_path: str) -> TrainingPlan:
     if name_or_path in recipe_names():
         path = Path(str(resources.files("sctlab.recipes") / f"{name_or_path}.yaml"))
     elif not path.is_file():
-        raise InputError(name_or_path, "no such recipe or file", "one of " + ", ".join(recipe_names())
-                         + ", or a YAML file")  # fmt: skip
+        raise InputError(
+            name_or_path,
+            found="no such recipe or file",
+            expected="one of " + ", ".join(recipe_names()) + ", or a YAML file",
+        )
     plan = parse_plan(path.read_text(encoding="utf-8"), str(path))
     exclude = plan.data.exclude
     if exclude is not None and not Path(exclude).is_absolute():
@@ -259,12 +265,16 @@ def parse_plan(text: str, where: str) -> TrainingPlan:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise InputError(f"{where}, line {line}", f"not YAML ({error.problem})", "a valid plan") from error
+        raise InputError(
+            f"{where}, line {line}", found=f"not YAML ({error.problem})", expected="a valid plan"
+        ) from error
     if not isinstance(value, dict):
-        raise InputError(where, f"a YAML {type(value).__name__}", "a mapping with recipe, stages, …")
+        raise InputError(where, found=f"a YAML {type(value).__name__}", expected="a mapping with recipe, stages, …")
     repeated = _repeated_key(node)
     if repeated is not None:
-        raise InputError(f"{where}, line {repeated.start_mark.line + 1}", f"'{repeated.value}' again", "each key once")
+        raise InputError(
+            f"{where}, line {repeated.start_mark.line + 1}", found=f"'{repeated.value}' again", expected="each key once"
+        )
     try:
         return TrainingPlan.model_validate(value)
     except ValidationError as error:
@@ -290,7 +300,7 @@ def _refusal(error: ValidationError, node: yaml.Node, where: str) -> InputError:
         if not isinstance(first["input"], dict | list) and first["type"] != "value_error":
             reason = f"{first['input']!r}: {reason}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return InputError(f"{where}, line {line}", f"{name}: {reason}{more}")
+    return InputError(f"{where}, line {line}", found=f"{name}: {reason}{more}")
 
 
 def _line_of(node: yaml.Node, location: tuple[Any, ...]) -> tuple[int, list[Any]]:

@@ -10,16 +10,16 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 
-from model.errors import InputError
-from model.interface import Region, read_json
-from model.processors import available_cpus
-from model.writing import write_json
-from sctlab.cohort import Cohort, Folds, Pair, load_cohort, make_folds, read_exclusions
-from sctlab.jobs import refuse_broken, run_jobs
+from sctlab.cohort.pairs import Cohort, Folds, Pair, load_cohort, make_folds, read_exclusions
 from sctlab.training.cache import PreparedCase, prepare_case, prepared_case
 from sctlab.training.checkpoint import has_checkpoint, read_values
 from sctlab.training.loop import StageJob, train_stage
 from sctlab.training.plan import Stage, TrainingPlan, load_plan, write_plan
+from sctlab.workflow.jobs import refuse_broken, run_jobs
+from sctlab_model.cases import Region, read_json
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_json
+from sctlab_model.processors import available_cpus
 
 PLAN, COHORT, FOLDS, CHECKS = "plan.yaml", "cohort.json", "folds.json", "checks.json"
 
@@ -38,7 +38,7 @@ class Run:
     def plan(self) -> TrainingPlan:
         """The resolved plan."""
         if not (self.folder / PLAN).is_file():
-            raise InputError(self.folder, f"no {PLAN}", "the --out folder of `sctlab train`")
+            raise InputError(self.folder, found=f"no {PLAN}", expected="the --out folder of `sctlab train`")
         return load_plan(str(self.folder / PLAN))
 
     @property
@@ -62,9 +62,18 @@ class Run:
 
 
 def train_run(
-    plan: TrainingPlan, pairs: Path, out: Path, *, folds: Sequence[int] | None, stages: Sequence[str] | None,
-    resume: bool, fabric: Fabric, cache: Path | None = None, jobs: int = 1, console: Console | None = None,
-) -> None:  # fmt: skip
+    plan: TrainingPlan,
+    pairs: Path,
+    out: Path,
+    *,
+    folds: Sequence[int] | None,
+    stages: Sequence[str] | None,
+    resume: bool,
+    fabric: Fabric,
+    cache: Path | None = None,
+    jobs: int = 1,
+    console: Console | None = None,
+) -> None:
     """Check the pairs, make or read the folds, and train what is asked for.
 
     Args:
@@ -101,9 +110,12 @@ def train_run(
         for stage in chosen_stages:
             job = _job(run, plan, stage, fold, cohort, division, cache)
             best = train_stage(job, fabric, console)
-            console.print(f"{job.name}: best at iteration {best['best_iteration']}, "
-                          f"MAE {best['metrics']['mae_hu']:.1f} HU "
-                          f"(all water: {best['metrics']['mae_all_water_hu']:.1f} HU)", soft_wrap=True)  # fmt: skip
+            console.print(
+                f"{job.name}: best at iteration {best['best_iteration']}, "
+                f"MAE {best['metrics']['mae_hu']:.1f} HU "
+                f"(all water: {best['metrics']['mae_all_water_hu']:.1f} HU)",
+                soft_wrap=True,
+            )
 
 
 def _in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
@@ -130,14 +142,18 @@ def _in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
 def _check_choice(plan: TrainingPlan, folds: Sequence[int], stages: Sequence[str], processes: int) -> None:
     """Refuse folds, stages and numbers of processes that the plan doesn't have."""
     if not all(0 <= k < plan.data.folds for k in folds):
-        raise InputError("--fold", ", ".join(map(str, folds)), f"0 to {plan.data.folds - 1}, or all")
+        raise InputError("--fold", found=", ".join(map(str, folds)), expected=f"0 to {plan.data.folds - 1}, or all")
     known = [s.name for s in plan.stages]
     unknown = set(stages) - set(known)
     if unknown:
-        raise InputError("--stage", ", ".join(sorted(unknown)), "one of " + ", ".join(known))
+        raise InputError("--stage", found=", ".join(sorted(unknown)), expected="one of " + ", ".join(known))
     draws = plan.patch.batch // plan.patch.slab
     if draws % processes:
-        raise InputError("--devices", f"{processes} processes for a batch of {draws} draws", "a number that divides it")
+        raise InputError(
+            "--devices",
+            found=f"{processes} processes for a batch of {draws} draws",
+            expected="a number that divides it",
+        )
 
 
 def _check_cases(
@@ -153,13 +169,20 @@ def _check_cases(
             for name, found in zip(("training", "validation"), _cases(stage, fold, pairs, division), strict=True):
                 if not found:
                     where = f"regions {', '.join(stage.regions)}" if stage.regions else "any region"
-                    raise InputError(f"fold {fold}, stage {stage.name}", f"no {name} case of {where}", "at least one",
-                                     "train fewer folds, or on a larger cohort")  # fmt: skip
+                    raise InputError(
+                        f"fold {fold}, stage {stage.name}",
+                        found=f"no {name} case of {where}",
+                        expected="at least one",
+                        advice="train fewer folds, or on a larger cohort",
+                    )
             starts_now = stage.start is None or any(s.name == stage.start for s in stages)
             if not starts_now and not run.finished(fold, stage.start):
-                raise InputError(f"fold {fold}, stage {stage.name}", f"stage {stage.start} isn't finished",
-                                 "its best network, which this stage starts from",
-                                 f"train it first: --stage {stage.start}")  # fmt: skip
+                raise InputError(
+                    f"fold {fold}, stage {stage.name}",
+                    found=f"stage {stage.start} isn't finished",
+                    expected="its best network, which this stage starts from",
+                    advice=f"train it first: --stage {stage.start}",
+                )
 
 
 def _cases(stage: Stage, fold: int, pairs: Sequence[Pair], division: Folds) -> tuple[list[Pair], list[Pair]]:
@@ -181,8 +204,16 @@ def _job(
         return [prepared_case(p, plan.recipe, cache) for p in found]
 
     start = None if stage.start is None else run.stage_folder(fold, stage.start)
-    return StageJob(plan, stage, fold, prepared(training), prepared(validation), run.stage_folder(fold, stage.name),
-                    start, cohort.digest)  # fmt: skip
+    return StageJob(
+        plan,
+        stage,
+        fold,
+        prepared(training),
+        prepared(validation),
+        run.stage_folder(fold, stage.name),
+        start,
+        cohort.digest,
+    )
 
 
 def _spread(pairs: list[Pair], count: int) -> list[Pair]:
@@ -190,8 +221,9 @@ def _spread(pairs: list[Pair], count: int) -> list[Pair]:
     by_region: dict[Region, list[Pair]] = {}
     for pair in pairs:
         by_region.setdefault(pair.region, []).append(pair)
-    order = sorted(((k, pair.id, pair) for found in by_region.values() for k, pair in enumerate(found)),
-                   key=lambda item: item[:2])  # fmt: skip
+    order = sorted(
+        ((k, pair.id, pair) for found in by_region.values() for k, pair in enumerate(found)), key=lambda item: item[:2]
+    )
     return sorted((pair for _, _, pair in order[:count]), key=lambda p: p.id)
 
 
@@ -199,39 +231,66 @@ def _refuse_checkpoints(run: Run, folds: Sequence[int], stages: Sequence[Stage])
     for fold in folds:
         for stage in stages:
             if has_checkpoint(run.stage_folder(fold, stage.name), "last"):
-                raise InputError(run.stage_folder(fold, stage.name), "a checkpoint is there", "a new --out folder",
-                                 "or --resume to go on with it")  # fmt: skip
+                raise InputError(
+                    run.stage_folder(fold, stage.name),
+                    found="a checkpoint is there",
+                    expected="a new --out folder",
+                    advice="or --resume to go on with it",
+                )
 
 
 def _cohort(plan: TrainingPlan, pairs: Path, checks: Path, jobs: int) -> Cohort:
     exclusions = read_exclusions(plan.data.exclude) if plan.data.exclude else None
     regions = {r for s in plan.stages for r in (s.regions or tuple(Region))}
-    return load_cohort(pairs, plan.recipe.task, target=plan.data.target, exclusions=exclusions, regions=regions,
-                       jobs=jobs, remember=checks)  # fmt: skip
+    return load_cohort(
+        pairs,
+        plan.recipe.task,
+        target=plan.data.target,
+        exclusions=exclusions,
+        regions=regions,
+        jobs=jobs,
+        remember=checks,
+    )
 
 
 def _set_up(
-    run: Run, plan: TrainingPlan, pairs: Path, folds: Sequence[int], stages: Sequence[Stage], cache: Path, jobs: int,
+    run: Run,
+    plan: TrainingPlan,
+    pairs: Path,
+    folds: Sequence[int],
+    stages: Sequence[Stage],
+    cache: Path,
+    jobs: int,
     console: Console,
-) -> None:  # fmt: skip
+) -> None:
     """Write plan, cohort and folds, or see that those of the folder are the same; prepare the cases."""
     if (run.folder / PLAN).is_file() and run.plan != plan:
-        raise InputError(run.folder, f"its {PLAN} is another plan", "the plan that the run began with",
-                         "choose another --out")  # fmt: skip
+        raise InputError(
+            run.folder,
+            found=f"its {PLAN} is another plan",
+            expected="the plan that the run began with",
+            advice="choose another --out",
+        )
     run.folder.mkdir(parents=True, exist_ok=True)
     cohort = _cohort(plan, pairs, run.folder / CHECKS, jobs)
     if (run.folder / COHORT).is_file() and run.cohort["digest"] != cohort.digest:
-        raise InputError(pairs, "other pairs than those that the run began with", "the same files",
-                         "choose another --out")  # fmt: skip
+        raise InputError(
+            pairs,
+            found="other pairs than those that the run began with",
+            expected="the same files",
+            advice="choose another --out",
+        )
     if cohort.left_out:
         table = Table("case", "why it is left out", title=f"{len(cohort.left_out)} cases are left out")
         for case_id, reason in sorted(cohort.left_out.items()):
             table.add_row(case_id, reason)
         console.print(table)
     there = (run.folder / FOLDS).is_file()
-    division = run.folds if there else make_folds(
-        cohort.pairs, plan.data.folds, seed=plan.data.seed, held_out=plan.data.held_out
-    )  # fmt: skip
+    division = (
+        run.folds
+        if there
+        else make_folds(cohort.pairs, plan.data.folds, seed=plan.data.seed, held_out=plan.data.held_out)
+    )
     _check_cases(run, folds, stages, cohort.pairs, division)
     if not there:
         division.write(run.folder / FOLDS)
@@ -243,7 +302,12 @@ def _set_up(
     refuse_broken(outcomes, "preparing cases")
     failed = [o for o in outcomes if not o.ok]
     if failed:
-        raise InputError(failed[0].name, failed[0].error, "cases that can be prepared", "exclude it, or repair it")
+        raise InputError(
+            failed[0].name,
+            found=failed[0].error,
+            expected="cases that can be prepared",
+            advice="exclude it, or repair it",
+        )
 
 
 def describe(cohort: Cohort, pairs: Path) -> dict[str, Any]:

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.backends import TorchBackend
-from model.ensemble import predict_volume
-from model.network import build_network
-from model.preparation import unit_to_hu
-from model.recipe import Recipe
-from model.volume import AIR_HU, Geometry, Volume
 from sctlab.pictures import CT_WINDOW, DIFFERENCE_WINDOW, Layer, centre_index, save_planes
 from sctlab.training.cache import PreparedCase
+from sctlab_model.backends import TorchBackend
+from sctlab_model.ensemble import predict_volume
+from sctlab_model.network import build_network
+from sctlab_model.preparation import unit_to_hu
+from sctlab_model.recipe import Recipe
+from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 HU_RANGE = (-1024.0, 3071.0)
 METRICS = ("mae_hu", "psnr_db", "mae_all_water_hu")
@@ -49,10 +49,16 @@ def score(hu: np.ndarray, case: PreparedCase, recipe: Recipe) -> dict[str, float
 
 
 def validate(
-    weights: dict[str, Tensor], cases: Sequence[PreparedCase], recipe: Recipe, device: torch.device,
-    *, picture: Path | None = None, gather: Callable[[np.ndarray], np.ndarray] | None = None,
-    rank: int = 0, world: int = 1,
-) -> dict[str, dict[str, float]]:  # fmt: skip
+    weights: dict[str, Tensor],
+    cases: Sequence[PreparedCase],
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    picture: Path | None = None,
+    gather: Callable[[np.ndarray], np.ndarray] | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> dict[str, dict[str, float]]:
     """Predict the validation cases with every view of the recipe and score them.
 
     Args:

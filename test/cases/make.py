@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from model.interface import Task, find_cohort
+from sctlab_model.cases import Task, find_cohort
 
 HERE = Path(__file__).resolve().parent
 # Centre T and this seed are used for nothing else.

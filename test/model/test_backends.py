@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from model.backends import Backend, TorchBackend, choose_device, describe_device, load_backend
-from model.bundle import SHIPPED_WEIGHTS, read_bundle
-from model.ensemble import predict_volume
-from model.errors import InputError, WeightsError
-from model.interface import Task, read_challenge
-from model.preparation import prepare, stack_indices
-from model.reading import read_mask, read_volume
-from model.recipe import Recipe
+from sctlab_model.backends import Backend, TorchBackend, choose_device, describe_device, load_backend
+from sctlab_model.bundle import SHIPPED_WEIGHTS, read_bundle
+from sctlab_model.cases import Task, read_challenge
+from sctlab_model.ensemble import predict_volume
+from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.preparation import prepare, stack_indices
+from sctlab_model.recipe import Recipe
 
 GOLDEN = Path(__file__).parent / "golden_tiny.npz"
 
@@ -58,7 +58,7 @@ def backends(request: pytest.FixtureRequest, cbct_bundle: Path) -> list[Backend]
 
 
 class TestBackend:
-    """What `model.backends.Backend` promises."""
+    """What `sctlab_model.backends.Backend` promises."""
 
     @pytest.mark.parametrize("size", [(32, 32), (64, 96), (160, 32)])
     @pytest.mark.parametrize("count", [1, 3])
@@ -109,10 +109,13 @@ class TestBackend:
         """The ensemble is the mean, and the population deviation, of its members."""
         source, mask = stacks(1, (32, 64))[0].numpy(), np.ones((3, 32, 64), bool)
         whole = predict_volume(source, mask, backends, tiny_recipe, spread=True)
-        members = np.stack([
-            predict_volume(source, mask, [backend], tiny_recipe.model_copy(update={"views": (view,)})).hu
-            for backend in backends for view in tiny_recipe.views
-        ])  # fmt: skip
+        members = np.stack(
+            [
+                predict_volume(source, mask, [backend], tiny_recipe.model_copy(update={"views": (view,)})).hu
+                for backend in backends
+                for view in tiny_recipe.views
+            ]
+        )
         np.testing.assert_allclose(whole.hu, members.mean(0), atol=0.05)
         np.testing.assert_allclose(whole.spread_hu, members.std(0), atol=0.1)
         assert members.std(0).mean() > 5  # otherwise this proves nothing

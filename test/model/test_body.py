@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.body import body_mask
-from model.errors import InputError
-from model.interface import Task
-from model.reading import read_volume
-from model.volume import Geometry, Volume
+from sctlab_model.body import body_mask
+from sctlab_model.cases import Task
+from sctlab_model.errors import InputError
+from sctlab_model.io.reading import read_volume
+from sctlab_model.volume import Geometry, Volume
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:

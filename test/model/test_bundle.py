@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import model.bundle as bundle_module
-from model.bundle import choose_bundle, find_bundles, load_fold, read_bundle, save_fold, unseen_folds
-from model.errors import ExitCode, InputError, WeightsError
-from model.interface import Case, Region, Task
+import sctlab_model.bundle as bundle_module
+from sctlab_model.bundle import choose_bundle, find_bundles, load_fold, read_bundle, save_fold, unseen_folds
+from sctlab_model.cases import Case, Region, Task
+from sctlab_model.errors import ExitCode, InputError, WeightsError
 
 BundleMaker = Callable[..., Path]
 

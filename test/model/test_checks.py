@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from model.body import body_mask
-from model.checks import check_mask, check_source, fit_mask
-from model.errors import InputError
-from model.interface import Task
-from model.reading import read_volume
-from model.volume import Geometry, Volume
+from sctlab_model.body import body_mask
+from sctlab_model.cases import Task
+from sctlab_model.checks import check_mask, check_source, fit_mask
+from sctlab_model.errors import InputError
+from sctlab_model.io.reading import read_volume
+from sctlab_model.volume import Geometry, Volume
 
 REAL = [("abdomen_ct/ct.nii.gz", Task.CBCT), ("abdomen_mr/mr.nii.gz", Task.MRI)]
 
@@ -36,8 +36,15 @@ def test_good_values_are_not_mentioned(cbct: Volume, mr: Volume) -> None:
     assert check_source(mr, Task.MRI) == []
 
 
-@pytest.mark.parametrize(("task", "change"), [(Task.CBCT, lambda a: a + 1024), (Task.CBCT, lambda a: a * 0.001), (Task.CBCT, lambda a: a * 30),
-                                              (Task.MRI, lambda a: a)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "change"),
+    [
+        (Task.CBCT, lambda a: a + 1024),
+        (Task.CBCT, lambda a: a * 0.001),
+        (Task.CBCT, lambda a: a * 30),
+        (Task.MRI, lambda a: a),
+    ],
+)
 def test_values_unlike_the_task_are_named(cbct: Volume, task: Task, change) -> None:
     strange = cbct.with_array(change(cbct.array))
     (warning,) = check_source(strange, task)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.backends import Backend, load_backend
-from model.bundle import read_bundle
-from model.ensemble import predict_volume
-from model.preparation import unit_to_hu
-from model.recipe import Recipe
+from sctlab_model.backends import Backend, load_backend
+from sctlab_model.bundle import read_bundle
+from sctlab_model.ensemble import predict_volume
+from sctlab_model.preparation import unit_to_hu
+from sctlab_model.recipe import Recipe
 
 SHAPE = (13, 32, 64)
 

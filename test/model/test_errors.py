@@ -6,12 +6,14 @@ import pickle
 
 import pytest
 
-from model.errors import ExitCode, InputError, ProductError, WeightsError
+from sctlab_model.errors import ExitCode, ImplausibleError, InputError, ProductError, ResourceError, WeightsError
 
 
-@pytest.mark.parametrize(("kind", "code"), [(InputError, 2), (WeightsError, 3), (ProductError, 4)])
+@pytest.mark.parametrize(
+    ("kind", "code"), [(InputError, 2), (WeightsError, 3), (ProductError, 4), (ImplausibleError, 5), (ResourceError, 6)]
+)
 def test_errors(kind: type[ProductError], code: int) -> None:
-    error = kind("a.mha", "2 dimensions\nand a newline", "3 dimensions", "convert it")
+    error = kind("a.mha", found="2 dimensions\nand a newline", expected="3 dimensions", advice="convert it")
     assert str(error) == "a.mha: 2 dimensions and a newline; expected 3 dimensions; convert it"
     assert error.exit_code == code
     again = pickle.loads(pickle.dumps(error))
@@ -20,5 +22,5 @@ def test_errors(kind: type[ProductError], code: int) -> None:
 
 
 def test_exit_codes() -> None:
-    assert [code.value for code in ExitCode] == [0, 1, 2, 3, 4]
-    assert str(InputError("x", "wrong")) == "x: wrong"
+    assert [code.value for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6]
+    assert str(InputError("x", found="wrong")) == "x: wrong"

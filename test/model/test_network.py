@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.errors import InputError
-from model.network import build_network, fold_batch_norm
-from model.recipe import NetworkSettings
+from sctlab_model.errors import InputError
+from sctlab_model.network import build_network, fold_batch_norm
+from sctlab_model.recipe import NetworkSettings
 
 SMALL = (16, 16, 8, 8, 4)
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from model.errors import InputError
-from model.preparation import (
+from sctlab_model.errors import InputError
+from sctlab_model.preparation import (
     canvas_box,
     hu_to_unit,
     normalise,
@@ -22,8 +22,8 @@ from model.preparation import (
     stack_indices,
     unit_to_hu,
 )
-from model.recipe import Canvas, PercentileNormalisation, RangeNormalisation, Recipe, ZScoreNormalisation
-from model.volume import Geometry, Volume
+from sctlab_model.recipe import Canvas, PercentileNormalisation, RangeNormalisation, Recipe, ZScoreNormalisation
+from sctlab_model.volume import Geometry, Volume
 
 # Source and target by the same linear rule: the network that returns its middle slice is the identity in HU.
 LINEAR = Recipe(

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from model.recipe import NetworkSettings, PercentileNormalisation, RangeNormalisation, Recipe, ZScoreNormalisation
+from sctlab_model.recipe import (
+    NetworkSettings,
+    PercentileNormalisation,
+    RangeNormalisation,
+    Recipe,
+    ZScoreNormalisation,
+)
 
 
 @pytest.mark.parametrize(

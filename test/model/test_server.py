@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-import model.bundle as bundle_module
-import model.server as server_module
-from model.errors import WeightsError
-from model.interface import Task
-from model.pipeline import Synthesiser
-from model.reading import read_volume
-from model.server import load_all, make_app
-from model.volume import Volume
-from model.writing import write_volume
+import sctlab_model.bundle as bundle_module
+import sctlab_model.server as server_module
+from sctlab_model.cases import Task
+from sctlab_model.errors import WeightsError
+from sctlab_model.io.reading import read_volume
+from sctlab_model.io.writing import write_volume
+from sctlab_model.server import load_all, make_app
+from sctlab_model.synthesiser import Synthesiser
+from sctlab_model.volume import Volume
 
 RESULT = "images/synthetic-ct/one.mha"
 

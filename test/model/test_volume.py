@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-import model.interface
-import model.preparation
-import model.recipe
-import model.volume
-import model.writing
-from model.volume import Geometry, Volume, resample
+import sctlab_model.cases
+import sctlab_model.io.writing
+import sctlab_model.preparation
+import sctlab_model.recipe
+import sctlab_model.volume
+from sctlab_model.volume import Geometry, Volume, resample
 
 
 @st.composite
@@ -87,6 +87,9 @@ def test_resampling_direction_and_outside() -> None:
     assert moved.array.ravel().tolist() == [20, 30, 40, -1]
 
 
-@pytest.mark.parametrize("module", [model.volume, model.writing, model.interface, model.recipe, model.preparation])
+@pytest.mark.parametrize(
+    "module",
+    [sctlab_model.volume, sctlab_model.io.writing, sctlab_model.cases, sctlab_model.recipe, sctlab_model.preparation],
+)
 def test_examples_in_docstrings(module: object) -> None:
     assert doctest.testmod(module).failed == 0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from model.errors import InputError
 from sctlab.dicom import is_dicom_folder, read_dicom_series
+from sctlab_model.errors import InputError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -96,12 +96,15 @@ def test_gantry_tilt_is_straightened(tmp_path):
     assert (volume.array[0, -1] == -1024).all()  # the first slice slid away from here
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"positions": [(0, 0, z) for z in (0, 2, 4, 6, 20, 22)]}, "slices are missing"),
-    ({"positions": [(0, 0, z) for z in (0, 2, 4, 4, 6)]}, "at one position"),
-    ({"modality": "MR"}, "modality MR"),
-    ({"positions": [(0, 0, 0), (0, 0, 2)]}, "2 slices"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"positions": [(0, 0, z) for z in (0, 2, 4, 6, 20, 22)]}, "slices are missing"),
+        ({"positions": [(0, 0, z) for z in (0, 2, 4, 4, 6)]}, "at one position"),
+        ({"modality": "MR"}, "modality MR"),
+        ({"positions": [(0, 0, 0), (0, 0, 2)]}, "2 slices"),
+    ],
+)
 def test_what_cannot_be_a_series_is_refused(tmp_path, change, words):
     arguments = {"positions": [(0, 0, z) for z in range(0, 10, 2)]} | change
     with pytest.raises(InputError, match=words):

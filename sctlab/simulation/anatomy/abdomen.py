@@ -65,11 +65,17 @@ def _liver_vessels(painter: Painter, patient: Patient, inside: np.ndarray) -> No
     for _ in range(9):
         end = np.array([rng.uniform(-135, -30) * w, rng.uniform(-55, 60), rng.uniform(130, 235)])
         knee = np.array([-62 * w, y0 + 8, 172]) + rng.normal(0, 8, 3)
-        painter.tube(np.array([[-30 * w, y0, 155], knee, (knee + end) / 2 + rng.normal(0, 8, 3), end]),
-                     [6.5, 5.0, 3.0, 1.2], Tissue.BLOOD)  # fmt: skip
+        painter.tube(
+            np.array([[-30 * w, y0, 155], knee, (knee + end) / 2 + rng.normal(0, 8, 3), end]),
+            [6.5, 5.0, 3.0, 1.2],
+            Tissue.BLOOD,
+        )
     for target in ((-125, 20, 190), (-70, -30, 180), (-10, -50, 205), (-90, 50, 210)):
-        painter.tube(np.array([[-20 * w, y0 + 18, 236], [target[0] * 0.5 * w, target[1] * 0.6, 222], target]),
-                     [6, 4.2, 1.5], Tissue.BLOOD)  # fmt: skip
+        painter.tube(
+            np.array([[-20 * w, y0 + 18, 236], [target[0] * 0.5 * w, target[1] * 0.6, 222], target]),
+            [6, 4.2, 1.5],
+            Tissue.BLOOD,
+        )
     outside = ~inside
     painter.hu[outside] = before_hu[outside]
     painter.tissue[outside] = before_tissue[outside]
@@ -127,8 +133,16 @@ def _great_vessels(painter: Painter, patient: Patient) -> None:
     ivc = np.stack([-20 + 0 * z, y - 10 - 14 * np.clip((z - 130) / 80, 0, 1), z], 1)[low]
     painter.tube(ivc, 11.5, Tissue.BLOOD, 63)
     for side, artery, vein in ((1, 65, 67), (-1, 66, 68)):
-        path = np.array([[4, aorta[0, 1], 12], [30, float(patient.spine_y(-25)) - 28, -25], [52 * w, 4, -72],
-                         [58 * w, -46, -112], [70 * w, -62, -160], [76 * w, -56, -240]]) * [side, 1, 1]  # fmt: skip
+        path = np.array(
+            [
+                [4, aorta[0, 1], 12],
+                [30, float(patient.spine_y(-25)) - 28, -25],
+                [52 * w, 4, -72],
+                [58 * w, -46, -112],
+                [70 * w, -62, -160],
+                [76 * w, -56, -240],
+            ]
+        ) * [side, 1, 1]
         painter.tube(path, [7, 6, 5.5, 5, 5, 4.5], Tissue.BLOOD, artery)
         path = path + [side * 2, 11, -2]
         painter.tube(path, [8, 7, 6.5, 6.5, 6, 5.5], Tissue.BLOOD, vein)
@@ -147,8 +161,16 @@ def _stomach(painter: Painter, patient: Patient) -> None:
                        [2, -58, 142], [-20, -50, 150]])  # fmt: skip
     points[:, 2] -= 10 * patient.inspiration
     radii = np.array([12, 33, 31, 26, 21, 16, 9]) * fill
-    contents(painter, _refine(points, 14), np.interp(np.linspace(0, 1, len(_refine(points, 14))), np.linspace(0, 1, 7), radii),
-             6, Tissue.FLUID, wall_mm=4.0, gas=rng.uniform(0, 0.6), pocket_mm=60)  # fmt: skip
+    contents(
+        painter,
+        _refine(points, 14),
+        np.interp(np.linspace(0, 1, len(_refine(points, 14))), np.linspace(0, 1, 7), radii),
+        6,
+        Tissue.FLUID,
+        wall_mm=4.0,
+        gas=rng.uniform(0, 0.6),
+        pocket_mm=60,
+    )
 
 
 def _bowel(painter: Painter, patient: Patient) -> None:
@@ -174,8 +196,16 @@ def _bowel(painter: Painter, patient: Patient) -> None:
             stop = min(len(path), start + int(rng.integers(10, 40)))
             if keep[start:stop].any():
                 content = (Tissue.FLUID, Tissue.BOWEL_WALL, Tissue.STOOL, Tissue.FLUID)[int(rng.integers(4))]
-                contents(painter, path[start:stop], radii[start:stop], 18, content, wall_mm=2.4,
-                         gas=rng.uniform(0.0, 0.5) if rng.random() < 0.3 else 0.0, pocket_mm=40)  # fmt: skip
+                contents(
+                    painter,
+                    path[start:stop],
+                    radii[start:stop],
+                    18,
+                    content,
+                    wall_mm=2.4,
+                    gas=rng.uniform(0.0, 0.5) if rng.random() < 0.3 else 0.0,
+                    pocket_mm=40,
+                )
             start = stop - 1
     colon = np.array([
         (-84, -8, -18), (-92, 0, 40), (-98, 8, 100), (-96, 0, 132), (-66, -56 - front, 116), (0, -70 - front, 84),
@@ -193,8 +223,17 @@ def _bowel(painter: Painter, patient: Patient) -> None:
     contents(painter, fine, radius, 20, Tissue.STOOL, wall_mm=2.8, gas=gas, pocket_mm=55)
 
 
-def contents(painter: Painter, points: np.ndarray, radii: np.ndarray, label: int, content: Tissue, *, wall_mm: float,
-             gas: float, pocket_mm: float) -> None:  # fmt: skip
+def contents(
+    painter: Painter,
+    points: np.ndarray,
+    radii: np.ndarray,
+    label: int,
+    content: Tissue,
+    *,
+    wall_mm: float,
+    gas: float,
+    pocket_mm: float,
+) -> None:
     """A hollow organ: wall, content, and gas on top (patients lie on their back: anterior, smaller y).
 
     Args:
@@ -217,9 +256,15 @@ def contents(painter: Painter, points: np.ndarray, radii: np.ndarray, label: int
     )
     level = np.quantile(wave, 1 - min(gas, 0.98))
     segments = list(painter.tube_distances(points, np.maximum(radii - wall_mm - 0.3, 1.0)))
-    kept = [i for i in range(len(points) - 1)
-            if painter.box(np.minimum(points[i], points[i + 1]) - max(radii[i], radii[i + 1]) - 4,
-                           np.maximum(points[i], points[i + 1]) + max(radii[i], radii[i + 1]) + 4) is not None]  # fmt: skip
+    kept = [
+        i
+        for i in range(len(points) - 1)
+        if painter.box(
+            np.minimum(points[i], points[i + 1]) - max(radii[i], radii[i + 1]) - 4,
+            np.maximum(points[i], points[i + 1]) + max(radii[i], radii[i + 1]) + 4,
+        )
+        is not None
+    ]
     for i, (box, distance) in zip(kept, segments, strict=False):
         if wave[i] > level:
             surface = points[i, 1] + radii[i] * np.clip(0.9 * (wave[i] - level) - 0.5, -0.8, 0.8)

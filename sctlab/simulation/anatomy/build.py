@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.interface import Region
-from model.volume import Geometry
 from sctlab.simulation.anatomy.abdomen import paint_abdomen
 from sctlab.simulation.anatomy.chest_wall import paint_chest_wall
 from sctlab.simulation.anatomy.couch import paint_couch
@@ -17,14 +15,22 @@ from sctlab.simulation.anatomy.torso import paint_back_muscles, paint_layers
 from sctlab.simulation.painter import Painter
 from sctlab.simulation.phantom import Phantom
 from sctlab.simulation.tissues import Tissue, texture_hu
+from sctlab_model.cases import Region
+from sctlab_model.volume import Geometry
 
 # z range (mm) in which a region's field of view is centred, and the usual length of a scan
 _CENTRES = {Region.AB: (40.0, 150.0), Region.TH: (300.0, 340.0), Region.HN: (560.0, 600.0)}
 _LENGTHS = {Region.AB: (180.0, 285.0), Region.TH: (210.0, 285.0), Region.HN: (210.0, 285.0)}
 
 
-def default_grid(region: Region, rng: np.random.Generator, spacing_xyz: tuple[float, float, float],
-                 size_xyz: tuple[int, int, int] | None, *, short: bool = False) -> Geometry:  # fmt: skip
+def default_grid(
+    region: Region,
+    rng: np.random.Generator,
+    spacing_xyz: tuple[float, float, float],
+    size_xyz: tuple[int, int, int] | None,
+    *,
+    short: bool = False,
+) -> Geometry:
     """A field of view for the region: `size_xyz` voxels, or what a scan of the region usually covers.
 
     `short` is a CBCT's length: one turn covers less of the body than an MR.

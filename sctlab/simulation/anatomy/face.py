@@ -33,18 +33,25 @@ def _maxilla_and_sinuses(painter: Painter) -> None:
     x, y, z = points = painter.at(box)
     side = (np.abs(x), y, z)
     size = rng.uniform(0.85, 1.1)
-    bone = np.minimum.reduce([
-        ellipsoid(side, (24, -70, 597), (20 * size + 2, 22 * size + 2, 20 * size + 2)),
-        ellipsoid(points, (0, -68, 627), (16, 28, 16)), ellipsoid(points, (0, -34, 616), (17, 16, 14)),
-        ellipsoid(points, (0, -90, 648), (30, 9, 14)), ellipsoid(points, (0, -72, 580), (30, 36, 7)),
-        ellipsoid(points, (0, -103, 622), (6, 6, 16)),
-    ]) + 0.5 * painter.noise(box, 6.0)  # fmt: skip
+    bone = np.minimum.reduce(
+        [
+            ellipsoid(side, (24, -70, 597), (20 * size + 2, 22 * size + 2, 20 * size + 2)),
+            ellipsoid(points, (0, -68, 627), (16, 28, 16)),
+            ellipsoid(points, (0, -34, 616), (17, 16, 14)),
+            ellipsoid(points, (0, -90, 648), (30, 9, 14)),
+            ellipsoid(points, (0, -72, 580), (30, 36, 7)),
+            ellipsoid(points, (0, -103, 622), (6, 6, 16)),
+        ]
+    ) + 0.5 * painter.noise(box, 6.0)
     painter.bone(box, bone, 91, cortex_mm=1.5)
     thick = rng.uniform(0.3, 2.5)  # mucosa
-    sinuses = np.minimum.reduce([
-        ellipsoid(side, (24, -70, 597), (20 * size, 22 * size, 20 * size)),
-        ellipsoid(points, (0, -34, 617), (14, 13, 11)), ellipsoid(points, (0, -90, 650), (24, 5, 9)),
-    ])  # fmt: skip
+    sinuses = np.minimum.reduce(
+        [
+            ellipsoid(side, (24, -70, 597), (20 * size, 22 * size, 20 * size)),
+            ellipsoid(points, (0, -34, 617), (14, 13, 11)),
+            ellipsoid(points, (0, -90, 650), (24, 5, 9)),
+        ]
+    )
     painter.fill(box, sinuses, Tissue.MUCOSA, 0)
     painter.fill(box, sinuses + thick, Tissue.GAS, 0)
     cells = ellipsoid(points, (0, -66, 627), (13, 25, 13))

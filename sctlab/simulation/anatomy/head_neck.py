@@ -131,11 +131,20 @@ def _cervical_spine(painter: Painter, patient: Patient) -> None:
         atlas = label == 50
         centre = (float(patient.spine_x(z)) * 0.3, float(patient.spine_y(z)), z)
         paint_vertebra(
-            painter, centre, label, half_width=6 if atlas else 12, half_depth=4 if atlas else 8.5,
-            half_height=pitch * 0.39, tilt=patient.spine_tilt(z), pitch=pitch, transverse_mm=30 if atlas else 19,
-            spinous_mm=6 if atlas else 14 + 2 * (label == 44) * 5, spinous_drop=7, spongy=patient.spongy * 1.5,
+            painter,
+            centre,
+            label,
+            half_width=6 if atlas else 12,
+            half_depth=4 if atlas else 8.5,
+            half_height=pitch * 0.39,
+            tilt=patient.spine_tilt(z),
+            pitch=pitch,
+            transverse_mm=30 if atlas else 19,
+            spinous_mm=6 if atlas else 14 + 2 * (label == 44) * 5,
+            spinous_drop=7,
+            spongy=patient.spongy * 1.5,
             disc=label not in (49, 50),
-        )  # fmt: skip
+        )
     y = float(patient.spine_y(580))
     painter.tube(np.array([[0, y, 572], [0, y - 2, 598]]), [6, 4.5], Tissue.RED_MARROW, 49, cortex_mm=1.6)
     for side in (-1, 1):

@@ -63,17 +63,23 @@ def _brain(painter: Painter, patient: Patient, box, inner: np.ndarray) -> None:
     white = np.maximum(cerebrum + 4.5, 4.2 - np.where(inner > -24, folds + 1.1, 9.0))
     painter.fill(box, white, Tissue.WHITE_MATTER, 90)
     side = (np.abs(x), y, z)
-    deep = np.minimum.reduce([
-        ellipsoid(side, (13, 2, 660), (9, 16, 10)), ellipsoid(side, (26, -12, 660), (7, 20, 12)),
-        ellipsoid(side, (14, -30, 668), (6, 12, 12)),
-    ])  # fmt: skip
+    deep = np.minimum.reduce(
+        [
+            ellipsoid(side, (13, 2, 660), (9, 16, 10)),
+            ellipsoid(side, (26, -12, 660), (7, 20, 12)),
+            ellipsoid(side, (14, -30, 668), (6, 12, 12)),
+        ]
+    )
     painter.fill(box, deep, Tissue.GREY_MATTER, 90)
     swell = atrophy**0.7
-    ventricles = np.minimum.reduce([
-        ellipsoid(side, (9, -22, 676), (4.5 * swell, 22, 8 * swell), (0, 15, 0)),
-        ellipsoid(side, (17, 20, 676), (6 * swell, 20, 9 * swell), (25, 0, -12)),
-        ellipsoid(side, (0, -2, 658), (2.2 * swell, 14, 10)), ellipsoid(side, (0, 22, 628), (7 * swell, 5, 9)),
-    ])  # fmt: skip
+    ventricles = np.minimum.reduce(
+        [
+            ellipsoid(side, (9, -22, 676), (4.5 * swell, 22, 8 * swell), (0, 15, 0)),
+            ellipsoid(side, (17, 20, 676), (6 * swell, 20, 9 * swell), (25, 0, -12)),
+            ellipsoid(side, (0, -2, 658), (2.2 * swell, 14, 10)),
+            ellipsoid(side, (0, 22, 628), (7 * swell, 5, 9)),
+        ]
+    )
     painter.fill(box, ventricles, Tissue.CSF, 90)
     tentorium = np.maximum(np.abs(z - 640 - 0.25 * (y - 20)) - 1.2, 18 - np.sqrt(x**2 + (y - 6) ** 2))
     tentorium = np.maximum.reduce([tentorium, inner + 3, -4 - y])

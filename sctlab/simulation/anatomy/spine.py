@@ -20,11 +20,19 @@ def paint_spine(painter: Painter, patient: Patient) -> None:
         half_width = (24 - 8.5 * f) * patient.width
         half_depth = (17.5 - 5.5 * f) * patient.depth
         paint_vertebra(
-            painter, (float(patient.spine_x(z)), float(patient.spine_y(z)), z), label, half_width, half_depth,
-            half_height=pitch * (0.40 if lumbar else 0.42), tilt=patient.spine_tilt(z), pitch=pitch,
-            transverse_mm=34 if lumbar else 27, spinous_mm=28 if lumbar else 20,
-            spinous_drop=6 if lumbar else 20, spongy=patient.spongy,
-        )  # fmt: skip
+            painter,
+            (float(patient.spine_x(z)), float(patient.spine_y(z)), z),
+            label,
+            half_width,
+            half_depth,
+            half_height=pitch * (0.40 if lumbar else 0.42),
+            tilt=patient.spine_tilt(z),
+            pitch=pitch,
+            transverse_mm=34 if lumbar else 27,
+            spinous_mm=28 if lumbar else 20,
+            spinous_drop=6 if lumbar else 20,
+            spongy=patient.spongy,
+        )
     paint_sacrum(painter, patient)
     z = np.arange(-70, 480.0, 9)
     points = np.stack([patient.spine_x(z), patient.spine_y(z) + canal_offset(patient, z), z], 1)
@@ -46,10 +54,21 @@ def canal_offset(patient: Patient, z: np.ndarray) -> np.ndarray:
 
 
 def paint_vertebra(
-    painter: Painter, centre: tuple[float, float, float], label: int, half_width: float, half_depth: float, *,
-    half_height: float, tilt: float, pitch: float, transverse_mm: float, spinous_mm: float, spinous_drop: float,
-    spongy: float, disc: bool = True,
-) -> None:  # fmt: skip
+    painter: Painter,
+    centre: tuple[float, float, float],
+    label: int,
+    half_width: float,
+    half_depth: float,
+    *,
+    half_height: float,
+    tilt: float,
+    pitch: float,
+    transverse_mm: float,
+    spinous_mm: float,
+    spinous_drop: float,
+    spongy: float,
+    disc: bool = True,
+) -> None:
     """One vertebra in its own tilted frame, and the disc above it."""
     reach = np.array([transverse_mm + half_width, half_depth + spinous_mm + 26, half_height + spinous_drop + 12])
     box = painter.box(np.subtract(centre, reach), np.add(centre, reach))
@@ -71,15 +90,31 @@ def paint_vertebra(
     arch = np.maximum(np.abs(canal - 2.6) - 2.8, np.abs(z + 0.05 * pitch) - 0.30 * pitch)
     arch = np.maximum(arch, -(y - half_depth * 0.5))
     pts = (np.abs(x), y, z)
-    pedicle = capsule(pts, np.array([0.55 * half_width, half_depth * 0.5, 3.0]),
-                      np.array([0.6 * half_width, canal_y + 2, 2.0]), 4.8, 4.6, 1.5)  # fmt: skip
-    process = capsule(pts, np.array([0.62 * half_width, canal_y + 2, 1.0]),
-                      np.array([transverse_mm, canal_y + 7, 3.0]), 4.6, 3.2, 1.3)  # fmt: skip
+    pedicle = capsule(
+        pts,
+        np.array([0.55 * half_width, half_depth * 0.5, 3.0]),
+        np.array([0.6 * half_width, canal_y + 2, 2.0]),
+        4.8,
+        4.6,
+        1.5,
+    )
+    process = capsule(
+        pts, np.array([0.62 * half_width, canal_y + 2, 1.0]), np.array([transverse_mm, canal_y + 7, 3.0]), 4.6, 3.2, 1.3
+    )
     facet = capsule(
         pts, np.array([12.5, canal_y + 8, -0.45 * pitch]), np.array([11.5, canal_y + 9, 0.5 * pitch]), 5.2, 4.6
     )
-    spinous = capsule((x * 1.9, y, z), np.array([0, canal_y + 11, -3.0]),
-                      np.array([0, canal_y + 9 + spinous_mm, -3.0 - spinous_drop]), 5.5, 5.5, 1.7) / 1.3  # fmt: skip
+    spinous = (
+        capsule(
+            (x * 1.9, y, z),
+            np.array([0, canal_y + 11, -3.0]),
+            np.array([0, canal_y + 9 + spinous_mm, -3.0 - spinous_drop]),
+            5.5,
+            5.5,
+            1.7,
+        )
+        / 1.3
+    )
     marrow = painter.hu_of[Tissue.RED_MARROW] * spongy
     body = np.maximum(radial, end) + edge
     rest = np.minimum.reduce([arch, pedicle, process, spinous, facet]) + 0.5 * edge

@@ -139,8 +139,12 @@ def _gluteals(painter: Painter, patient: Patient) -> None:
             c = (side * centre[0] * w, centre[1] * patient.depth, centre[2])
             painter.ellipsoid(c, np.add(radii, 1.6), Tissue.FAT, 0, angles=(0, 0, -side * angle), rough_mm=1.0)
             painter.ellipsoid(c, radii, Tissue.MUSCLE, label, angles=(0, 0, -side * angle), rough_mm=1.0)
-        for centre, radii in (((100, -58, -205), (34, 24, 70)), ((62, -8, -240), (34, 40, 80)), ((95, 55, -250), (36, 28, 80)),
-                              ((140, -4, -215), (16, 46, 60))):  # fmt: skip
+        for centre, radii in (
+            ((100, -58, -205), (34, 24, 70)),
+            ((62, -8, -240), (34, 40, 80)),
+            ((95, 55, -250), (36, 28, 80)),
+            ((140, -4, -215), (16, 46, 60)),
+        ):
             c = (side * centre[0] * w, centre[1], centre[2])
             painter.ellipsoid(c, np.add(radii, 1.3), Tissue.FAT, 0, rough_mm=1.0)
             painter.ellipsoid(c, radii, Tissue.MUSCLE, 0, rough_mm=1.0)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from evaluation_phantom import Phantom, make_phantom
 
-from model.volume import Volume
-from model.writing import write_json, write_volume
+from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.volume import Volume
 
 SHAPE = (24, 40, 44)
 SPACING_XYZ = (4.0, 4.0, 5.0)
@@ -16,9 +16,15 @@ CLASSES = {"AB": (2, 5, 26, 79), "HN": (15, 27, 90), "TH": (10, 28, 51)}
 
 
 def write_cohort(
-    root: Path, ids: tuple[str, ...] = ("1ABA001", "1ABA002", "1HNA001"), *, shape=SHAPE, spacing=SPACING_XYZ,
-    classes: dict = CLASSES, error: float = 1.0, truth: bool = True,
-) -> dict[str, Phantom]:  # fmt: skip
+    root: Path,
+    ids: tuple[str, ...] = ("1ABA001", "1ABA002", "1HNA001"),
+    *,
+    shape=SHAPE,
+    spacing=SPACING_XYZ,
+    classes: dict = CLASSES,
+    error: float = 1.0,
+    truth: bool = True,
+) -> dict[str, Phantom]:
     """`root/cohort`, `root/predictions/<REGION>/<ID>.mha`, `root/labels/<ID>.mha`.
 
     With `truth`, the cohort's CT is the aligned one moved by two voxels along y: a registration that is wrong.
@@ -45,8 +51,9 @@ def write_cohort(
     return phantoms
 
 
-def write_provenance(folder: Path, *, method: str = "elastix", training: dict | None = None, cases: list | None = None
-                     ) -> None:  # fmt: skip
+def write_provenance(
+    folder: Path, *, method: str = "elastix", training: dict | None = None, cases: list | None = None
+) -> None:
     """`predictions.json` as `process.py` writes it."""
     bundle = {
         "name": "test-weights", "demonstration": False,

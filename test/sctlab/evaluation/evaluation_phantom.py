@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from model.volume import Geometry, Volume
+from sctlab_model.volume import Geometry, Volume
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,13 @@ def make_phantom(
     def volume(array: np.ndarray) -> Volume:
         return Volume(array, geometry)
 
-    return Phantom(volume(np.round(ct).astype(np.int16)), volume(np.round(sct).astype(np.int16)), volume(mask),
-                   volume(ct_labels), volume(sct_labels))  # fmt: skip
+    return Phantom(
+        volume(np.round(ct).astype(np.int16)),
+        volume(np.round(sct).astype(np.int16)),
+        volume(mask),
+        volume(ct_labels),
+        volume(sct_labels),
+    )
 
 
 def _texture(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

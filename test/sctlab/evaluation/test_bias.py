@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from evaluation_phantom import make_phantom
 
-from model.volume import Geometry
-from model.writing import write_volume
 from sctlab.evaluation.bias import find_transform, registration_floor, truth_bias
-from sctlab.registration.itk_files import write_itk
-from sctlab.registration.transforms import AffineTransform
+from sctlab.transforms.itk_files import write_itk
+from sctlab.transforms.transforms import AffineTransform
+from sctlab_model.io.writing import write_volume
+from sctlab_model.volume import Geometry
 
 SPACING = (3.0, 3.0, 3.0)
 

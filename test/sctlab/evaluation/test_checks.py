@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.errors import InputError
-from model.volume import Geometry, Volume
 from sctlab.evaluation import checks
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Geometry, Volume
 
 GRID = Geometry((6, 5, 4), (1.0, 1.0, 3.0))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.volume import Geometry
 from sctlab.evaluation.calibration import spread_calibration
 from sctlab.evaluation.profiles import banded_axes, banding, error_by_depth, error_by_slice
 from sctlab.evaluation.tissues import electron_density, tissue_errors
 from sctlab.evaluation.water_equivalent import path_difference, stopping_power
+from sctlab_model.volume import Geometry
 
 
 def test_electron_density_is_thomas_curve_and_never_falls() -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from evaluation_cohort import write_cohort, write_provenance
 
-from model.errors import ExitCode
-from model.reading import read_volume
-from model.writing import write_volume
 from sctlab.cli import app, run
+from sctlab_model.errors import ExitCode
+from sctlab_model.io.reading import read_volume
+from sctlab_model.io.writing import write_volume
 
 IDS = ("1ABA001", "1ABA002", "1HNA001")
 
@@ -297,8 +297,8 @@ def test_the_spread_is_calibrated(root: Path) -> None:
 
 
 def test_the_floor_of_a_registered_pair(root: Path) -> None:
-    from sctlab.registration.itk_files import write_itk
-    from sctlab.registration.transforms import AffineTransform
+    from sctlab.transforms.itk_files import write_itk
+    from sctlab.transforms.transforms import AffineTransform
 
     write_itk(AffineTransform(np.eye(3), (2.0, 0.0, 0.0)), root / "cohort/Task1/AB/1ABA001/transform.h5")
     _evaluate(root, "--only", "1ABA001", "--floor")
@@ -372,8 +372,8 @@ def test_the_product_s_own_report_of_predictions_is_understood(root: Path) -> No
     """`predictions.json` as `process.py` writes it: provenance of a real bundle, reports of real cases."""
     from dataclasses import fields
 
-    from model.pipeline import CaseReport, Synthesiser
     from sctlab.evaluation.provenance import read_prediction_provenance
+    from sctlab_model.synthesiser import CaseReport, Synthesiser
 
     provenance = Synthesiser().provenance()
     assert provenance["bundles"] == {}

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.errors import InputError
-from model.volume import Geometry, Volume
-from model.writing import write_volume
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_volume
+from sctlab_model.volume import Geometry, Volume
 
 GRID = Geometry((16, 14, 12), (2.0, 2.0, 2.0))
 
 
 def _dose(shift_mm: float = 0.0, scale: float = 1.0, grid: Geometry = GRID) -> Volume:
-    z, y, x = (np.arange(n) * s + o for n, s, o in zip(grid.shape_zyx, grid.spacing_xyz[::-1], grid.origin_xyz[::-1],
-                                                       strict=True))  # fmt: skip
+    z, y, x = (
+        np.arange(n) * s + o
+        for n, s, o in zip(grid.shape_zyx, grid.spacing_xyz[::-1], grid.origin_xyz[::-1], strict=True)
+    )
     distance = (x[None, None, :] - 15 - shift_mm) ** 2 + (y[None, :, None] - 13) ** 2 + (z[:, None, None] - 11) ** 2
     return Volume((60 * scale * np.exp(-distance / 40)).astype(np.float32), grid, "dose.mha")
 
@@ -62,7 +64,7 @@ def test_without_pymedphys_the_message_says_what_to_install(monkeypatch: pytest.
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("pymedphys")
-    from sctlab.evaluation.command import gamma
+    from sctlab.commands.evaluate import gamma
 
     for name in ("a", "b"):
         write_volume(_dose(), tmp_path / f"{name}.mha")

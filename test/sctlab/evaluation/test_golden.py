@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.interface import Region
 from sctlab.evaluation.image_metrics import image_metrics
 from sctlab.evaluation.organs import REGION_CLASSES, organ_metrics
+from sctlab_model.cases import Region
 
 RELATIVE = 1e-6
 SHARED = (Path(__file__).parents[3] / "../shared/golden").resolve()

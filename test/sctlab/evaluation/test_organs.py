@@ -10,9 +10,9 @@ import torch
 from evaluation_oracle import organ_metrics as oracle
 from evaluation_phantom import make_phantom
 
-from model.interface import Region
 from sctlab.evaluation.class_names import CLASS_NAMES
 from sctlab.evaluation.organs import REGION_CLASSES, confusion_counts, organ_metrics
+from sctlab_model.cases import Region
 
 SPACINGS = [(3.0, 1.0, 1.0), (3.3, 0.9766, 1.171875), (2.0, 2.0, 2.0)]
 # torch.device objects aren't the string "cpu": they take the path of a GPU, on this machine's processor

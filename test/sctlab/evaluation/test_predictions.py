@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import InputError
-from model.interface import Case, Task
 from sctlab.evaluation.predictions import match_predictions, unpacked
+from sctlab_model.cases import Case, Task
+from sctlab_model.errors import InputError
 
 CASES = [Case(i, Task.MRI, Path("mr.mha")) for i in ("1ABA001", "1ABA002")]
 
@@ -41,8 +41,16 @@ def test_every_layout_finds_the_case(tmp_path: Path, name: str) -> None:
 
 
 def test_duplicates_strangers_and_spreads(tmp_path: Path) -> None:
-    _touch(tmp_path, "AB/1ABA001.mha", "sct_1ABA001.nii.gz", "AB/1ABA009.mha", "AB/1ABA002.mha",
-           "uncertainty/AB/1ABA002.mha", ".1ABA002.part.mha", "predictions.json")  # fmt: skip
+    _touch(
+        tmp_path,
+        "AB/1ABA001.mha",
+        "sct_1ABA001.nii.gz",
+        "AB/1ABA009.mha",
+        "AB/1ABA002.mha",
+        "uncertainty/AB/1ABA002.mha",
+        ".1ABA002.part.mha",
+        "predictions.json",
+    )
     matched = match_predictions(tmp_path, CASES)
     assert list(matched.duplicates) == ["1ABA001"]
     assert len(matched.duplicates["1ABA001"]) == 2

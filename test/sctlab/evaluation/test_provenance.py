@@ -7,9 +7,6 @@ from pathlib import Path
 import pytest
 from evaluation_cohort import write_provenance
 
-from model.errors import InputError
-from model.interface import Case, Region, Task
-from model.writing import write_json
 from sctlab.evaluation.provenance import (
     ALIGNED,
     Registration,
@@ -17,6 +14,9 @@ from sctlab.evaluation.provenance import (
     read_prediction_provenance,
     reference_registration,
 )
+from sctlab_model.cases import Case, Region, Task
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_json
 
 
 def _case(name: str, region: Region = Region.AB) -> Case:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import ExitCode
-from model.interface import find_cohort
 from sctlab.cli import app, run
+from sctlab_model.cases import find_cohort
+from sctlab_model.errors import ExitCode
 
 
 def sctlab(*arguments: object) -> int:
@@ -20,8 +20,25 @@ def sctlab(*arguments: object) -> int:
 @pytest.mark.heavy
 def test_the_truth_as_a_prediction_is_off_by_the_references_own_error(tmp_path: Path) -> None:
     cohort, registered, out = tmp_path / "cohort", tmp_path / "registered", tmp_path / "out"
-    assert sctlab("simulate", cohort, "--task", "mri", "--regions", "AB,HN,TH", "--cases", 1, "--seed", 4,
-                  "--spacing", "6,6,6", "--size", "64,56,28") == ExitCode.OK  # fmt: skip
+    assert (
+        sctlab(
+            "simulate",
+            cohort,
+            "--task",
+            "mri",
+            "--regions",
+            "AB,HN,TH",
+            "--cases",
+            1,
+            "--seed",
+            4,
+            "--spacing",
+            "6,6,6",
+            "--size",
+            "64,56,28",
+        )
+        == ExitCode.OK
+    )
     assert sctlab("register", cohort, registered, "--method", "rigid", "--device", "cpu") == ExitCode.OK
     pairs = registered / "rigid"
     cases = find_cohort(cohort)
@@ -33,8 +50,10 @@ def test_the_truth_as_a_prediction_is_off_by_the_references_own_error(tmp_path: 
         (tmp_path / "predictions").mkdir(exist_ok=True)
         shutil.copy(case.folder / "truth" / "ct_aligned.mha", tmp_path / "predictions" / f"sct_{case.id}.mha")
 
-    assert sctlab("evaluate", tmp_path / "predictions", "--cohort", pairs, "--truth", cohort, "--floor",
-                  "--out", out) == ExitCode.OK  # fmt: skip
+    assert (
+        sctlab("evaluate", tmp_path / "predictions", "--cohort", pairs, "--truth", cohort, "--floor", "--out", out)
+        == ExitCode.OK
+    )
     assert (out / "report.html").stat().st_size > 10_000
     records = json.loads((out / "details.json").read_text())["cases"]
     assert [r["id"] for r in records] == [c.id for c in cases]

@@ -13,10 +13,10 @@ import pytest
 import torch
 from nibabel.nifti1 import Nifti1Image
 
-from model.errors import InputError
-from model.volume import Geometry, Volume
-from model.writing import write_volume
 from sctlab.evaluation.segmentation import TotalSegmentator, make_segmenter, read_labels
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_volume
+from sctlab_model.volume import Geometry, Volume
 
 # oblique and anisotropic: what orientation mistakes can't survive
 TURN = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], float)
@@ -31,15 +31,48 @@ def _ct(grid: Geometry = GRID) -> Volume:
 
 # The signature of totalsegmentator.python_api.totalsegmentator in TotalSegmentator 2.18.0.
 def _totalsegmentator(
-    input, output=None, ml=False, nr_thr_resamp=1, nr_thr_saving=6, fast=False, nora_tag="None", preview=False,
-    task="total", roi_subset=None, statistics=False, radiomics=False, crop_path=None, body_seg=False,
-    force_split=False, output_type="nifti", quiet=False, verbose=False, test=0, skip_saving=False, device="gpu",
-    license_number=None, statistics_exclude_masks_at_border=True, no_derived_masks=False, v1_order=False,
-    fastest=False, roi_subset_robust=None, stats_aggregation="mean", remove_small_blobs=False,
-    statistics_normalized_intensities=False, robust_crop=False, higher_order_resampling_LEGACY=False,
-    higher_order_resampling=False, save_probabilities=None, debug=False, report=None, statistics_extra=False,
-    save_lowres=False, resampling_order=1, plans="nnUNetPlans", model_size="big",
-):  # fmt: skip
+    input,
+    output=None,
+    ml=False,
+    nr_thr_resamp=1,
+    nr_thr_saving=6,
+    fast=False,
+    nora_tag="None",
+    preview=False,
+    task="total",
+    roi_subset=None,
+    statistics=False,
+    radiomics=False,
+    crop_path=None,
+    body_seg=False,
+    force_split=False,
+    output_type="nifti",
+    quiet=False,
+    verbose=False,
+    test=0,
+    skip_saving=False,
+    device="gpu",
+    license_number=None,
+    statistics_exclude_masks_at_border=True,
+    no_derived_masks=False,
+    v1_order=False,
+    fastest=False,
+    roi_subset_robust=None,
+    stats_aggregation="mean",
+    remove_small_blobs=False,
+    statistics_normalized_intensities=False,
+    robust_crop=False,
+    higher_order_resampling_LEGACY=False,
+    higher_order_resampling=False,
+    save_probabilities=None,
+    debug=False,
+    report=None,
+    statistics_extra=False,
+    save_lowres=False,
+    resampling_order=1,
+    plans="nnUNetPlans",
+    model_size="big",
+):
     assert isinstance(input, Nifti1Image)
     assert output is None
     assert fast, "the challenge uses the 3 mm model"

@@ -13,8 +13,16 @@ from sctlab.evaluation.statistics import aggregate, paired_difference
 
 def test_aggregates_have_grand_challenge_s_names_and_skip_undefined_values() -> None:
     values = aggregate([1.0, None, 3.0, math.nan, 5.0, 7.0, math.inf])
-    assert values == {"mean": 4, "max": 7, "min": 1, "std": pytest.approx(np.std([1, 3, 5, 7], ddof=1)),
-                      "25pc": 2.5, "50pc": 4, "75pc": 5.5, "count": 4}  # fmt: skip
+    assert values == {
+        "mean": 4,
+        "max": 7,
+        "min": 1,
+        "std": pytest.approx(np.std([1, 3, 5, 7], ddof=1)),
+        "25pc": 2.5,
+        "50pc": 4,
+        "75pc": 5.5,
+        "count": 4,
+    }
 
 
 def test_aggregates_of_nothing_and_of_one() -> None:

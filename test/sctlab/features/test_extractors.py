@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.errors import InputError, WeightsError
 from sctlab import cli
 from sctlab.features import FeatureExtractor, MindSSC, Statistics, load_extractor
 from sctlab.features.registry import save_extractor
 from sctlab.features.totalsegmentator import DEFAULT_PLANS, TotalSegmentator, read_plans
+from sctlab_model.errors import InputError, WeightsError
 
 RESIDUAL_PLANS = {
     "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
@@ -229,13 +229,24 @@ def test_an_nnunet_checkpoint_becomes_an_extractor(plans: dict, tmp_path: Path) 
     from dynamic_network_architectures.architectures import unet
 
     torch.manual_seed(0)
-    keywords = plans["arch_kwargs"] | {"conv_op": torch.nn.Conv3d, "norm_op": torch.nn.InstanceNorm3d,
-                                       "nonlin": torch.nn.LeakyReLU}  # fmt: skip
+    keywords = plans["arch_kwargs"] | {
+        "conv_op": torch.nn.Conv3d,
+        "norm_op": torch.nn.InstanceNorm3d,
+        "nonlin": torch.nn.LeakyReLU,
+    }
     kind = getattr(unet, plans["network_class_name"].rsplit(".", 1)[-1])
     network = kind(input_channels=1, num_classes=4, deep_supervision=True, **keywords).eval()
     (tmp_path / "plans.json").write_text(json.dumps({"configurations": {"3d_fullres": {"architecture": plans}}}))
-    torch.save({"network_weights": network.state_dict(), "current_epoch": 7, "_best_ema": np.float64(0.9),
-                "optimizer_state": None, "init_args": {"configuration": "3d_fullres"}}, tmp_path / "final.pth")  # fmt: skip
+    torch.save(
+        {
+            "network_weights": network.state_dict(),
+            "current_epoch": 7,
+            "_best_ema": np.float64(0.9),
+            "optimizer_state": None,
+            "init_args": {"configuration": "3d_fullres"},
+        },
+        tmp_path / "final.pth",
+    )
     out = tmp_path / "mine.safetensors"
     words = ["features", "import", tmp_path / "plans.json", tmp_path / "final.pth", out]
     assert cli.run(lambda: cli.app.main([str(w) for w in words], standalone_mode=False)) == 0

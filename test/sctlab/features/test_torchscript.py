@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.errors import InputError
 from sctlab.features import FeatureExtractor, Statistics, load_extractor
+from sctlab_model.errors import InputError
 
 
 class UNet(nn.Module):

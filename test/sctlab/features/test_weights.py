@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from model.errors import InputError, WeightsError
+from sctlab.commands.features import app
 from sctlab.features import load_extractor, weights
-from sctlab.features.command import app
 from sctlab.features.registry import save_extractor
+from sctlab_model.errors import InputError, WeightsError
 
 HASH = "0" * 64
 

@@ -9,12 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from model.interface import Task
-from model.volume import AIR_HU, Geometry, Volume
-from model.writing import write_json, write_volume
-from sctlab.registration.applying import apply_to_image, apply_to_labels
-from sctlab.registration.itk_files import write_itk
-from sctlab.registration.transforms import (
+from sctlab.transforms.applying import apply_to_image, apply_to_labels
+from sctlab.transforms.itk_files import write_itk
+from sctlab.transforms.transforms import (
     BSplineTransform,
     Composite,
     EulerTransform,
@@ -22,6 +19,9 @@ from sctlab.registration.transforms import (
     compose,
     grid_points,
 )
+from sctlab_model.cases import Task
+from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 TISSUE_HU = np.array([AIR_HU, -100, 50, 30, 60, 700, -800, 5], dtype=np.float32)
 TISSUE_MR = np.array([0, 320, 140, 210, 90, 20, 10, 400], dtype=np.float32)
@@ -79,9 +79,14 @@ def smooth_motion(grid: Geometry, amplitude_mm: float, seed: int = 0, knot_mm: f
 
 
 def make_sample(
-    task: Task = Task.CBCT, *, spacing: float = 4.0, amplitude_mm: float = 9.0, shift_mm: float = 5.0, seed: int = 0,
+    task: Task = Task.CBCT,
+    *,
+    spacing: float = 4.0,
+    amplitude_mm: float = 9.0,
+    shift_mm: float = 5.0,
+    seed: int = 0,
     size_xyz: tuple[int, int, int] = (56, 44, 34),
-) -> Sample:  # fmt: skip
+) -> Sample:
     """A CT, the source image of the moved patient, and the truth."""
     grid = Geometry(size_xyz, (spacing,) * 3, (-100.0, -80.0, -60.0))
     labels = anatomy(grid, seed)

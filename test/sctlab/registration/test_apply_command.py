@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.reading import read_volume
-from model.volume import Geometry, Volume
-from model.writing import write_volume
-from sctlab.registration.apply_command import apply_file
-from sctlab.registration.elastix_files import write_elastix
-from sctlab.registration.transforms import BSplineTransform, EulerTransform, Transform, compose
+from sctlab.transforms.apply_file import apply_file
+from sctlab.transforms.elastix_files import write_elastix
+from sctlab.transforms.transforms import BSplineTransform, EulerTransform, Transform, compose
+from sctlab_model.io.reading import read_volume
+from sctlab_model.io.writing import write_volume
+from sctlab_model.volume import Geometry, Volume
 
 FIXED = Geometry((20, 20, 20), (4, 4, 4))
 MOVING = Geometry((24, 24, 24), (4, 4, 4), (-20, -8, -8))

@@ -5,29 +5,35 @@ import re
 import numpy as np
 import pytest
 
-from model.errors import InputError
-from model.volume import AIR_HU, Geometry, Volume
-from sctlab.registration.applying import apply_to_image, apply_to_labels, field_of_view, read_transform
-from sctlab.registration.elastix_files import read_elastix, write_elastix
-from sctlab.registration.itk_files import write_displacement, write_itk
-from sctlab.registration.transforms import (
+from sctlab.transforms.applying import apply_to_image, apply_to_labels, field_of_view, read_transform
+from sctlab.transforms.elastix_files import read_elastix, write_elastix
+from sctlab.transforms.itk_files import write_displacement, write_itk
+from sctlab.transforms.transforms import (
     AffineTransform,
     EulerTransform,
     Sum,
     compose,
     displacement_field,
 )
+from sctlab_model.errors import InputError
+from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 SHIFT = AffineTransform(np.eye(3), (8.0, 0.0, 0.0))
 # An oblique, flipped fixed grid and an anisotropic, permuted moving one.
 FIXED = Geometry(
-    (36, 30, 22), (3.1, 3.4, 4.3), (60, -40, -50),
+    (36, 30, 22),
+    (3.1, 3.4, 4.3),
+    (60, -40, -50),
     tuple((EulerTransform((0.25, -0.15, 0.4)).affine().matrix @ np.diag([-1.0, 1.0, 1.0])).ravel()),
-)  # fmt: skip
+)
 MOVING = Geometry(
-    (40, 26, 44), (2.0, 5.0, 2.5), (-85, 60, 75),
-    tuple((EulerTransform((-0.1, 0.2, 0.05)).affine().matrix @ np.array([[1.0, 0, 0], [0, 0, -1], [0, -1, 0]])).ravel()),
-)  # fmt: skip
+    (40, 26, 44),
+    (2.0, 5.0, 2.5),
+    (-85, 60, 75),
+    tuple(
+        (EulerTransform((-0.1, 0.2, 0.05)).affine().matrix @ np.array([[1.0, 0, 0], [0, 0, -1], [0, -1, 0]])).ravel()
+    ),
+)
 
 
 def moving_image() -> Volume:
@@ -44,8 +50,11 @@ def chain(samples):
     motion = samples[2](FIXED, 12.0)
     centre = tuple(FIXED.centre_xyz)
     to_moving = tuple(MOVING.centre_xyz - FIXED.centre_xyz)
-    return compose(EulerTransform((0.1, -0.05, 0.15), to_moving, centre), samples[2](MOVING, 9.0, 5), AffineTransform(
-        np.eye(3) * 1.03, (1, 2, 3), tuple(MOVING.centre_xyz))), motion  # fmt: skip
+    return compose(
+        EulerTransform((0.1, -0.05, 0.15), to_moving, centre),
+        samples[2](MOVING, 9.0, 5),
+        AffineTransform(np.eye(3) * 1.03, (1, 2, 3), tuple(MOVING.centre_xyz)),
+    ), motion
 
 
 def test_shift_moves_the_image_and_fills_with_air():
@@ -116,7 +125,7 @@ def test_unknown_names_are_refused(tmp_path):
 
 def transformix(itk, paths, moving: Volume, folder, points=None):
     """transformix's image, and its points."""
-    from sctlab.registration.elastix_worker import to_itk
+    from sctlab.registration.elastix.worker import to_itk
 
     parameters = itk.ParameterObject.New()
     for path in paths:
@@ -146,8 +155,15 @@ def test_agreement_with_transformix_both_ways(tmp_path, chain):
     transform, motion = chain
     image = moving_image()
     points = FIXED.to_physical(np.random.default_rng(2).uniform(0, 1, (300, 3)) * (np.array(FIXED.size_xyz) - 1))
-    for number, candidate in enumerate((transform, compose(motion, EulerTransform(
-            (0, 0, 0.1), tuple(MOVING.centre_xyz - FIXED.centre_xyz), tuple(FIXED.centre_xyz))))):  # fmt: skip
+    for number, candidate in enumerate(
+        (
+            transform,
+            compose(
+                motion,
+                EulerTransform((0, 0, 0.1), tuple(MOVING.centre_xyz - FIXED.centre_xyz), tuple(FIXED.centre_xyz)),
+            ),
+        )
+    ):
         folder = tmp_path / str(number)
         folder.mkdir()
         paths = write_elastix(candidate, folder, FIXED, default_value=AIR_HU)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.volume import Geometry
-from sctlab.registration.bspline import (
+from sctlab.registration.engine.bspline import (
     ControlGrid,
     bending_energy,
     determinant,
@@ -16,7 +15,8 @@ from sctlab.registration.bspline import (
     jacobian,
     refine,
 )
-from sctlab.registration.transforms import BSplineTransform, DisplacementField, jacobian_determinant
+from sctlab.transforms.transforms import BSplineTransform, DisplacementField, jacobian_determinant
+from sctlab_model.volume import Geometry
 
 EXTENT = (70.0, 50.0, 90.0)
 

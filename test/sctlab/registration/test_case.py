@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from model.errors import InputError
-from model.interface import Region, Task, find_cohort, read_json
-from model.reading import read_volume
-from model.volume import Volume
-from model.writing import write_json, write_volume
-from sctlab.cohort import file_digest
+from sctlab.cohort.pairs import file_digest
 from sctlab.registration import case as case_module
-from sctlab.registration.applying import apply_to_labels, read_transform
 from sctlab.registration.case import (
     FAILURE,
     PAIR,
@@ -25,13 +19,19 @@ from sctlab.registration.case import (
     refuse_inputs,
     register_case,
 )
-from sctlab.registration.impact import FeatureTerm
-from sctlab.registration.inversion import invert
-from sctlab.registration.itk_files import write_itk
+from sctlab.registration.engine.impact import FeatureTerm
 from sctlab.registration.methods import Method, Registration, Settings
 from sctlab.registration.pairs import Convention, PairFiles
 from sctlab.registration.presets import PRESETS, Preset
-from sctlab.registration.transforms import AffineTransform
+from sctlab.transforms.applying import apply_to_labels, read_transform
+from sctlab.transforms.inversion import invert
+from sctlab.transforms.itk_files import write_itk
+from sctlab.transforms.transforms import AffineTransform
+from sctlab_model.cases import Region, Task, find_cohort, read_json
+from sctlab_model.errors import InputError
+from sctlab_model.io.reading import read_volume
+from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.volume import Volume
 
 
 @pytest.fixture
@@ -62,10 +62,23 @@ def test_folder_holds_what_the_contract_lists(tmp_path, files, truth_as_method, 
     out = tmp_path / "out/impact/Task2/TH/2THA001"
     register_case(files, Settings(displacement=True, both_ways=True), out)
     names = sorted(p.name for p in out.iterdir())
-    assert names == sorted([
-        "TransformParameters.0.txt", "TransformParameters.1.txt", "cbct.mha", "ct.mha", "displacement.mha", "fov.mha",
-        "labels.mha", "mask.mha", "overview.png", PAIR, QUALITY, "spread_mm.mha", "transform.h5",
-    ])  # fmt: skip
+    assert names == sorted(
+        [
+            "TransformParameters.0.txt",
+            "TransformParameters.1.txt",
+            "cbct.mha",
+            "ct.mha",
+            "displacement.mha",
+            "fov.mha",
+            "labels.mha",
+            "mask.mha",
+            "overview.png",
+            PAIR,
+            QUALITY,
+            "spread_mm.mha",
+            "transform.h5",
+        ]
+    )
     grid = cbct_sample.source.geometry
     for name in ("cbct", "ct", "fov", "labels", "mask", "spread_mm"):
         assert read_volume(out / f"{name}.mha").geometry.same_grid(grid, 1e-6), name
@@ -143,7 +156,7 @@ def test_failure_is_recorded_and_leaves_no_images(tmp_path, files, truth_as_meth
     register_case(files, Settings(), out)
 
     def broken(pair, settings):
-        raise InputError("elastix", "gave up")
+        raise InputError("elastix", found="gave up")
 
     monkeypatch.setattr(case_module, "register_pair", broken)
     with pytest.raises(InputError, match="gave up"):
@@ -221,9 +234,14 @@ def test_a_mask_of_the_fixed_ct_is_written_as_it_is(tmp_path, files, truth_as_me
 
 @pytest.mark.parametrize(
     ("low", "high", "kind", "expected"),
-    [(-3024, 32767.4, np.float32, np.int16), (0, 1, np.float32, np.float32), (0, 60000, np.uint16, np.float32),
-     (0, 1, np.int32, np.int16), (-40000, 3000, np.float64, np.float32)],
-)  # fmt: skip
+    [
+        (-3024, 32767.4, np.float32, np.int16),
+        (0, 1, np.float32, np.float32),
+        (0, 60000, np.uint16, np.float32),
+        (0, 1, np.int32, np.int16),
+        (-40000, 3000, np.float64, np.float32),
+    ],
+)
 def test_int16_unless_the_range_is_too_small_or_too_large(cbct_sample, low, high, kind, expected):
     shape = cbct_sample.source.array.shape
     volume = cbct_sample.source.with_array(np.linspace(low, high, np.prod(shape)).reshape(shape).astype(kind))

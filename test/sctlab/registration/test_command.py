@@ -7,17 +7,17 @@ import re
 import numpy as np
 import pytest
 
-from model.interface import Task, read_json
-from model.reading import read_volume
-from model.writing import write_volume
 from sctlab.cli import main
-from sctlab.jobs import Outcome
+from sctlab.commands import register as command
 from sctlab.registration import case as case_module
-from sctlab.registration import command
-from sctlab.registration.elastix_files import write_elastix
-from sctlab.registration.itk_files import write_itk
 from sctlab.registration.methods import Registration
 from sctlab.registration.report import write_report
+from sctlab.transforms.elastix_files import write_elastix
+from sctlab.transforms.itk_files import write_itk
+from sctlab.workflow.jobs import Outcome
+from sctlab_model.cases import Task, read_json
+from sctlab_model.io.reading import read_volume
+from sctlab_model.io.writing import write_volume
 
 
 def run(*arguments: object) -> int:
@@ -58,7 +58,7 @@ def test_cohort_goes_on_past_a_failure_and_ends_with_one(cohort, tmp_path, truth
     assert (out / "impact/report.html").is_file()
 
     # what training and evaluation look for in it
-    from sctlab.cohort import find_pairs, read_exclusions
+    from sctlab.cohort.pairs import find_pairs, read_exclusions
 
     pairs = []
     for task in Task:
@@ -77,8 +77,11 @@ def small_cohort(tmp_path, samples, cbct_sample):
     root = tmp_path / "small"
     samples[1](cbct_sample, root / "Task2/TH/2THA001")
     (root / "Task2/TH/overviews").mkdir()
-    for name, images in (("2THA002", ("cbct.mha", "ct.mha", "ct.nii.gz")), ("2THA003", ("cbct.mha",)),
-                         ("2THA004", ("ct.mha",))):  # fmt: skip
+    for name, images in (
+        ("2THA002", ("cbct.mha", "ct.mha", "ct.nii.gz")),
+        ("2THA003", ("cbct.mha",)),
+        ("2THA004", ("ct.mha",)),
+    ):
         for image in images:
             write_volume(cbct_sample.ct, root / "Task2/TH" / name / image)
     return root

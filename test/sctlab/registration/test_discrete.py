@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sctlab.registration.discrete import search
-from sctlab.registration.frame import Lattice
+from sctlab.registration.engine.discrete import search
+from sctlab.registration.engine.frame import Lattice
 from sctlab.registration.presets import Discrete
 
 

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.errors import InputError
-from model.interface import Region, Task
-from model.volume import AIR_HU, Geometry, Volume
-from sctlab.registration import elastix
-from sctlab.registration.elastix import (
+from sctlab.registration.elastix import register as elastix
+from sctlab.registration.elastix.register import (
     Sampling,
     baseline_settings,
     bspline_parameters,
     register_elastix,
     rigid_parameters,
 )
-from sctlab.registration.transforms import displacement_field, jacobian_determinant
+from sctlab.transforms.transforms import displacement_field, jacobian_determinant
+from sctlab_model.cases import Region, Task
+from sctlab_model.errors import InputError
+from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 NOMINAL = Sampling()
 
@@ -78,8 +78,9 @@ def test_coarse_voxels_keep_as_many_samples_as_a_full_image():
     coarse, full = Sampling((3, 3, 3), (110, 89, 92), 0.8), Sampling()
     for pyramid, levels in (((8, 4, 2, 1), (4, 4, 4, 2)), ((4, 2, 1), (4, 2, 2))):
         assert full.steps(levels, pyramid) == list(levels)
-        for step, factors, level, literal in zip(coarse.steps(levels, pyramid), coarse.pyramid(pyramid), pyramid, levels,
-                                                 strict=True):  # fmt: skip
+        for step, factors, level, literal in zip(
+            coarse.steps(levels, pyramid), coarse.pyramid(pyramid), pyramid, levels, strict=True
+        ):
             samples = 0.8 * 110 * 89 * 92 / np.prod(factors) / step**3
             wanted = 0.5 * 465 * 367 * 91 / level**3 / literal**3
             assert step == 1 or samples >= min(3000, wanted)
@@ -117,8 +118,9 @@ def test_a_real_run_finds_what_a_rigid_motion_cannot_and_repeats_itself(
         return float(np.sqrt((difference**2).sum(0))[mask.array].mean())
 
     def run(**options):
-        return register_elastix(sample.source, sample.ct, mask, task=Task(task), region=Region(region), tuned=tuned,
-                                **options)  # fmt: skip
+        return register_elastix(
+            sample.source, sample.ct, mask, task=Task(task), region=Region(region), tuned=tuned, **options
+        )
 
     start_mm = float(np.sqrt((truth.vectors**2).sum(0))[mask.array].mean())
     rigid, full = run(rigid_only=True), run(seed=3)
@@ -192,6 +194,12 @@ def test_elastix_that_gives_up_says_why(samples):
     tiny = np.zeros_like(sample.mask.array)
     tiny[0, 0, 0] = True
     with pytest.raises(InputError, match="elastix gave up") as caught:
-        register_elastix(replace(sample.source), sample.ct, sample.mask.with_array(tiny), task=Task.CBCT,
-                         region=Region.TH, rigid_only=True)  # fmt: skip
+        register_elastix(
+            replace(sample.source),
+            sample.ct,
+            sample.mask.with_array(tiny),
+            task=Task.CBCT,
+            region=Region.TH,
+            rigid_only=True,
+        )
     assert "\n" not in str(caught.value)

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from model.errors import InputError
-from model.volume import Geometry
-from sctlab.registration.elastix_files import read_elastix, write_elastix
-from sctlab.registration.transforms import (
+from sctlab.transforms.elastix_files import read_elastix, write_elastix
+from sctlab.transforms.transforms import (
     AffineTransform,
     BSplineTransform,
     DisplacementField,
     EulerTransform,
     compose,
 )
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Geometry
 
 DIRECTION = EulerTransform((0.3, -0.2, 0.5)).affine().matrix @ np.diag([-1.0, 1.0, 1.0])
 FIXED = Geometry((40, 36, 20), (2.2, 3, 5), (-50, -60, -70), tuple(DIRECTION.ravel()))

@@ -9,16 +9,16 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from model.errors import InputError
-from model.interface import Region, Task
-from model.volume import Geometry, Volume, resample
-from sctlab.registration.deformable import Images, Working, planned_spacing
-from sctlab.registration.engine import choose_device, register
-from sctlab.registration.frame import reach_of, sample_at
-from sctlab.registration.impact import FeatureTerm
+from sctlab.registration.engine.deformable import Images, Working, planned_spacing
+from sctlab.registration.engine.frame import reach_of, sample_at
+from sctlab.registration.engine.impact import FeatureTerm
+from sctlab.registration.engine.register import choose_device, register
 from sctlab.registration.presets import PRESETS, Level, default_preset, find_presets
-from sctlab.registration.transforms import EulerTransform, displacement_field
 from sctlab.registration.truth import tissue_edges
+from sctlab.transforms.transforms import EulerTransform, displacement_field
+from sctlab_model.cases import Region, Task
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Geometry, Volume, resample
 
 QUICK = replace(
     PRESETS["mind"], name="quick", knots_mm=16.0, levels=(Level(8.0, 25, 1.0, 6000), Level(4.0, 35, 0.6, 8000))
@@ -50,8 +50,9 @@ def start_of(sample) -> EulerTransform:
 def test_a_known_warp_is_recovered(samples, changes) -> None:
     sample = samples[0](Task.CBCT, amplitude_mm=20.0)
     rigid = register(sample.source, sample.ct, fixed_mask=sample.mask, preset="rigid")
-    result = register(sample.source, sample.ct, fixed_mask=sample.mask,
-                      preset=replace(QUICK, **changes), initial=rigid.rigid)  # fmt: skip
+    result = register(
+        sample.source, sample.ct, fixed_mask=sample.mask, preset=replace(QUICK, **changes), initial=rigid.rigid
+    )
     before, after = distance(rigid, sample).mean(), distance(result, sample).mean()
     assert after < 0.6 * before
     assert result.folding.smallest > 0
@@ -91,8 +92,9 @@ def test_oblique_flipped_and_anisotropic_grids(cbct_sample) -> None:
     result = register(fixed, moving, fixed_mask=mask, preset=QUICK, initial=off)  # the spline must take up the rest
     truth = displacement_field(sample.truth, fixed.geometry).vectors
     start = displacement_field(off, fixed.geometry).vectors
-    error, before = (np.sqrt(((f - truth) ** 2).sum(0))[mask.array] for f in
-                     (result.displacement_mm(fixed.geometry), start))  # fmt: skip
+    error, before = (
+        np.sqrt(((f - truth) ** 2).sum(0))[mask.array] for f in (result.displacement_mm(fixed.geometry), start)
+    )
     assert error.mean() < 0.5 * before.mean()
 
 
@@ -116,8 +118,14 @@ def test_masks_are_kept_away_from_what_counts(cbct_sample) -> None:
     spoiled[:, :, -4:] = 3000.0
     moving_mask = np.ones(spoiled.shape, bool)
     moving_mask[:, :, -8:] = False
-    result = register(sample.source, sample.ct.with_array(spoiled), fixed_mask=sample.mask,
-                      moving_mask=sample.ct.with_array(moving_mask), preset=QUICK, initial=start_of(sample))  # fmt: skip
+    result = register(
+        sample.source,
+        sample.ct.with_array(spoiled),
+        fixed_mask=sample.mask,
+        moving_mask=sample.ct.with_array(moving_mask),
+        preset=QUICK,
+        initial=start_of(sample),
+    )
     assert distance(result, sample).mean() < 2.5
 
 
@@ -152,8 +160,9 @@ def test_rigidity_keeps_bone_stiff(cbct_sample) -> None:
     found = {}
     for weight in (0.0, 30.0):
         preset = replace(QUICK, rigidity=weight, discrete=None)
-        result = register(sample.source, sample.ct, fixed_mask=sample.mask, bone=bone, preset=preset,
-                          initial=start_of(sample))  # fmt: skip
+        result = register(
+            sample.source, sample.ct, fixed_mask=sample.mask, bone=bone, preset=preset, initial=start_of(sample)
+        )
         field = result.displacement_mm(sample.source.geometry)
         gradient = np.stack([np.stack(np.gradient(field[c], 4.0)[::-1]) for c in range(3)])
         matrix = gradient + np.eye(3)[:, :, None, None, None]
@@ -165,8 +174,9 @@ def test_rigidity_keeps_bone_stiff(cbct_sample) -> None:
 def test_the_jacobian_mode_runs_in_the_engine(cbct_sample) -> None:
     term = FeatureTerm(mode="jacobian", points=60)
     preset = replace(SHORT, name="jacobian", features=(term,))
-    result = register(cbct_sample.source, cbct_sample.ct, fixed_mask=cbct_sample.mask, preset=preset,
-                      initial=start_of(cbct_sample))  # fmt: skip
+    result = register(
+        cbct_sample.source, cbct_sample.ct, fixed_mask=cbct_sample.mask, preset=preset, initial=start_of(cbct_sample)
+    )
     assert np.isfinite(result.spline.coefficients).all()
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.errors import InputError
 from sctlab.features import FeatureExtractor, Layer, MindSSC
-from sctlab.registration.frame import Lattice
-from sctlab.registration.impact import FeatureTerm, JacobianFeatures, StaticFeatures, principal_components
+from sctlab.registration.engine.frame import Lattice
+from sctlab.registration.engine.impact import FeatureTerm, JacobianFeatures, StaticFeatures, principal_components
+from sctlab_model.errors import InputError
 
 
 class Strided(FeatureExtractor):
@@ -116,8 +116,9 @@ def test_points_of_weight_zero_do_not_count(image) -> None:
     weights = half.float()
     for term in (FeatureTerm(distance="ncc"), FeatureTerm(distance="cosine")):
         metric = StaticFeatures(term, MindSSC(), image, (spoiled, lattice), torch.Generator())
-        torch.testing.assert_close(metric(points, points, weights), metric(points[half], points[half], None),
-                                   rtol=1e-3, atol=1e-4)  # fmt: skip
+        torch.testing.assert_close(
+            metric(points, points, weights), metric(points[half], points[half], None), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_channel_subsets_and_components(image) -> None:

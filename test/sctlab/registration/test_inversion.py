@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from model.errors import InputError
-from model.volume import Geometry
-from sctlab.registration.inversion import inverse_consistency, invert
-from sctlab.registration.transforms import AffineTransform, EulerTransform, compose
+from sctlab.transforms.inversion import inverse_consistency, invert
+from sctlab.transforms.transforms import AffineTransform, EulerTransform, compose
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Geometry
 
 GRID = Geometry((40, 36, 30), (4, 4, 5), (-80, -70, -60))
 EULER = EulerTransform((0.05, -0.03, 0.08), (6, -5, 4), (0, 0, 0))

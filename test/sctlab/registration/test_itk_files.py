@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from model.errors import InputError
-from model.volume import Geometry
-from sctlab.registration.itk_files import read_displacement, read_itk, write_displacement, write_itk
-from sctlab.registration.transforms import (
+from sctlab.transforms.itk_files import read_displacement, read_itk, write_displacement, write_itk
+from sctlab.transforms.transforms import (
     AffineTransform,
     BSplineTransform,
     DisplacementField,
@@ -17,6 +15,8 @@ from sctlab.registration.transforms import (
     Sum,
     compose,
 )
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Geometry
 
 KNOTS = Geometry(
     (8, 7, 6), (20, 25, 30), (-60, -70, -80), tuple(EulerTransform((0.1, 0.2, 0.3)).affine().matrix.ravel())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sctlab.registration.metrics import DISTANCES, mutual_information, parzen_histogram
+from sctlab.registration.engine.metrics import DISTANCES, mutual_information, parzen_histogram
 
 
 def samples(count: int = 4000, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

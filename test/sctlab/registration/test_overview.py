@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.interface import find_cohort
-from model.volume import Geometry
 from sctlab.registration.overview import save_overview
 from sctlab.registration.pairs import Convention, PairFiles, load_pair
-from sctlab.registration.transforms import EulerTransform, compose
+from sctlab.transforms.transforms import EulerTransform, compose
+from sctlab_model.cases import find_cohort
+from sctlab_model.volume import Geometry
 
 
 @pytest.mark.parametrize("convention", list(Convention))
@@ -33,7 +33,10 @@ def test_overview_of_an_oblique_image(cohort, tmp_path, cbct_sample):
     old = pair.fixed.geometry
     grid = Geometry(old.size_xyz, old.spacing_xyz, old.origin_xyz, tuple(turn.ravel()))
     oblique = replace(
-        pair, fixed=replace(pair.fixed, geometry=grid), fixed_mask=replace(pair.fixed_mask, geometry=grid), fixed_labels=None
-    )  # fmt: skip
+        pair,
+        fixed=replace(pair.fixed, geometry=grid),
+        fixed_mask=replace(pair.fixed_mask, geometry=grid),
+        fixed_labels=None,
+    )
     move = EulerTransform((0.0, 0.0, 0.0), tuple(np.zeros(3)))
     assert save_overview(oblique, compose(move), tmp_path / "o.png").stat().st_size > 20_000

@@ -5,10 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.errors import InputError
-from model.interface import Region, Task, find_cohort
-from model.volume import Geometry, Volume
-from model.writing import write_volume
 from sctlab.registration.pairs import (
     Convention,
     PairFiles,
@@ -17,7 +13,11 @@ from sctlab.registration.pairs import (
     find_case_folders,
     load_pair,
 )
-from sctlab.registration.transforms import AffineTransform
+from sctlab.transforms.transforms import AffineTransform
+from sctlab_model.cases import Region, Task, find_cohort
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_volume
+from sctlab_model.volume import Geometry, Volume
 
 
 @pytest.fixture
@@ -65,9 +65,15 @@ def test_the_ct_s_own_mask_leaves_the_source_s_to_be_computed_where_it_is_needed
 
 
 def test_case_folders_are_those_with_a_source_or_a_ct(tmp_path):
-    for name in ("Task1/AB/1ABA001/mr.mha", "Task1/AB/1ABA002/ct.nii.gz", "Task1/AB/1ABA003/mask.mha",
-                 "Task1/AB/.partial-1/mr.mha", "Task1/AB/overviews/1ABA001.png", "Task2/TH/2THA001/ct_def.mha",
-                 "Task2/TH/2THA002/mr.mha"):  # fmt: skip
+    for name in (
+        "Task1/AB/1ABA001/mr.mha",
+        "Task1/AB/1ABA002/ct.nii.gz",
+        "Task1/AB/1ABA003/mask.mha",
+        "Task1/AB/.partial-1/mr.mha",
+        "Task1/AB/overviews/1ABA001.png",
+        "Task2/TH/2THA001/ct_def.mha",
+        "Task2/TH/2THA002/mr.mha",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert [f.name for f, *_ in find_case_folders(tmp_path)] == ["1ABA001", "1ABA002", "2THA001"]
@@ -110,8 +116,15 @@ def test_bad_input_is_refused_in_one_line(tmp_path, cbct_sample, changes, messag
     }  # fmt: skip
     for name, volume in volumes.items():
         write_volume(changes.get(name, lambda v: v)(volume), tmp_path / f"{name}.mha")
-    files = PairFiles("X", Task.CBCT, Region.TH, tmp_path / "cbct.mha", tmp_path / "ct.mha", tmp_path / "mask.mha",
-                      tmp_path / "labels.mha")  # fmt: skip
+    files = PairFiles(
+        "X",
+        Task.CBCT,
+        Region.TH,
+        tmp_path / "cbct.mha",
+        tmp_path / "ct.mha",
+        tmp_path / "mask.mha",
+        tmp_path / "labels.mha",
+    )
     with pytest.raises(InputError, match=message) as caught:
         load_pair(files, Convention.CT_TO_SOURCE)
     assert "\n" not in str(caught.value)

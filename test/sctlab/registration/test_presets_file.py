@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.errors import InputError, WeightsError
-from model.interface import Task, read_json
 from sctlab.cli import main
 from sctlab.registration import presets_file
-from sctlab.registration.impact import FeatureTerm
+from sctlab.registration.engine.impact import FeatureTerm
 from sctlab.registration.presets import PRESETS, Discrete, Level, Preset, find_presets
 from sctlab.registration.presets_file import load_preset
+from sctlab_model.cases import Task, read_json
+from sctlab_model.errors import InputError, WeightsError
 
 PRESET = """
 base: mind-mi

@@ -5,8 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.interface import find_cohort
-from model.volume import Geometry, Volume
 from sctlab.registration.pairs import Convention, Pair, PairFiles, load_pair
 from sctlab.registration.quality import (
     dice,
@@ -18,7 +16,7 @@ from sctlab.registration.quality import (
     measure,
     normalised_mutual_information,
 )
-from sctlab.registration.transforms import (
+from sctlab.transforms.transforms import (
     AffineTransform,
     DisplacementField,
     EulerTransform,
@@ -26,6 +24,8 @@ from sctlab.registration.transforms import (
     displacement_field,
     grid_points,
 )
+from sctlab_model.cases import find_cohort
+from sctlab_model.volume import Geometry, Volume
 
 IDENTITY = AffineTransform(np.eye(3))
 
@@ -123,8 +123,12 @@ def test_truth_scores_better_than_nothing_and_worse_is_worse(pairs, cbct_sample,
     assert right["overlap"]["after"]["body_dice"] > 0.9
     assert right["inverse_consistency_mm"] is None
 
-    wrong = measure(pair, compose(truth, AffineTransform(np.eye(3), (25.0, 0, 0))), backward=IDENTITY,
-                    spread=pair.fixed.with_array(np.full(pair.fixed.array.shape, 2.5, np.float32)))  # fmt: skip
+    wrong = measure(
+        pair,
+        compose(truth, AffineTransform(np.eye(3), (25.0, 0, 0))),
+        backward=IDENTITY,
+        spread=pair.fixed.with_array(np.full(pair.fixed.array.shape, 2.5, np.float32)),
+    )
     assert wrong["similarity"]["after"]["nmi"] < after["nmi"]
     assert wrong["similarity"]["after"]["feature_distance"] > after["feature_distance"]
     assert wrong["inverse_consistency_mm"]["mean"] > 15

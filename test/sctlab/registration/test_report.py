@@ -6,8 +6,8 @@ import re
 import pytest
 from PIL import Image
 
-from model.errors import InputError
 from sctlab.registration.report import find_results, write_report
+from sctlab_model.errors import InputError
 
 
 def quality(distance: float, folds: float = 0.0) -> dict:
@@ -15,12 +15,21 @@ def quality(distance: float, folds: float = 0.0) -> dict:
     before = {"nmi": 1.05, "feature_distance": 0.3, "edges": 0.3}
     return {
         "similarity": {"before": before, "after": {"nmi": 1.2, "feature_distance": distance, "edges": 0.6}},
-        "overlap": {"field_of_view": 0.97, "before": {"body_dice": 0.9, "label_dice": None},
-                    "after": {"body_dice": 0.98, "label_dice": {"mean": 0.8, "1": 0.8}}},
-        "field": {"displacement_mm": summary, "deformation_mm": summary,
-                  "jacobian": {"minimum": 0.4, "folds": folds, "log_std": 0.1, "p1": 0.5, "p99": 1.5, "maximum": 2.0}},
-        "inverse_consistency_mm": None, "preset_spread_mm": summary, "truth": None, "seconds": 12.3,
-    }  # fmt: skip
+        "overlap": {
+            "field_of_view": 0.97,
+            "before": {"body_dice": 0.9, "label_dice": None},
+            "after": {"body_dice": 0.98, "label_dice": {"mean": 0.8, "1": 0.8}},
+        },
+        "field": {
+            "displacement_mm": summary,
+            "deformation_mm": summary,
+            "jacobian": {"minimum": 0.4, "folds": folds, "log_std": 0.1, "p1": 0.5, "p99": 1.5, "maximum": 2.0},
+        },
+        "inverse_consistency_mm": None,
+        "preset_spread_mm": summary,
+        "truth": None,
+        "seconds": 12.3,
+    }
 
 
 @pytest.fixture

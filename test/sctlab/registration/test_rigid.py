@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.errors import InputError
-from model.volume import Geometry, Volume, resample
-from sctlab.registration.engine import register
-from sctlab.registration.rigid import rotation
-from sctlab.registration.transforms import EulerTransform
+from sctlab.registration.engine.register import register
+from sctlab.registration.engine.rigid import rotation
+from sctlab.transforms.transforms import EulerTransform
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Geometry, Volume, resample
 
 
 def test_rotation_is_that_of_itk() -> None:

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from model.errors import InputError
-from model.volume import Geometry
-from sctlab.registration.transforms import (
+from sctlab.transforms.transforms import (
     AffineTransform,
     BSplineTransform,
     Composite,
@@ -19,6 +17,8 @@ from sctlab.registration.transforms import (
     jacobian_determinant,
     rotation_degrees,
 )
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Geometry
 
 OBLIQUE = EulerTransform((0.3, -0.2, 0.5)).affine().matrix @ np.diag([-1.0, 1.0, 1.0])
 KNOTS = Geometry((9, 8, 7), (20, 22, 25), (-50, -60, -70), tuple(OBLIQUE.ravel()))

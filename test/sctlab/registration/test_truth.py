@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from model.interface import find_cohort
-from model.volume import Geometry, Volume
-from model.writing import write_volume
 from sctlab.registration.pairs import Convention, PairFiles, load_pair
-from sctlab.registration.transforms import AffineTransform, compose
 from sctlab.registration.truth import measure_truth, target_registration_error, tissue_edges
+from sctlab.transforms.transforms import AffineTransform, compose
+from sctlab_model.cases import find_cohort
+from sctlab_model.io.writing import write_volume
+from sctlab_model.volume import Geometry, Volume
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_shift_is_its_length_everywhere(own_case, cbct_sample):
 
 
 def test_the_other_convention_inverts_the_truth(own_case, cbct_sample):
-    from sctlab.registration.inversion import invert
+    from sctlab.transforms.inversion import invert
 
     pair = load_pair(own_case, Convention.SOURCE_TO_CT)
     inverse, _ = invert(cbct_sample.truth, pair.fixed.geometry)
@@ -73,6 +73,7 @@ def test_edges_lie_where_tissue_changes():
     mask = np.ones(grid.shape_zyx, dtype=bool)
     edges = tissue_edges(Volume(array, grid), mask)
     assert set(np.flatnonzero(edges.any((0, 1)))) == {9, 10}
-    errors = target_registration_error(AffineTransform(np.eye(3), (1.0, 0, 0)), AffineTransform(np.eye(3)),
-                                       Volume(array, grid), mask)  # fmt: skip
+    errors = target_registration_error(
+        AffineTransform(np.eye(3), (1.0, 0, 0)), AffineTransform(np.eye(3)), Volume(array, grid), mask
+    )
     assert errors["edges"]["mean"] == pytest.approx(1)

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.interface import Region, Task
 from sctlab.simulation.anatomy import build_phantom, default_grid
 from sctlab.simulation.case import Options, simulate_case
+from sctlab_model.cases import Region, Task
 
 SMALL = Options(spacing_xyz=(5.0, 5.0, 6.0), size_xyz=(84, 66, 28), seed=7)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from model.interface import Region
 from sctlab.simulation.anatomy import build_phantom, default_grid
 from sctlab.simulation.phantom import public_labels
 from sctlab.simulation.tissues import Tissue
+from sctlab_model.cases import Region
 
 
 @pytest.fixture(scope="module", params=[Region.AB, Region.TH, Region.HN])

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from model.interface import Region, Task, find_cohort
-from model.reading import read_volume
-from model.volume import AIR_HU, resample
 from sctlab.cli import app
 from sctlab.simulation.case import case_id, simulate_case, streams
+from sctlab_model.cases import Region, Task, find_cohort
+from sctlab_model.io.reading import read_volume
+from sctlab_model.volume import AIR_HU, resample
 
 from .conftest import SMALL
 
@@ -86,8 +86,15 @@ def test_zero_amplitude_aligns_perfectly(tmp_path):
 def test_random_numbers_depend_on_the_case_alone():
     first = streams(1, Task.MRI, Region.AB, 3)["motion"].random()
     assert first == streams(1, Task.MRI, Region.AB, 3)["motion"].random()
-    others = [streams(*k)["motion"].random() for k in ((2, Task.MRI, Region.AB, 3), (1, Task.CBCT, Region.AB, 3),
-                                                       (1, Task.MRI, Region.TH, 3), (1, Task.MRI, Region.AB, 4))]  # fmt: skip
+    others = [
+        streams(*k)["motion"].random()
+        for k in (
+            (2, Task.MRI, Region.AB, 3),
+            (1, Task.CBCT, Region.AB, 3),
+            (1, Task.MRI, Region.TH, 3),
+            (1, Task.MRI, Region.AB, 4),
+        )
+    ]
     assert len({first, *others}) == 5
     assert case_id(Task.CBCT, Region.HN, 11) == "2HNS012"
 
@@ -126,7 +133,7 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys):
     assert run(tmp_path, *arguments, "--cases", 2) == 0
     assert before == {n: (first / n).stat().st_mtime_ns for n in before}
     assert sorted(p.name for p in (tmp_path / "Task1/HN").iterdir()) == ["1HNS001", "1HNS002"]
-    from model.errors import InputError
+    from sctlab_model.errors import InputError
 
     with pytest.raises(InputError, match="a case made with"):
         run(tmp_path, *arguments, "--cases", 1, "--seed", 5)
@@ -136,7 +143,7 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys):
     ("option", "value"), [("--regions", "XX"), ("--spacing", "1,1"), ("--spacing", "0,1,1"), ("--size", "a")]
 )
 def test_bad_options_are_named(tmp_path, option, value):
-    from model.errors import InputError
+    from sctlab_model.errors import InputError
 
     with pytest.raises(InputError, match=option):
         run(tmp_path, option, value)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.interface import Region
-from model.volume import AIR_HU, Geometry
 from sctlab.simulation.cbct import Scan, field_of_view, fov_radius_mm, simulate_cbct
+from sctlab_model.cases import Region
+from sctlab_model.volume import AIR_HU, Geometry
 
 GRID = Geometry((72, 60, 8), (4.0, 4.0, 4.0), (11.0, -20.0, 30.0))
 
@@ -48,8 +48,10 @@ def test_uncorrected_scatter_cups():
 
 def test_fewer_photons_are_noisier():
     base = replace(Scan.ideal(views=90, pixel_mm=5.0), photons=1e6)
-    noise = [simulate_cbct(cylinder(), GRID, GRID, replace(base, photons=n), np.random.default_rng(0))[4, 26:34, 32:40].std()
-             for n in (1e6, 1e3)]  # fmt: skip
+    noise = [
+        simulate_cbct(cylinder(), GRID, GRID, replace(base, photons=n), np.random.default_rng(0))[4, 26:34, 32:40].std()
+        for n in (1e6, 1e3)
+    ]
     assert noise[1] > 3 * noise[0]
 
 

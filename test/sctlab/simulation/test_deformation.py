@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from model.interface import Region
-from model.volume import Volume, resample
 from sctlab.simulation.deformation import corner_jacobian, invert, rotation_matrix, sample_motion
+from sctlab_model.cases import Region
+from sctlab_model.volume import Volume, resample
 
 
 @pytest.fixture(scope="module", params=[4.0, 15.0])
@@ -32,8 +32,9 @@ def test_the_amplitude_is_reached(motion):
 def test_vertebrae_move_as_rigid_bodies(motion, abdomen):
     """Points of a vertebra keep their distances: the best rigid fit leaves less than 3 % of the motion."""
     wanted, found = motion
-    label = resample(Volume(abdomen.label, abdomen.geometry), abdomen.geometry, interpolation="nearest",
-                     transform=found.transform()).array  # fmt: skip
+    label = resample(
+        Volume(abdomen.label, abdomen.geometry), abdomen.geometry, interpolation="nearest", transform=found.transform()
+    ).array
     transform = found.transform()
     tested = 0
     for vertebra in range(27, 33):

@@ -4,14 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.errors import InputError
-from model.interface import Region, Task
-from model.reading import read_volume
-from model.volume import Geometry, Volume
-from model.writing import write_volume
 from sctlab.simulation.case import simulate_case
 from sctlab.simulation.from_ct import load_phantom, read_ct, source_grid
 from sctlab.simulation.tissues import Tissue
+from sctlab_model.cases import Region, Task
+from sctlab_model.errors import InputError
+from sctlab_model.io.reading import read_volume
+from sctlab_model.io.writing import write_volume
+from sctlab_model.volume import Geometry, Volume
 
 from .conftest import SMALL
 
@@ -56,10 +56,13 @@ def test_every_slice_lies_inside_the_ct_whatever_its_height(tmp_path, slices, pi
     assert (slices - 1) * 3 - (len(phantom.hu) - 1) * pitch_mm < pitch_mm  # nothing more is lost than a part of a slice
 
 
-@pytest.mark.parametrize(("array", "spacing", "words"), [
-    (np.zeros((3, 10, 10), np.int16), (1, 1, 1), "at least 24x24x4"),
-    (np.full((10, 40, 40), 500, np.int16), (3, 3, 3), "Hounsfield"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("array", "spacing", "words"),
+    [
+        (np.zeros((3, 10, 10), np.int16), (1, 1, 1), "at least 24x24x4"),
+        (np.full((10, 40, 40), 500, np.int16), (3, 3, 3), "Hounsfield"),
+    ],
+)
 def test_a_tiny_or_foreign_image_is_refused(tmp_path, array, spacing, words):
     path = write_volume(Volume(array, Geometry(array.shape[::-1], spacing)), tmp_path / "ct.mha")
     with pytest.raises(InputError, match=words):

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.errors import InputError
-from model.reading import read_volume
-from model.volume import Geometry, Volume
 from sctlab.simulation.from_labels import is_label_map, phantom_from_labels
 from sctlab.simulation.tissues import Tissue
+from sctlab_model.errors import InputError
+from sctlab_model.io.reading import read_volume
+from sctlab_model.volume import Geometry, Volume
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "head_labels"
 GRID = Geometry((40, 40, 40), (4.0, 4.0, 4.0))  # mm

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from model.interface import Region
 from sctlab.simulation.mr import Kind, Sequence, tissue_signals, water_and_fat
 from sctlab.simulation.tissues import PROPERTIES, Tissue
+from sctlab_model.cases import Region
 
 SEEDS = range(40)
 HU_OF = np.array([PROPERTIES[t].hu for t in Tissue], np.float32)

@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from model.volume import Geometry
 from sctlab.simulation.mr import Kind, Sequence
 from sctlab.simulation.mr_artefacts import Acquisition, acquire
+from sctlab_model.volume import Geometry
 
 GRID = Geometry((64, 56, 6), (1.0, 1.0, 3.0))
 GRE = Sequence(Kind.GRE, 1.5, 5.0, 2.0, 12.0)
@@ -68,7 +68,9 @@ def test_opposed_phase_draws_dark_lines_between_water_and_fat():
     half[:, :, :32] = 1
     edge = np.clip((np.arange(64) - 30) / 3, 0, 1)[None, None, :] * np.ones_like(half)
     te = 1000 / (3.4 * 42.577 * 1.5) / 2
-    found = [acquire(1 - edge, edge, np.zeros_like(edge), GRID, replace(GRE, te_ms=te), CLEAN, np.random.default_rng(s))
-             for s in range(8)]  # fmt: skip
+    found = [
+        acquire(1 - edge, edge, np.zeros_like(edge), GRID, replace(GRE, te_ms=te), CLEAN, np.random.default_rng(s))
+        for s in range(8)
+    ]
     lines = [f[3, 28, 31:33].min() / f[3, 28, 10] for f in found]
     assert min(lines) < 0.5 < max(lines)  # opposed in some protocols, in phase in others

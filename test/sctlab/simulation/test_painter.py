@@ -1,8 +1,8 @@
 import numpy as np
 
-from model.volume import Geometry
 from sctlab.simulation.painter import Painter, capsule, ellipsoid, smooth_noise
 from sctlab.simulation.tissues import Tissue
+from sctlab_model.volume import Geometry
 
 GRID = Geometry((40, 36, 20), (2.0, 2.0, 3.0), (-39.0, -35.0, -28.5))
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from model.volume import Geometry, Volume
-from model.writing import write_json, write_volume
 from sctlab.training.plan import TrainingPlan, parse_plan
+from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.volume import Geometry, Volume
 
 PLAN = """
 recipe:

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.interface import Task
-from model.preparation import prepare, prepare_target
-from model.reading import read_mask, read_volume
-from model.volume import Volume
-from model.writing import write_volume
-from sctlab.cohort import check_pair, load_cohort
+from sctlab.cohort.pairs import check_pair, load_cohort
 from sctlab.training.cache import PreparedCase, cache_key, prepared_case
 from sctlab.training.dataset import PatchDataset, batches
 from sctlab.training.plan import Patch
+from sctlab_model.cases import Task
+from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.io.writing import write_volume
+from sctlab_model.preparation import prepare, prepare_target
+from sctlab_model.volume import Volume
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from model.errors import WeightsError
 from sctlab.training.checkpoint import load_checkpoint, pack_state, part, restore_optimiser, save_checkpoint
+from sctlab_model.errors import WeightsError
 
 
 def untrained(layout: torch.memory_format, fused: bool) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.bundle import load_fold, read_bundle
-from model.errors import InputError, WeightsError
-from model.interface import Task
-from model.network import build_network
-from model.recipe import NetworkSettings
 from sctlab.training.konfai import pack_konfai, read_konfai
+from sctlab_model.bundle import load_fold, read_bundle
+from sctlab_model.cases import Task
+from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.network import build_network
+from sctlab_model.recipe import NetworkSettings
 
 RECIPE = """
 recipe: {task: mri, canvas: {crop: none, fixed_yx: [512, 512]}, network: {encoder: resnet18}}

@@ -17,11 +17,11 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from model.errors import InputError
 from sctlab.training import loop
 from sctlab.training.checkpoint import load_checkpoint, part, read_values
 from sctlab.training.plan import TrainingPlan, write_plan
 from sctlab.training.run import Run, train_run
+from sctlab_model.errors import InputError
 
 ROOT = Path(__file__).parents[3]
 CLI = [sys.executable, "-W", "ignore", str(ROOT / "train.py")]
@@ -61,8 +61,23 @@ def assert_same(first: Path, second: Path, stage: str = STAGE) -> None:
 
 def command(plan: TrainingPlan, folder: Path, cohort: Path, out: Path, cache: Path, *more: str) -> list[str]:
     write_plan(plan, folder / "plan.yaml")
-    return [*CLI, str(folder / "plan.yaml"), "--pairs", str(cohort), "--out", str(out), "--fold", "0",
-            "--cache", str(cache), "--device", "cpu", "--jobs", "1", *more]  # fmt: skip
+    return [
+        *CLI,
+        str(folder / "plan.yaml"),
+        "--pairs",
+        str(cohort),
+        "--out",
+        str(out),
+        "--fold",
+        "0",
+        "--cache",
+        str(cache),
+        "--device",
+        "cpu",
+        "--jobs",
+        "1",
+        *more,
+    ]
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -73,8 +88,17 @@ def left_alone(make_plan, cohort_folder: Path, cache: Path, tmp_path_factory: py
     """A run of the tiny plan with a moving average, trained in one go."""
     out = tmp_path_factory.mktemp("left_alone") / "run"
     torch.set_num_threads(1)
-    train_run(make_plan(ema=0.9), cohort_folder, out, folds=[0], stages=None, resume=False, cache=cache,
-              fabric=Fabric(accelerator="cpu", devices=1), console=Console(quiet=True))  # fmt: skip
+    train_run(
+        make_plan(ema=0.9),
+        cohort_folder,
+        out,
+        folds=[0],
+        stages=None,
+        resume=False,
+        cache=cache,
+        fabric=Fabric(accelerator="cpu", devices=1),
+        console=Console(quiet=True),
+    )
     return out
 
 
@@ -102,13 +126,13 @@ def test_validation_sees_the_inference_code(left_alone: Path, cohort_folder: Pat
     """The recorded MAE is that of the bundle's own pipeline on the same case."""
     import numpy as np
 
-    from model.body import body_mask  # noqa: F401 (the pipeline's import order)
-    from model.ensemble import predict_volume
-    from model.interface import Task
-    from model.preparation import prepare, restore
-    from model.reading import read_mask, read_volume
-    from sctlab.cohort import load_cohort
+    from sctlab.cohort.pairs import load_cohort
     from sctlab.training.validation import backend_of
+    from sctlab_model.body import body_mask  # noqa: F401 (the pipeline's import order)
+    from sctlab_model.cases import Task
+    from sctlab_model.ensemble import predict_volume
+    from sctlab_model.io.reading import read_mask, read_volume
+    from sctlab_model.preparation import prepare, restore
 
     run = Run(left_alone)
     recipe = run.plan.recipe
@@ -129,8 +153,12 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
     out = tmp_path / "run"
     plan = make_plan(ema=0.9)
     for stop_at in (2, 6):
-        process = subprocess.Popen(command(plan, tmp_path, cohort_folder, out, cache, "--resume"), env=ENVIRONMENT,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+        process = subprocess.Popen(
+            command(plan, tmp_path, cohort_folder, out, cache, "--resume"),
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         deadline = time.monotonic() + 180
         while process.poll() is None and time.monotonic() < deadline:
             last = out / STAGE / "last.json"
@@ -140,8 +168,9 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    subprocess.run(command(plan, tmp_path, cohort_folder, out, cache, "--resume"), env=ENVIRONMENT, check=True,
-                   capture_output=True)  # fmt: skip
+    subprocess.run(
+        command(plan, tmp_path, cohort_folder, out, cache, "--resume"), env=ENVIRONMENT, check=True, capture_output=True
+    )
     assert_same(out, left_alone)
     iterations = [json.loads(line)["iteration"] for line in (out / STAGE / "metrics.jsonl").read_text().splitlines()]
     assert iterations == sorted(iterations)
@@ -292,8 +321,13 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
-    ended = subprocess.run(command(plan, tmp_path, cohort_folder, out, cache, "--resume"), env=ENVIRONMENT,
-                           capture_output=True, encoding="utf-8", preexec_fn=limit)  # fmt: skip
+    ended = subprocess.run(
+        command(plan, tmp_path, cohort_folder, out, cache, "--resume"),
+        env=ENVIRONMENT,
+        capture_output=True,
+        encoding="utf-8",
+        preexec_fn=limit,
+    )
     assert ended.returncode == 2
     assert "can't be written" in ended.stderr
     assert "the checkpoint of iteration 4 is kept: --resume" in " ".join(ended.stderr.split())
@@ -308,12 +342,20 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint(
 def test_two_processes_reach_the_weights_of_one(make_plan, cohort_folder: Path, cache: Path, tmp_path: Path) -> None:
     """Same global batch, frozen batch-norm statistics, gloo."""
     plan = make_plan(
-        computing={"batch_norm": "frozen"}, losses=({"kind": "l1", "over": "mask"}, {"kind": "impact_synth", "weight": 0.02, "extractor": "mind-2d"}),
-        stages=({"name": "global", "iterations": 4},), validate_every=4, optimiser={"learning_rate": 1e-4},
-    )  # fmt: skip
+        computing={"batch_norm": "frozen"},
+        losses=({"kind": "l1", "over": "mask"}, {"kind": "impact_synth", "weight": 0.02, "extractor": "mind-2d"}),
+        stages=({"name": "global", "iterations": 4},),
+        validate_every=4,
+        optimiser={"learning_rate": 1e-4},
+    )
     for devices in (1, 2):
-        subprocess.run(command(plan, tmp_path, cohort_folder, tmp_path / f"run{devices}", cache, "--devices", str(devices)),
-                       env=ENVIRONMENT, check=True, capture_output=True, timeout=300)  # fmt: skip
+        subprocess.run(
+            command(plan, tmp_path, cohort_folder, tmp_path / f"run{devices}", cache, "--devices", str(devices)),
+            env=ENVIRONMENT,
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
     one, two = (part(weights_of(tmp_path / f"run{n}"), "model") for n in (1, 2))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=2e-6, rtol=1e-4, msg=key)

@@ -10,8 +10,6 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from model.errors import InputError
-from model.recipe import Recipe
 from sctlab.features import FeatureExtractor, MindSSC, load_extractor
 from sctlab.features.registry import save_extractor
 from sctlab.features.sam import Sam2Hiera
@@ -19,6 +17,8 @@ from sctlab.features.totalsegmentator import TotalSegmentator
 from sctlab.features.vgg import Vgg
 from sctlab.training.losses import FeatureL1, SynthesisLoss
 from sctlab.training.plan import L1, ImpactSynth
+from sctlab_model.errors import InputError
+from sctlab_model.recipe import Recipe
 
 RECIPE = Recipe(task="mri")
 
@@ -175,8 +175,10 @@ class TestEveryExtractor:
         target = ct_like(2, slices=2 * slab if slab > 1 else 4)
         prediction = blurred(target)
         mask = torch.ones_like(target, dtype=torch.bool)
-        alone = [float(loss(p, t, m)) for p, t, m in
-                 zip(prediction.split(slab), target.split(slab), mask.split(slab), strict=True)]  # fmt: skip
+        alone = [
+            float(loss(p, t, m))
+            for p, t, m in zip(prediction.split(slab), target.split(slab), mask.split(slab), strict=True)
+        ]
         assert float(loss(prediction, target, mask)) == pytest.approx(np.mean(alone), rel=1e-4)
 
     def test_the_scale_is_fixed(self, term: tuple[FeatureL1, int]) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.backends import OnnxBackend, load_backend
-from model.bundle import SHIPPED_WEIGHTS, load_fold, read_bundle, save_fold, write_bundle
-from model.errors import InputError, WeightsError
-from model.interface import Task, read_challenge
-from model.preparation import prepare, stack_indices
-from model.reading import read_mask, read_volume
 from sctlab.training.onnx_export import export_bundle
+from sctlab_model.backends import OnnxBackend, load_backend
+from sctlab_model.bundle import SHIPPED_WEIGHTS, load_fold, read_bundle, save_fold, write_bundle
+from sctlab_model.cases import Task, read_challenge
+from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.preparation import prepare, stack_indices
 
 CPU = torch.device("cpu")
 HU = 2047.5  # HU of one unit of the network's output

@@ -12,10 +12,6 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from model.bundle import load_fold, read_bundle
-from model.errors import InputError, WeightsError
-from model.interface import Region
-from model.reading import read_mask, read_volume
 from sctlab import cli
 from sctlab.training.card import model_card
 from sctlab.training.checkpoint import load_checkpoint, part, read_values
@@ -23,6 +19,10 @@ from sctlab.training.pack import pack_runs, registration_of
 from sctlab.training.plan import write_plan
 from sctlab.training.provenance import versions
 from sctlab.training.run import Run, train_run
+from sctlab_model.bundle import load_fold, read_bundle
+from sctlab_model.cases import Region
+from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.io.reading import read_mask, read_volume
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,16 @@ def run_folder(make_plan: Callable, cohort_folder: Path, tmp_path_factory: pytes
     plan = make_plan(stages=stages, data={"folds": 2, "workers": 0}, validate_every=1)
     out = tmp_path_factory.mktemp("pack") / "run"
     torch.set_num_threads(1)
-    train_run(plan, cohort_folder, out, folds=None, stages=None, resume=False,
-              fabric=Fabric(accelerator="cpu", devices=1), console=Console(quiet=True))  # fmt: skip
+    train_run(
+        plan,
+        cohort_folder,
+        out,
+        folds=None,
+        stages=None,
+        resume=False,
+        fabric=Fabric(accelerator="cpu", devices=1),
+        console=Console(quiet=True),
+    )
     return out
 
 
@@ -193,9 +201,22 @@ def test_registrations() -> None:
 
 def test_out_of_fold_prediction(bundle_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
     """Each case by the one fold that did not train on it."""
-    code = cli.run(lambda: cli.app.main(
-        ["predict", str(cohort_folder), "--weights", str(bundle_folder), "--out", str(tmp_path), "--zip", "--device", "cpu"],
-        standalone_mode=False))  # fmt: skip
+    code = cli.run(
+        lambda: cli.app.main(
+            [
+                "predict",
+                str(cohort_folder),
+                "--weights",
+                str(bundle_folder),
+                "--out",
+                str(tmp_path),
+                "--zip",
+                "--device",
+                "cpu",
+            ],
+            standalone_mode=False,
+        )
+    )
     assert code == 0
     import json
     import zipfile
@@ -216,9 +237,21 @@ def test_cases_that_every_fold_saw_are_refused(
     bundle_folder: Path, cohort_folder: Path, run_folder: Path, tmp_path: Path
 ) -> None:
     pack_runs([run_folder], tmp_path / "one", folds=[0])
-    code = cli.run(lambda: cli.app.main(
-        ["predict", str(cohort_folder), "--weights", str(tmp_path / "one"), "--out", str(tmp_path / "out"), "--device", "cpu"],
-        standalone_mode=False))  # fmt: skip
+    code = cli.run(
+        lambda: cli.app.main(
+            [
+                "predict",
+                str(cohort_folder),
+                "--weights",
+                str(tmp_path / "one"),
+                "--out",
+                str(tmp_path / "out"),
+                "--device",
+                "cpu",
+            ],
+            standalone_mode=False,
+        )
+    )
     assert code == 1
     written = {p.stem for p in (tmp_path / "out").rglob("*.mha")}
     assert written == set(Run(run_folder).folds.validation[0])

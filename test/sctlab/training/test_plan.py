@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import InputError
 from sctlab.training.losses import check_plan
 from sctlab.training.plan import load_plan, parse_plan, recipe_names, write_plan
 from sctlab.training.schedule import learning_rate
+from sctlab_model.errors import InputError
 
 GOOD = "recipe:\n  task: mri\nstages:\n  - name: all\n    iterations: 100\n"
 
@@ -58,7 +58,7 @@ def test_follow_up_and_submission_differ_where_the_publications_do() -> None:
         (GOOD.replace("iterations: 100", "regions: []\n    iterations: 100"), 5, "regions"),
         (GOOD + "optimiser: {clip_norm: 1.0}\ncomputing: {precision: '16', fused: true}\n", 1, "set fused: false"),
     ],
-)  # fmt: skip
+)
 def test_impossible_plans_are_refused_with_line_and_reason(text: str, line: int, words: str) -> None:
     with pytest.raises(InputError) as error:
         parse_plan(text, "plan.yaml")

@@ -15,14 +15,14 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
 from rich.console import Console
 
-from model.bundle import read_bundle
-from model.reading import read_mask, read_volume
 from sctlab import cli
 from sctlab.features.registry import save_extractor
 from sctlab.features.sam import Sam2Hiera
 from sctlab.training.checkpoint import load_checkpoint, part, read_values
 from sctlab.training.plan import TrainingPlan, load_plan
 from sctlab.training.run import Run, train_run
+from sctlab_model.bundle import read_bundle
+from sctlab_model.io.reading import read_mask, read_volume
 
 STAGE = "fold_0/global"
 
@@ -91,9 +91,10 @@ def test_a_published_recipe_trains_packs_and_predicts(
     assert sctlab("predict", cohort, "--weights", bundle_folder, "--out", predictions, "--device", "cpu") == 0
     scores = {
         case: values["mae_hu"]
-        for fold in range(2) for stage in load_plan(str(tmp_path / "plan.yaml")).final_stages
+        for fold in range(2)
+        for stage in load_plan(str(tmp_path / "plan.yaml")).final_stages
         for case, values in read_values(run / f"fold_{fold}" / stage.name, "best")["cases"].items()
-    }  # fmt: skip
+    }
     assert len(scores) == len(list(predictions.rglob("*.mha"))) == 6
     for case, score in scores.items():
         folder = next(cohort.rglob(case))
@@ -111,8 +112,16 @@ def train(cohort_folder: Path, tmp_path: Path) -> Callable[..., Run]:
 
     def run(plan: TrainingPlan, **settings: Any) -> Run:
         torch.set_num_threads(1)
-        train_run(plan, cohort_folder, tmp_path / "run", folds=[0], stages=None, resume=False,
-                  fabric=Fabric(accelerator="cpu", devices=1, **settings), console=Console(quiet=True))  # fmt: skip
+        train_run(
+            plan,
+            cohort_folder,
+            tmp_path / "run",
+            folds=[0],
+            stages=None,
+            resume=False,
+            fabric=Fabric(accelerator="cpu", devices=1, **settings),
+            console=Console(quiet=True),
+        )
         return Run(tmp_path / "run")
 
     return run
@@ -123,8 +132,16 @@ def test_mixed_precision_is_close_to_float32(train, make_plan, tmp_path: Path, c
     plan = make_plan(computing={"precision": "bf16"})
     torch.set_num_threads(1)
     exact = tmp_path / "exact"
-    train_run(make_plan(), cohort_folder, exact, folds=[0], stages=None, resume=False,
-              fabric=Fabric(accelerator="cpu", devices=1), console=Console(quiet=True))  # fmt: skip
+    train_run(
+        make_plan(),
+        cohort_folder,
+        exact,
+        folds=[0],
+        stages=None,
+        resume=False,
+        fabric=Fabric(accelerator="cpu", devices=1),
+        console=Console(quiet=True),
+    )
     train(plan, precision="bf16-mixed")
     one, two = (part(load_checkpoint(f / STAGE, "last")[0], "model") for f in (exact, tmp_path / "run"))
     assert {v.dtype for v in two.values() if v.is_floating_point()} == {torch.float32}
@@ -153,9 +170,12 @@ class _Overflow(MixedPrecision):
 def test_a_step_whose_gradients_overflow_is_left_out(train, make_plan, tmp_path: Path, clip: float | None) -> None:
     """Weights and Adam's count stay, the scale is halved, the batch is spent, and the run goes on."""
     plan = make_plan(
-        stages=({"name": "global", "iterations": 2},), validate_every=1, checkpoint_every=1,
-        optimiser={"learning_rate": 2e-3, "clip_norm": clip}, early_stopping=None,
-    )  # fmt: skip
+        stages=({"name": "global", "iterations": 2},),
+        validate_every=1,
+        checkpoint_every=1,
+        optimiser={"learning_rate": 2e-3, "clip_norm": clip},
+        early_stopping=None,
+    )
     seen: list[dict[str, torch.Tensor]] = []
     save = "sctlab.training.loop._Trainer.save"
     from sctlab.training import loop

@@ -13,10 +13,10 @@ import pytest
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from model.errors import InputError
 from sctlab.training import run as run_module
 from sctlab.training.plan import TrainingPlan, load_plan, write_plan
 from sctlab.training.run import train_run
+from sctlab_model.errors import InputError
 
 ROOT = Path(__file__).parents[3]
 
@@ -34,8 +34,14 @@ def begin(cohort_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
         monkeypatch.setattr(run_module, "train_stage", stand_in)
         settings = {"folds": None, "stages": None, "resume": False} | options
-        train_run(plan, cohort_folder, out, fabric=Fabric(accelerator="cpu", devices=1), console=Console(quiet=True),
-                  **settings)  # fmt: skip
+        train_run(
+            plan,
+            cohort_folder,
+            out,
+            fabric=Fabric(accelerator="cpu", devices=1),
+            console=Console(quiet=True),
+            **settings,
+        )
         return trained
 
     return run
@@ -84,7 +90,7 @@ def test_memory_that_runs_out_excludes_no_case(begin, make_plan, tmp_path: Path,
 
 def test_the_other_processes_end_without_a_word_where_the_first_fails() -> None:
     def refuse() -> None:
-        raise InputError("here", "something wrong")
+        raise InputError("here", found="something wrong")
 
     first = SimpleNamespace(is_global_zero=True, broadcast=lambda value: value)
     other = SimpleNamespace(is_global_zero=False, broadcast=lambda value: True)
@@ -98,11 +104,28 @@ def test_the_other_processes_end_without_a_word_where_the_first_fails() -> None:
 def test_two_processes_end_with_the_error_of_the_first(make_plan, cohort_folder: Path, tmp_path: Path) -> None:
     write_plan(make_plan(stages=STAGES), tmp_path / "tiny.yaml")
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", str(ROOT / "train.py"), str(tmp_path / "tiny.yaml"), "--pairs",
-         str(cohort_folder), "--out", str(tmp_path / "run"), "--device", "cpu", "--devices", "2", "--jobs", "1"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, encoding="utf-8",
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            str(ROOT / "train.py"),
+            str(tmp_path / "tiny.yaml"),
+            "--pairs",
+            str(cohort_folder),
+            "--out",
+            str(tmp_path / "run"),
+            "--device",
+            "cpu",
+            "--devices",
+            "2",
+            "--jobs",
+            "1",
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        encoding="utf-8",
         timeout=240,
-    )  # fmt: skip
+    )
     assert ended.returncode == 2
     assert ended.stderr.count("no validation case of regions HN") == 1
     assert "Traceback" not in ended.stderr

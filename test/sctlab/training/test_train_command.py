@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from model.errors import InputError
-from sctlab.training.command import _processes
+from sctlab.commands.train import _processes
+from sctlab_model.errors import InputError
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
 SLURM = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_NNODES": "2"}

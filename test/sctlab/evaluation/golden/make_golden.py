@@ -18,8 +18,8 @@ sys.path.insert(0, str(HERE.parent))
 from evaluation_oracle import image_metrics, organ_metrics, textbook_ms_ssim  # noqa: E402
 from evaluation_phantom import make_phantom  # noqa: E402
 
-from model.interface import Region  # noqa: E402
 from sctlab.evaluation.organs import REGION_CLASSES  # noqa: E402
+from sctlab_model.cases import Region  # noqa: E402
 
 CASES = {
     # spacings that binary fractions can't represent, so that rounding has its chance

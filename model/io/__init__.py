@@ -1,0 +1,1 @@
+"""Guarded reading and atomic writing of image files."""

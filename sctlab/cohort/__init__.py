@@ -1,0 +1,1 @@
+"""Pairs, their checks, folds and exclusions."""

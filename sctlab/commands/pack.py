@@ -1,0 +1,95 @@
+"""`sctlab pack` and `sctlab export-onnx`: from runs to weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sctlab_model.cases import Task
+from sctlab_model.errors import InputError
+
+
+def pack(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            help="RUN… BUNDLE: folders of `sctlab train`, then the bundle to write. With --from-konfai: CHECKPOINT… BUNDLE."
+        ),
+    ],
+    storage: Annotated[str, typer.Option(help="Stored type of the weights: float32 or float16.")] = "",
+    fold: Annotated[list[int] | None, typer.Option(help="Only these folds; repeat it for several.")] = None,
+    demonstration: Annotated[
+        bool, typer.Option("--demonstration", help="Mark the weights as a demonstration.")
+    ] = False,
+    from_konfai: Annotated[
+        bool, typer.Option("--from-konfai", help="The arguments are checkpoints of the reference implementation.")
+    ] = False,
+    task: Annotated[Task | None, typer.Option(help="With --from-konfai: what the source is.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="With --from-konfai: recipe name or YAML; {task}-submission when left out.")
+    ] = None,
+    regions: Annotated[
+        str, typer.Option(help="With --from-konfai: AB,TH,HN, regions that the checkpoints serve.")
+    ] = "AB,HN,TH",
+) -> None:
+    """Turn runs into a weights bundle with provenance and a model card."""
+    from rich.console import Console
+
+    if len(folders) < 2:
+        raise InputError("pack", found=f"{len(folders)} folder", expected="one or more runs and the bundle to write")
+    *sources, out = folders
+    if storage not in ("", "float16", "float32"):
+        raise InputError("--storage", found=f"'{storage}'", expected="float32 or float16")
+    if from_konfai:
+        from sctlab.training.konfai import pack_konfai
+
+        if task is None:
+            raise InputError("--task", found="not given", expected="mri or cbct")
+        bundle = pack_konfai(
+            sources,
+            out,
+            task=task,
+            recipe=recipe or f"{task}-submission",
+            regions=regions,
+            storage=storage or "float32",
+        )
+    else:
+        from sctlab.training.pack import pack_runs
+        from sctlab.training.run import Run
+
+        # Demonstration weights live in the repository: half the size.
+        small = demonstration or Run(sources[0]).plan.recipe.name.startswith("demo")
+        bundle = pack_runs(
+            sources,
+            out,
+            storage=storage or ("float16" if small else "float32"),
+            demonstration=demonstration,
+            folds=fold,
+        )
+    console = Console(stderr=True)
+    for group in bundle.groups:
+        for packed in group.folds:
+            error = packed.metrics.get("mae_hu")
+            told = f", validation MAE {error:.1f} HU" if isinstance(error, float) else ""
+            console.print(f"{', '.join(group.regions)}: {packed.weights.file}{told}", soft_wrap=True)
+        planned = bundle.provenance.get("plan", {}).get("data", {}).get("folds", 0)
+        if len(group.folds) < planned:
+            console.print(
+                f"note: {len(group.folds)} of the plan's {planned} folds are in the bundle for "
+                f"{', '.join(group.regions)}",
+                soft_wrap=True,
+            )
+
+
+def export_onnx(
+    bundle: Annotated[Path, typer.Argument(help="Weights bundle; the files are added to it.")],
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or both.")] = "both",
+) -> None:
+    """Add ONNX files to a bundle: one a fold and precision, any batch and plane size, hashed in the manifest."""
+    from sctlab.training.onnx_export import export_bundle
+
+    if precision not in ("fp32", "fp16", "both"):
+        raise InputError("--precision", found=f"'{precision}'", expected="fp32, fp16 or both")
+    export_bundle(bundle, ("fp32", "fp16") if precision == "both" else (precision,))

@@ -1,0 +1,1 @@
+"""The elastix baseline."""

@@ -1,0 +1,402 @@
+"""The elastix baseline with the SynthRAD organisers' settings: rigid, then a B-spline, per task and region."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sctlab.registration.scratch import remove_stale, scratch_folder
+from sctlab.transforms.elastix_files import read_elastix
+from sctlab.transforms.transforms import Transform
+from sctlab_model.cases import Region, Task
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.volume import AIR_HU, Volume
+
+BONE_HU = 200.0  # cancellous and cortical bone, contrast-filled vessels aside
+MIN_BONE_VOXELS = 100
+ENOUGH_SAMPLES = 3000
+# Folders in the system's temporary one. Older versions, which may still run, called theirs sctlab-elastix- and didn't
+# lock them.
+SCRATCH = "sctlab-registration-"
+NOMINAL_MM = (1.0, 1.0, 3.0)  # SynthRAD's voxels, for which the organisers chose their settings
+
+
+# What was changed for `tuned`, each on pairs with a known deformation (table in docs/registration.md).
+TUNED_HU = (-300.0, 500.0)
+TUNED_MARGIN_MM = 9.0
+TUNED = {
+    "NumberOfHistogramBins": ["32"],
+    "Metric1Weight": ["500"],  # bending energy
+    "ImageSampler": ["RandomCoordinate"],
+    "NumberOfSpatialSamples": ["4096"],
+    "NewSamplesEveryIteration": ["true"],
+    "UseRandomSampleRegion": ["false"],  # with it, and this bending, elastix diverges: it fixes the step length then
+    "MaximumNumberOfIterations": ["250", "250", "250"],
+}
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """A row of the organisers' table: what differs between task and region.
+
+    Args:
+        grid_mm: Final spacing of the control points.
+        bins: Histogram bins of mutual information.
+        bending: Weight of the bending energy.
+        rigidity: Weight of the rigidity penalty; 0 leaves it out.
+        smoothing_pyramid: The pyramid smooths without downsampling.
+        pyramid: Pyramid factors, a level each.
+        iterations: A level each.
+        sample_grid: Grid sampler's spacing in voxels, a level each; None is the RandomCoordinate sampler.
+        erode_mask: Shrink the mask on coarse levels.
+    """
+
+    grid_mm: float
+    bins: int
+    bending: float
+    rigidity: float
+    smoothing_pyramid: bool
+    pyramid: tuple[int, ...]
+    iterations: tuple[int, ...]
+    sample_grid: tuple[int, ...] | None
+    erode_mask: bool
+
+
+def baseline_settings(task: Task, region: Region) -> BaselineSettings:
+    """The organisers' settings for a task and region."""
+    if task is Task.CBCT:
+        grid_mm = 15.0 if region is Region.HN else 10.0
+        return BaselineSettings(grid_mm, 100, 10, 0.5, False, (4, 2, 1), (500, 200, 100), (4, 2, 2), True)
+    if region is Region.AB:
+        return BaselineSettings(15.0, 60, 50, 0, True, (8, 4, 1), (2000, 2000, 1000), None, False)
+    grid_mm = 15.0 if region is Region.HN else 10.0
+    return BaselineSettings(grid_mm, 100, 50, 2, False, (4, 2, 1), (500, 300, 200), (4, 2, 1), False)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the table's voxel counts read for an image.
+
+    The table's pyramid factors and sampling steps are voxels of 1 x 1 x 3 mm. Taken literally at 3 mm, the rigid
+    stage's coarsest level would sample a 24 mm image at every fourth voxel: some 36 points, on which the rigid stage
+    goes astray and the B-spline folds. Larger voxels therefore get proportionally smaller pyramid factors, and the
+    step shrinks where it would leave fewer samples than in a SynthRAD image (3000 are always enough: the
+    organisers' number for random samplers). At SynthRAD's voxels and image sizes the numbers are the organisers'.
+
+    Args:
+        spacing_xyz: The fixed image's voxels, mm.
+        size_xyz: Its voxel counts.
+        body: The fixed mask's share of the image.
+        box_mm: Size of the fixed mask's bounding box; elastix refuses sample regions that are larger.
+    """
+
+    spacing_xyz: tuple[float, float, float] = NOMINAL_MM
+    size_xyz: tuple[int, int, int] = (465, 367, 91)
+    body: float = 0.5
+    box_mm: tuple[float, float, float] = (465.0, 367.0, 273.0)
+
+    @classmethod
+    def of(cls, mask: Volume) -> Sampling:
+        """For a fixed image with this mask."""
+        inside = mask.array > 0
+        spans = [np.ptp(np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))) for axis in (2, 1, 0)]
+        box = tuple(float(n * s) for n, s in zip(spans, mask.geometry.spacing_xyz, strict=True))
+        return cls(mask.geometry.spacing_xyz, mask.geometry.size_xyz, float(inside.mean()), box)
+
+    @property
+    def region_mm(self) -> list[str]:
+        """The organisers' 100 mm sample region, or what fits into the mask."""
+        return [f"{min(100.0, 0.9 * length):g}" for length in self.box_mm]
+
+    def pyramid(self, levels: tuple[int, ...]) -> list[tuple[int, int, int]]:
+        """Factors along x, y, z, a level each.
+
+        Example:
+            >>> Sampling(spacing_xyz=(3.0, 3.0, 3.0)).pyramid((8, 1))
+            [(3, 3, 8), (1, 1, 1)]
+        """
+        scale = [min(1.0, nominal / s) for nominal, s in zip(NOMINAL_MM, self.spacing_xyz, strict=True)]
+        return [tuple(max(1, round(level * s)) for s in scale) for level in levels]
+
+    def steps(self, levels: tuple[int, ...], pyramid: tuple[int, ...]) -> list[int]:
+        """The grid sampler's step on each level of a pyramid."""
+        found = []
+        for step, factors, level in zip(levels, self.pyramid(pyramid), pyramid, strict=True):
+            enough = min(ENOUGH_SAMPLES, Sampling()._samples(step, (level,) * 3))
+            while step > 1 and self._samples(step, factors) < enough:
+                step -= 1
+            found.append(step)
+        return found
+
+    def _samples(self, step: int, factors: tuple[int, int, int]) -> float:
+        return self.body * float(np.prod([n / f / step for n, f in zip(self.size_xyz, factors, strict=True)]))
+
+
+def rigid_parameters(seed: int, sampling: Sampling) -> dict[str, list[str]]:
+    """elastix parameters of the rigid stage for an image."""
+    pyramid = (8, 4, 2, 1)
+    return {
+        **_common_parameters(seed, sampling.spacing_xyz),
+        "Registration": ["MultiResolutionRegistration"],
+        "Transform": ["EulerTransform"],
+        "Metric": ["AdvancedMattesMutualInformation"],
+        "NumberOfHistogramBins": ["32"],
+        "NumberOfResolutions": ["4"],
+        "FixedImagePyramid": ["FixedRecursiveImagePyramid"],
+        "MovingImagePyramid": ["MovingRecursiveImagePyramid"],
+        "ImagePyramidSchedule": _words(sampling.pyramid(pyramid)),
+        "MaximumNumberOfIterations": ["1000", "1000", "500", "500"],
+        "NumberOfSpatialSamples": ["3000"],
+        "ImageSampler": ["Grid"],
+        "SampleGridSpacing": _isotropic(sampling.steps((4, 4, 4, 2), pyramid)),
+        "Scales": ["10000"],
+        "AutomaticTransformInitialization": ["true"],
+        "AutomaticTransformInitializationMethod": ["CenterOfGravity"],
+        "RequiredRatioOfValidSamples": ["0.045"],
+    }
+
+
+def bspline_parameters(
+    settings: BaselineSettings,
+    seed: int,
+    sampling: Sampling,
+    rigidity_image: Path | None = None,
+    rigidity_on_fixed: bool = False,
+) -> dict[str, list[str]]:
+    """elastix parameters of the B-spline stage.
+
+    Args:
+        settings: The organisers' row.
+        seed: Of the random sampler.
+        sampling: How the table's voxel counts read for the fixed image.
+        rigidity_image: 1 on bone, 0 elsewhere; None leaves the rigidity penalty out.
+        rigidity_on_fixed: The image belongs to the fixed image (the CT is fixed).
+    """
+    metrics = [("AdvancedMattesMutualInformation", 1.0), ("TransformBendingEnergyPenalty", settings.bending)]
+    extra: dict[str, list[str]] = {}
+    if rigidity_image is not None:
+        metrics.append(("TransformRigidityPenalty", settings.rigidity))
+        used, unused = ("Fixed", "Moving") if rigidity_on_fixed else ("Moving", "Fixed")
+        extra |= {
+            f"Use{used}RigidityImage": ["true"],
+            f"{used}RigidityImageName": [str(rigidity_image)],
+            f"Use{unused}RigidityImage": ["false"],
+        }
+    if settings.sample_grid is None:
+        extra |= {
+            "ImageSampler": ["RandomCoordinate"],
+            "NumberOfSpatialSamples": ["4096"],
+            "NewSamplesEveryIteration": ["true"],
+            "UseRandomSampleRegion": ["true"],
+            "SampleRegionSize": sampling.region_mm * len(settings.pyramid),  # elastix reads three a level
+        }
+    else:
+        extra |= {
+            "ImageSampler": ["Grid"],
+            "SampleGridSpacing": _isotropic(sampling.steps(settings.sample_grid, settings.pyramid)),
+        }
+    pyramid = "Smoothing" if settings.smoothing_pyramid else "Recursive"
+    return {
+        **_common_parameters(seed, sampling.spacing_xyz),
+        "Registration": ["MultiMetricMultiResolutionRegistration"],
+        "Transform": ["BSplineTransform"],
+        "BSplineTransformSplineOrder": ["3"],
+        "FinalGridSpacingInPhysicalUnits": [str(settings.grid_mm)] * 3,
+        "GridSpacingSchedule": _isotropic((4, 2, 1)),
+        "Metric": [name for name, _ in metrics],
+        **{f"Metric{i}Weight": [str(weight)] for i, (_, weight) in enumerate(metrics)},
+        "NumberOfHistogramBins": [str(settings.bins)],
+        "NumberOfResolutions": [str(len(settings.pyramid))],
+        "FixedImagePyramid": [f"Fixed{pyramid}ImagePyramid"],
+        "MovingImagePyramid": [f"Moving{pyramid}ImagePyramid"],
+        "ImagePyramidSchedule": _words(sampling.pyramid(settings.pyramid)),
+        "MaximumNumberOfIterations": [str(n) for n in settings.iterations],
+        "MaximumNumberOfSamplingAttempts": ["5"],
+        "RequiredRatioOfValidSamples": ["0.05"],
+        "ErodeMask": [str(settings.erode_mask).lower()],
+        **extra,
+    }
+
+
+@dataclass(frozen=True)
+class ElastixResult:
+    """What elastix found.
+
+    Args:
+        transform: From fixed to moving points.
+        notes: What was left out or decided, for the record.
+    """
+
+    transform: Transform
+    notes: tuple[str, ...]
+
+
+def register_elastix(
+    fixed: Volume,
+    moving: Volume,
+    fixed_mask: Volume,
+    *,
+    task: Task,
+    region: Region,
+    ct_is_fixed: bool = False,
+    bone: Volume | None = None,
+    rigid_only: bool = False,
+    tuned: bool = False,
+    seed: int = 0,
+    overrides: Mapping[str, list[str]] | None = None,
+) -> ElastixResult:
+    """Register with the organisers' settings: rigid, then a B-spline.
+
+    CT and CBCT are given to elastix with air at 0 (HU + 1024, padding below air included): mutual information doesn't
+    change, but the centre of gravity that starts the rigid stage is that of the body, not a quotient of HU of both signs.
+
+    Args:
+        fixed, moving: Scalar images.
+        fixed_mask: Where the metric is evaluated, on the fixed grid.
+        task, region: They choose the row of the table.
+        ct_is_fixed: Convention `source_to_ct`.
+        bone: Bones of the CT on the CT's grid for the rigidity penalty; thresholded from the CT when left out.
+        rigid_only: Stop after the rigid stage.
+        tuned: Not the organisers' settings: HU clipped to soft tissue, the mask grown beyond the skin, random samples,
+            fewer bins, more bending energy and no rigidity penalty; a fair peer in benchmarks.
+        seed: Of the random sampling.
+        overrides: elastix parameters of the B-spline stage to set otherwise (for tuning studies).
+
+    Raises:
+        InputError: elastix gave up; the message carries its reason.
+    """
+    settings = baseline_settings(task, region)
+    notes: tuple[str, ...] = ()
+    temporary = Path(tempfile.gettempdir())
+    remove_stale(temporary, SCRATCH)
+    with scratch_folder(temporary, SCRATCH, mode=0o700) as folder:  # it holds a patient
+        if tuned:
+            fixed_mask = _grown(fixed_mask, TUNED_MARGIN_MM)
+            overrides = TUNED | dict(overrides or {})
+        sampling = Sampling.of(fixed_mask)
+        stages = [rigid_parameters(seed, sampling)]
+        if not rigid_only:
+            rigidity_image = None
+            if tuned:
+                notes = ("tuned settings, not the organisers': without a rigidity penalty",)
+            else:
+                rigidity_image, notes = _rigidity_image(settings, fixed if ct_is_fixed else moving, bone, folder)
+            spline = bspline_parameters(settings, seed, sampling, rigidity_image, ct_is_fixed)
+            stages.append(spline | dict(overrides or {}))
+        hounsfield = (ct_is_fixed or task is Task.CBCT, not ct_is_fixed or task is Task.CBCT)
+        low, high = TUNED_HU if tuned else (AIR_HU, np.inf)
+        images = [_above(v, low, high) if hu else v for v, hu in zip((fixed, moving), hounsfield, strict=True)]
+        _run(*images, fixed_mask, stages, folder)
+        last = folder / f"TransformParameters.{len(stages) - 1}.txt"
+        return ElastixResult(read_elastix(last).transform, notes)
+
+
+def _rigidity_image(
+    settings: BaselineSettings, ct: Volume, bone: Volume | None, folder: Path
+) -> tuple[Path | None, tuple[str, ...]]:
+    """Write the image of the rigidity penalty; None and the reason where there is no penalty."""
+    if settings.rigidity == 0:
+        return None, ("no rigidity penalty: the organisers use none for this task and region",)
+    bone = bone if bone is not None else ct.with_array(ct.array > BONE_HU)
+    if int((bone.array > 0).sum()) < MIN_BONE_VOXELS:
+        return None, (f"rigidity penalty left out: fewer than {MIN_BONE_VOXELS} bone voxels in the CT",)
+    path = folder / "rigidity.mha"
+    write_volume(bone.with_array((bone.array > 0).astype(np.float32)), path)
+    return path, ()
+
+
+def _run(fixed: Volume, moving: Volume, mask: Volume, stages: list[dict[str, list[str]]], folder: Path) -> None:
+    """Run elastix in a process of its own; its TransformParameters files appear in `folder`.
+
+    elastix can crash (a segmentation fault was seen on small images); that must end one case, not the cohort.
+    """
+    for name, volume in (("fixed", fixed), ("moving", moving)):
+        write_volume(volume.with_array(volume.array.astype(np.float32)), folder / f"{name}.mha", compress=False)
+    write_volume(mask.with_array(mask.array > 0), folder / "mask.mha")
+    write_json(folder / "stages.json", stages)
+    ended = subprocess.run(
+        [sys.executable, "-m", "sctlab.registration.elastix.worker", str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    if ended.returncode < 0:
+        raise InputError(
+            moving.name or "elastix",
+            found=f"elastix crashed (signal {-ended.returncode})",
+            expected="a registration",
+            advice="try --method impact, or another --seed",
+        )
+    if ended.returncode > 0:
+        reason = _reason(folder / "elastix.log") or ended.stderr.decode(errors="replace").strip().splitlines()[-1][:160]
+        raise InputError(
+            moving.name or "elastix",
+            found=f"elastix gave up ({reason})",
+            expected="images that overlap and share contrast inside the mask",
+        )
+
+
+def _reason(log: Path) -> str:
+    """elastix's own error in its log, on one line without addresses in memory; empty without one."""
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    found = re.search(r"Description:\s*((?:.+\n?)+)", text) or re.search(r"ERROR:?\s*(.+)", text)
+    if not found:
+        return ""
+    words = re.sub(r"\(0x[0-9a-f]+\)|\b(?:itk::|ITK )?ERROR:", "", found[1])
+    return " ".join(words.split())[:200]
+
+
+def _above(volume: Volume, low: float, high: float) -> Volume:
+    """HU above `low`, which becomes 0, and at most `high`.
+
+    Scanners pad a round field of view with values such as -3024: below air, they would be mass of the other sign.
+    """
+    return volume.with_array(np.clip(volume.array.astype(np.float32), low, high) - np.float32(low))
+
+
+def _grown(mask: Volume, margin_mm: float) -> Volume:
+    from scipy.ndimage import distance_transform_edt
+
+    distance = distance_transform_edt(mask.array == 0, sampling=mask.geometry.spacing_xyz[::-1])
+    return mask.with_array(distance <= margin_mm)
+
+
+def _words(levels: list[tuple[int, int, int]]) -> list[str]:
+    return [str(factor) for level in levels for factor in level]
+
+
+def _isotropic(levels: Sequence[int]) -> list[str]:
+    return [str(level) for level in levels for _ in range(3)]
+
+
+def _common_parameters(seed: int, spacing_xyz: tuple[float, float, float]) -> dict[str, list[str]]:
+    # elastix's own default is the mean voxel size, which is this at SynthRAD's voxels; larger steps at larger
+    # voxels are another optimiser.
+    step_mm = min(sum(NOMINAL_MM), sum(spacing_xyz)) / 3
+    return {
+        "MaximumStepLength": [f"{step_mm:.6g}"],
+        "FixedInternalImagePixelType": ["float"],
+        "MovingInternalImagePixelType": ["float"],
+        "UseDirectionCosines": ["true"],
+        "Optimizer": ["AdaptiveStochasticGradientDescent"],
+        "Interpolator": ["BSplineInterpolator"],
+        "BSplineInterpolationOrder": ["3"],
+        "ResampleInterpolator": ["FinalBSplineInterpolator"],
+        "FinalBSplineInterpolationOrder": ["3"],
+        "Resampler": ["DefaultResampler"],
+        "HowToCombineTransforms": ["Compose"],
+        "AutomaticParameterEstimation": ["true"],
+        "ASGDParameterEstimationMethod": ["Original"],
+        "DefaultPixelValue": ["-1000"],
+        "WriteResultImage": ["false"],
+        "RandomSeed": [str(seed)],
+    }

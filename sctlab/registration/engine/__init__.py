@@ -1,0 +1,1 @@
+"""The registration engine: tensors only; it knows no file and no cohort."""

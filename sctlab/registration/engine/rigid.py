@@ -1,0 +1,246 @@
+"""The rigid start: likeness of MIND-SSC features over three angles and three shifts, a search over shifts first.
+
+Features and not mutual information of the intensities: within a body mask, mutual information prefers a head beside the
+head (a slice of air in the moving image tells as much as bone does), features do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sctlab.features import load_extractor
+from sctlab.registration.engine.adam import Adam
+from sctlab.registration.engine.frame import Lattice, carry, extent_zyx, sample_at, smoothed
+from sctlab.registration.pairs import MIN_OVERLAP
+from sctlab.transforms.transforms import EulerTransform
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Geometry
+
+
+@dataclass(frozen=True)
+class RigidSettings:
+    """How the rigid stage searches.
+
+    Args:
+        search_mm: Half-width of the search over shifts, around the centres of both images and of both bodies.
+        step_mm: Its step.
+        search_voxel_mm: Its voxels.
+        candidates: Shifts that are refined at the first level.
+        levels_mm: Voxels of the refinements.
+        iterations: Gradient steps a level.
+        samples: Points a step.
+        least_overlap: Share of the largest overlap that the search finds, below which a place doesn't count: a CBCT of
+            100 mm can't cover more of a CT of 550 mm than it is long.
+    """
+
+    search_mm: float = 48.0
+    step_mm: float = 16.0
+    search_voxel_mm: float = 8.0
+    candidates: int = 6
+    levels_mm: tuple[float, ...] = (8.0, 4.0)
+    iterations: tuple[int, ...] = (60, 40)
+    samples: int = 6000
+    least_overlap: float = 0.25
+
+
+@dataclass(frozen=True)
+class Side:
+    """One image as the rigid stage sees it: tensors [1, 1, z, y, x] on the image's own grid."""
+
+    image: Tensor
+    mask: Tensor
+    geometry: Geometry
+
+
+def register_rigid(
+    fixed: Side, moving: Side, settings: RigidSettings, *, seed: int
+) -> tuple[EulerTransform, dict[str, float]]:
+    """The rigid transform from fixed points to moving points, and how good it is.
+
+    Args:
+        fixed, moving: Images with masks (samples are drawn in the fixed mask; those that fall outside the moving
+            mask don't count).
+
+    Raises:
+        InputError: The masks of the images can't be made to overlap by `MIN_OVERLAP`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    centre = _centre_of(fixed)
+    starts, searched, least = _search(fixed, moving, centre, settings, generator)
+    found: list[tuple[Tensor, float]] = []
+    for number, (spacing, iterations) in enumerate(zip(settings.levels_mm, settings.iterations, strict=True)):
+        level = _Level(fixed, moving, spacing, settings, generator)
+        level.least = least
+        several = iterations // 2 if number == 0 and len(starts) > 1 else iterations
+        found = sorted((level.refine(start, centre, several) for start in starts), key=lambda pair: -pair[1])
+        starts = [parameters for parameters, _ in found[:2]]  # a coarse level may prefer the wrong one of two
+    parameters, score = found[0]
+    values = parameters.tolist()
+    euler = EulerTransform(tuple(values[:3]), tuple(values[3:]), tuple(float(c) for c in centre))
+    return euler, {"likeness": score, "after_search": searched}
+
+
+def _centre_of(side: Side) -> np.ndarray:
+    """Physical centre of mass of the mask (x, y, z), mm."""
+    index = torch.nonzero(side.mask[0, 0] > 0.5)
+    if not len(index):
+        raise InputError("registration", found="an empty mask", expected="a mask with voxels")
+    return side.geometry.to_physical(index.double().mean(0).flip(0).cpu().numpy())
+
+
+class _Level:
+    """Both images at one voxel size, with the fixed samples in physical space."""
+
+    def __init__(self, fixed: Side, moving: Side, spacing: float, settings: RigidSettings, generator: torch.Generator):
+        self.settings, self.generator = settings, generator
+        self.least = MIN_OVERLAP  # share of the samples that must overlap; the search raises it
+        # A stack of a few slices keeps enough of them to tell a shift along it.
+        thinnest = min(extent_zyx(fixed.geometry).min(), extent_zyx(moving.geometry).min())
+        spacing = min(spacing, float(thinnest) / 6)
+        f_image, f_mask, f_lattice = _coarse(fixed, spacing)
+        image, self.mask, self.lattice = _coarse(moving, spacing)
+        self.moving_geometry = moving.geometry
+        index = torch.nonzero(f_mask[0, 0] > 0.5)
+        if not len(index):
+            raise InputError(
+                "registration", found=f"a mask that vanishes at {spacing:g} mm voxels", expected="a larger mask"
+            )
+        extractor = load_extractor("mind", device=fixed.image.device)
+        self.features = extractor(f_image)[0][0][(slice(None), *index.T)]
+        geometry = f_lattice.geometry(fixed.geometry)
+        points = geometry.to_physical(index.flip(1).double().cpu().numpy())
+        self.points = torch.tensor(points, device=fixed.image.device)
+        axes = torch.tensor(moving.geometry.axes, device=fixed.image.device)
+        self.to_frame = axes.T  # physical offset from the moving origin → mm along the moving axes
+        self.origin = torch.tensor(moving.geometry.origin_xyz, dtype=torch.float64, device=fixed.image.device)
+        # Channels last: the corners of a point lie together.
+        both = torch.cat((extractor(image)[0], self.mask), dim=1)
+        self.both = both.contiguous(memory_format=torch.channels_last_3d)
+
+    def sample(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Moving features [C, N] and moving mask [N] at physical points [N, 3] (x, y, z)."""
+        frame = (points - self.origin) @ self.to_frame.T
+        frame = frame.flip(-1).float()
+        found = sample_at(self.both, self.lattice, frame, chunks=torch.get_num_threads())
+        start = frame.new_tensor(self.lattice.start_zyx)
+        end = start + frame.new_tensor([(n - 1) * self.lattice.spacing for n in self.lattice.size_zyx])
+        inside = ((frame >= start - 1e-3) & (frame <= end + 1e-3)).all(-1)
+        return found[:-1], (found[-1] > 0.5) & inside
+
+    def compare(self, parameters: Tensor, centre: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Likeness of the chosen samples, 0 to 1, times the share of them that overlaps; and that share.
+
+        Likeness is 1 − mean |f − m| / 0.5 of MIND-SSC features, which lie in [0, 1]. The share keeps a small
+        overlap that happens to agree from beating a large one.
+        """
+        moved = (self.points[chosen] - centre) @ rotation(parameters[:3]).T + centre + parameters[3:]
+        features, valid = self.sample(moved)
+        overlap = valid.float().mean()
+        distance = (features - self.features[:, chosen]).abs().mean(0)
+        return overlap - 2 * (distance * valid).mean(), overlap
+
+    def score(self, parameters: Tensor, centre: Tensor, chosen: Tensor) -> Tensor:
+        """The likeness of `compare`; 0 below the least overlap."""
+        score, overlap = self.compare(parameters, centre, chosen)
+        return score if overlap >= self.least else score * 0
+
+    def choose(self, count: int) -> Tensor:
+        """Indices of a random subset of the samples."""
+        if count >= len(self.points):
+            return torch.arange(len(self.points), device=self.points.device)
+        return torch.randint(len(self.points), (count,), generator=self.generator).to(self.points.device)
+
+    def refine(self, start: Tensor, centre: np.ndarray, iterations: int) -> tuple[Tensor, float]:
+        """Adam on angles and shifts; the step shrinks to a tenth, the last iterates are averaged."""
+        centre = torch.tensor(centre, device=self.points.device)
+        # One unit of an angle moves a point at the body's mean radius by 1 mm, so that one rate suits all six.
+        radius = float((self.points - centre).square().sum(-1).mean().sqrt())
+        scale = start.new_tensor([1 / radius] * 3 + [1.0] * 3)
+        free = (start / scale).clone().requires_grad_()
+        optimiser = Adam(free)
+        rate = self.lattice.spacing / 4
+        tail, total = [], max(1, iterations // 4)
+        for step in range(iterations):
+            loss = -self.score(free * scale, centre, self.choose(self.settings.samples))
+            loss.backward()
+            optimiser.step(rate * 0.1 ** (step / max(1, iterations - 1)))
+            if step >= iterations - total:
+                tail.append(free.detach().clone())
+        found = (torch.stack(tail).mean(0) if tail else free.detach()) * scale
+        with torch.no_grad():
+            every = self.choose(4 * self.settings.samples)
+            before, after = self.score(start, centre, every), self.score(found, centre, every)
+        return (found, float(after)) if after >= before else (start, float(before))
+
+
+def rotation(angles: Tensor) -> Tensor:
+    """Rz Rx Ry of angles about x, y, z in radians (ITK's Euler3DTransform); differentiable."""
+    (cx, cy, cz), (sx, sy, sz) = torch.cos(angles), torch.sin(angles)
+    zero, one = torch.zeros_like(cx), torch.ones_like(cx)
+    about_x = torch.stack([one, zero, zero, zero, cx, -sx, zero, sx, cx]).view(3, 3)
+    about_y = torch.stack([cy, zero, sy, zero, one, zero, -sy, zero, cy]).view(3, 3)
+    about_z = torch.stack([cz, -sz, zero, sz, cz, zero, zero, zero, one]).view(3, 3)
+    return about_z @ about_x @ about_y
+
+
+def _search(
+    fixed: Side, moving: Side, centre: np.ndarray, settings: RigidSettings, generator: torch.Generator
+) -> tuple[list[Tensor], float, float]:
+    """Starts (angles and shifts) worth refining, the best first; its score; and the least overlap that counts.
+
+    Every shift of a cube is tried.
+    """
+    level = _Level(fixed, moving, settings.search_voxel_mm, settings, generator)
+    pivot = torch.tensor(centre, device=fixed.image.device)
+    chosen = level.choose(settings.samples // 2)
+    anchors = [
+        np.zeros(3),
+        _centre_of(moving) - centre,
+        moving.geometry.centre_xyz - fixed.geometry.centre_xyz,
+    ]
+    reach = round(settings.search_mm / settings.step_mm)
+    steps = settings.step_mm * np.arange(-reach, reach + 1)
+    cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    shifts: list[np.ndarray] = []
+    for anchor in anchors:
+        known = np.array(shifts or [np.full(3, np.inf)])
+        shifts += [s for s in anchor + cube if np.linalg.norm(known - s, axis=1).min() > settings.step_mm / 2]
+
+    def parameters(shift: np.ndarray) -> Tensor:
+        return torch.tensor([0.0, 0.0, 0.0, *shift], dtype=torch.float64, device=pivot.device)
+
+    with torch.no_grad():
+        compared = [level.compare(parameters(shift), pivot, chosen) for shift in shifts]
+    scores, overlaps = np.array([[float(value) for value in pair] for pair in compared]).T
+    attainable = float(overlaps.max())
+    if attainable < MIN_OVERLAP:
+        raise InputError(
+            "registration",
+            found=f"at best {attainable:.1%} of the fixed mask lies inside the moving image and "
+            "its mask, wherever that is put: the images don't overlap",
+            expected=f"at least {MIN_OVERLAP:.0%}",
+            advice="check that both images show the same region and that the masks are right",
+        )
+    least = max(MIN_OVERLAP, settings.least_overlap * attainable)
+    found: list[int] = []
+    for k in np.argsort(-scores):
+        near = any(np.linalg.norm(shifts[k] - shifts[other]) < 1.5 * settings.step_mm for other in found)
+        if overlaps[k] >= least and not near:
+            found.append(int(k))
+        if len(found) == settings.candidates:
+            break
+    return [parameters(shifts[k]) for k in found], float(scores[found[0]]), least
+
+
+def _coarse(side: Side, spacing: float) -> tuple[Tensor, Tensor, Lattice]:
+    """Image, mask (edges of the grid included) and lattice of one image at a voxel size, along its own axes."""
+    own = np.array(side.geometry.spacing_xyz[::-1])
+    spacing = max(spacing, float(own.min()))
+    lattice = Lattice.between(np.zeros(3), extent_zyx(side.geometry), spacing)
+    image = carry(smoothed(side.image, own, spacing), side.geometry, lattice, side.geometry)
+    mask = carry(side.mask, side.geometry, lattice, side.geometry)
+    return image, mask, lattice

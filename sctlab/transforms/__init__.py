@@ -1,0 +1,1 @@
+"""Transforms: data, inversion, application, elastix and ITK files."""

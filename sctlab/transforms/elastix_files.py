@@ -1,0 +1,389 @@
+"""elastix TransformParameters text files: guarded reading with chains of initial transforms, and writing.
+
+Format: the elastix manual (https://elastix.dev), chapter "transformix"; a file is lines `(Key value …)`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sctlab.transforms.transforms import (
+    AffineTransform,
+    BSplineTransform,
+    DisplacementField,
+    EulerTransform,
+    Sum,
+    Transform,
+    compose,
+    flatten,
+)
+from sctlab_model.errors import InputError
+from sctlab_model.io.metaimage import check_direction
+from sctlab_model.io.writing import write_text
+from sctlab_model.volume import Geometry
+
+MAX_FILE_BYTES = 1 << 30
+MAX_CHAIN = 16
+MAX_FIELD_VOXELS = 4_000_000
+NO_INITIAL = "NoInitialTransform"
+KINDS = ("EulerTransform", "AffineTransform", "TranslationTransform", "BSplineTransform", "RecursiveBSplineTransform")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
+_LINE = re.compile(r'\(\s*([A-Za-z_][\w-]*)((?:\s+(?:"[^"]*"|[^\s"()]+))*)\s*\)\s*(//.*)?')
+_WORD = re.compile(r'"([^"]*)"|([^\s"()]+)')
+
+
+@dataclass(frozen=True)
+class ElastixTransform:
+    """What a TransformParameters file says.
+
+    Args:
+        transform: From fixed points to moving points.
+        grid: The fixed image's grid; None where the file has none.
+        default_value: Of voxels outside the moving image.
+        interpolation_order: B-spline order of the final resampling.
+    """
+
+    transform: Transform
+    grid: Geometry | None = None
+    default_value: float = 0.0
+    interpolation_order: int = 3
+
+
+def read_elastix(path: str | Path) -> ElastixTransform:
+    """Read a TransformParameters file and the chain of initial transforms that it names.
+
+    An initial transform is looked for by its file name in the folder of the file that names it (published
+    files carry paths of the machine that made them), then at the path itself.
+
+    Raises:
+        InputError: A cut or malformed file, an unknown transform, wrong parameter counts, a missing initial
+            transform, a chain that names itself.
+    """
+    return _read_chain(Path(path), ())
+
+
+def write_elastix(
+    transform: Transform, folder: str | Path, grid: Geometry, *, default_value: float = 0.0, pixel_type: str = "short"
+) -> list[Path]:
+    """Write `TransformParameters.0.txt`, `.1.txt`, …: a file a step, each naming the one before; the last one is
+    given to transformix, which is started in this folder because the names are relative.
+
+    Args:
+        transform: Affine, Euler and B-spline steps; a displacement field becomes a B-spline of order 1.
+        folder: Where the files go.
+        grid: The fixed image's grid, on which transformix resamples.
+        default_value: For voxels outside the moving image.
+        pixel_type: transformix's result type.
+
+    Raises:
+        InputError: A step that elastix has no text file for (a `Sum`), or a field with too many voxels.
+    """
+    steps = tuple(_as_spline(s) if isinstance(s, DisplacementField) else s for s in flatten(transform))
+    steps = steps or (AffineTransform(np.eye(3)),)
+    initial: str = NO_INITIAL
+    paths = []
+    bodies = [_step_lines(step) for step in steps]  # all steps are checked before the first file appears
+    for number, body in enumerate(bodies):
+        path = Path(folder) / f"TransformParameters.{number}.txt"
+        lines = [*body, *_common_lines(initial, grid, default_value, pixel_type)]
+        write_text(path, "".join(f"({line})\n" for line in lines))
+        initial = path.name
+        paths.append(path)
+    return paths
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+
+def _read_chain(path: Path, above: tuple[Path, ...]) -> ElastixTransform:
+    path = path.resolve()
+    if path in above or len(above) >= MAX_CHAIN:
+        names = " → ".join(p.name for p in (*above, path))
+        raise InputError(path, found=f"a chain of initial transforms that doesn't end ({names})", expected=NO_INITIAL)
+    values = _read_values(path)
+    file = _File(path, values)
+    current = _read_transform(file)
+    initial_name = file.text(
+        "InitialTransformParameterFileName", file.text("InitialTransformParametersFileName", NO_INITIAL)
+    )
+    transform: Transform = current
+    if initial_name != NO_INITIAL:
+        initial = _read_chain(_find_initial(file, initial_name), (*above, path)).transform
+        how = file.text("HowToCombineTransforms", "Compose")
+        if how not in ("Compose", "Add"):
+            raise file.refuse(f"HowToCombineTransforms {how[:40]}", "Compose or Add")
+        transform = compose(initial, current) if how == "Compose" else Sum(initial, current)
+    order = file.text("FinalBSplineInterpolationOrder", "3")
+    if order not in ("0", "1", "2", "3"):
+        raise file.refuse(f"FinalBSplineInterpolationOrder {order[:20]}", "0 to 3")
+    default = file.numbers("DefaultPixelValue", 1)[0] if "DefaultPixelValue" in values else 0.0
+    return ElastixTransform(transform, _read_grid(file), default, int(order))
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    values: dict[str, list[str]]
+
+    def refuse(self, found: str, expected: str) -> InputError:
+        return InputError(
+            self.path, found=found, expected=expected, advice="the transform file is damaged or of another type"
+        )
+
+    def text(self, key: str, default: str) -> str:
+        words = self.values.get(key)
+        return words[0] if words else default
+
+    def numbers(self, key: str, count: int) -> list[float]:
+        words = self.values.get(key)
+        if words is None:
+            raise self.refuse(f"no {key}", "a TransformParameters file")
+        if len(words) != count:
+            raise self.refuse(f"{len(words)} values of {key}", f"{count}")
+        bad = next((w for w in words if not _NUMBER.fullmatch(w)), None)
+        numbers = [] if bad else [float(w) for w in words]
+        if bad or not all(map(math.isfinite, numbers)):
+            raise self.refuse(f"{key} with the value {(bad or 'inf')[:30]}", "finite numbers")
+        return numbers
+
+    def integers(self, key: str, count: int) -> list[int]:
+        numbers = self.numbers(key, count)
+        if any(n != int(n) for n in numbers):
+            raise self.refuse(f"{key} {numbers}", "whole numbers")
+        return [int(n) for n in numbers]
+
+
+def _read_values(path: Path) -> dict[str, list[str]]:
+    if not path.is_file():
+        raise InputError(path, found="no such file", expected="an elastix TransformParameters file")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise InputError(path, found=f"{path.stat().st_size} bytes", expected=f"at most {MAX_FILE_BYTES} bytes")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(path, found="not a text file", expected="an elastix TransformParameters file") from error
+    values: dict[str, list[str]] = {}
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        if not line or line.startswith("//"):
+            continue
+        key, words = _parse_line(line, path, number)
+        if key in values:
+            raise InputError(
+                path,
+                found=f"{key} stands twice (line {number})",
+                expected="each key once",
+                advice="the file is damaged",
+            )
+        values[key] = words
+    if "Transform" not in values:
+        raise InputError(
+            path,
+            found="no (Transform …) line",
+            expected="an elastix TransformParameters file",
+            advice="the file is cut or of another type",
+        )
+    return values
+
+
+def _parse_line(line: str, path: Path, number: int) -> tuple[str, list[str]]:
+    # The line of B-spline parameters has up to millions of numbers: a plain split is fast, the pattern is for the rest.
+    if line.startswith("(TransformParameters ") and line.endswith(")"):
+        return "TransformParameters", line[1:-1].split()[1:]
+    match = _LINE.fullmatch(line) if len(line) < 10_000 else None
+    if match is None:
+        raise InputError(
+            path,
+            found=f"line {number} is '{line[:40]}…'" if len(line) > 40 else f"line {number} is '{line}'",
+            expected="(Key value …)",
+            advice="the transform file is cut or of another type",
+        )
+    return match[1], [quoted if plain == "" else plain for quoted, plain in _WORD.findall(match[2])]
+
+
+def _find_initial(file: _File, name: str) -> Path:
+    bare = re.split(r"[/\\]", name)[-1]
+    for candidate in (file.path.with_name(bare), Path(name)):
+        if candidate.is_file():
+            return candidate
+    raise InputError(
+        file.path,
+        found=f"its initial transform {bare} is not there",
+        expected="the whole chain in one folder",
+        advice="copy the missing file beside it",
+    )
+
+
+def _read_transform(file: _File) -> Transform:
+    kind = file.text("Transform", "")
+    if kind not in KINDS:
+        raise file.refuse(f"Transform {kind[:60]}", " or ".join(KINDS))
+    if file.text("UseBinaryFormatForTransformationParameters", "false") == "true":
+        raise InputError(
+            file.path,
+            found="parameters in a binary file",
+            expected="parameters as text",
+            advice="write it with UseBinaryFormatForTransformationParameters false",
+        )
+    for key in ("FixedImageDimension", "MovingImageDimension"):
+        if file.text(key, "3") != "3":
+            raise file.refuse(f"{key} {file.text(key, '')[:20]}", "3")
+    if kind in ("BSplineTransform", "RecursiveBSplineTransform"):
+        return _read_bspline(file, recursive=kind.startswith("Recursive"))
+    count = {"EulerTransform": 6, "AffineTransform": 12, "TranslationTransform": 3}[kind]
+    parameters = _parameters(file, count)
+    if kind == "TranslationTransform":
+        return AffineTransform(np.eye(3), tuple(parameters))
+    centre = tuple(file.numbers("CenterOfRotationPoint", 3))
+    if kind == "AffineTransform":
+        return AffineTransform(parameters[:9].reshape(3, 3), tuple(parameters[9:]), centre)
+    zyx = file.text("ComputeZYX", "false") == "true"
+    return EulerTransform(tuple(parameters[:3]), tuple(parameters[3:]), centre, zyx)
+
+
+def _parameters(file: _File, count: int) -> np.ndarray:
+    stated = file.integers("NumberOfParameters", 1)[0]
+    words = file.values.get("TransformParameters")
+    if stated != count or words is None or len(words) != count:
+        found = "no TransformParameters" if words is None else f"{len(words)} TransformParameters"
+        raise file.refuse(f"{found} (NumberOfParameters {stated})", f"{count}")
+    try:
+        parameters = np.array(words, dtype=np.float64)
+    except ValueError as error:
+        raise file.refuse("TransformParameters that aren't numbers", "numbers") from error
+    if not np.isfinite(parameters).all():
+        raise file.refuse("TransformParameters with NaN or infinite values", "finite values")
+    return parameters
+
+
+def _read_bspline(file: _File, recursive: bool) -> BSplineTransform:
+    size = file.integers("GridSize", 3)
+    if min(size) < 1 or math.prod(size) > 1 << 27:
+        raise file.refuse(f"GridSize {size}", "1 to 134217728 control points")
+    order = file.integers("BSplineTransformSplineOrder", 1)[0] if "BSplineTransformSplineOrder" in file.values else 3
+    if file.text("UseCyclicTransform", "false") == "true":
+        raise file.refuse("UseCyclicTransform true", "false")
+    grid = _geometry(file, "Grid", size)
+    if order not in (1, 2, 3) or min(size) < order + 1:
+        raise file.refuse(
+            f"spline order {order} on GridSize {size}", "order 1 to 3, with more control points than that"
+        )
+    parameters = _parameters(file, 3 * math.prod(size))
+    return BSplineTransform(grid, parameters.reshape(3, *size[::-1]), order, recursive)
+
+
+def _read_grid(file: _File) -> Geometry | None:
+    if "Size" not in file.values:
+        return None
+    size = file.integers("Size", 3)
+    if min(size) < 1:
+        raise file.refuse(f"Size {size}", "three positive sizes")
+    return _geometry(file, "", size)
+
+
+def _geometry(file: _File, prefix: str, size: list[int]) -> Geometry:
+    """A grid from `<prefix>Spacing`, `Origin`, `Direction`, `Index`.
+
+    Published headers are rounded to float32: the direction is then orthonormal to about 1e-7 only and is
+    taken as it stands, because elastix used the same numbers. elastix lists the direction column by column.
+    """
+    spacing = file.numbers(f"{prefix}Spacing", 3)
+    if min(spacing) <= 0:
+        raise file.refuse(f"{prefix}Spacing {spacing}", "three positive numbers (mm)")
+    origin = file.numbers(f"{prefix}Origin", 3)
+    rows = np.eye(3)
+    if f"{prefix}Direction" in file.values and file.text("UseDirectionCosines", "true") == "true":
+        rows = np.array(file.numbers(f"{prefix}Direction", 9)).reshape(3, 3).T
+    check_direction(rows, str(file.path))
+    grid = Geometry(tuple(size), tuple(spacing), tuple(origin), tuple(rows.ravel()))
+    if f"{prefix}Index" in file.values:
+        index = file.integers(f"{prefix}Index", 3)
+        grid = grid.cropped(tuple(index), grid.size_xyz)
+    return grid
+
+
+# --- writing ----------------------------------------------------------------------------------------
+
+
+def _text(values: object) -> str:
+    return " ".join(repr(float(v)) for v in np.ravel(values))
+
+
+def _as_spline(field: DisplacementField) -> BSplineTransform:
+    """A field as a B-spline of order 1, which interpolates linearly too; a border voxel keeps its outer half."""
+    if field.vectors[0].size > MAX_FIELD_VOXELS:
+        raise InputError(
+            "transform",
+            found=f"a displacement field of {field.vectors[0].size} voxels",
+            expected=f"at most {MAX_FIELD_VOXELS}",
+            advice="a text file of it would be gigabytes: write an ITK transform",
+        )
+    grid = field.grid.cropped((-1, -1, -1), tuple(n + 2 for n in field.grid.size_xyz))
+    return BSplineTransform(grid, np.pad(field.vectors, ((0, 0), (1, 1), (1, 1), (1, 1)), mode="edge"), 1)
+
+
+def _step_lines(step: Transform) -> list[str]:
+    if isinstance(step, EulerTransform):
+        parameters = [*step.angles_xyz, *step.translation_xyz]
+        own = [f"CenterOfRotationPoint {_text(step.centre_xyz)}", f'ComputeZYX "{str(step.zyx).lower()}"']
+        kind = "EulerTransform"
+    elif isinstance(step, AffineTransform):
+        parameters = [*step.matrix.ravel(), *step.translation_xyz]
+        own = [f"CenterOfRotationPoint {_text(step.centre_xyz)}"]
+        kind = "AffineTransform"
+    elif isinstance(step, BSplineTransform):
+        grid = step.grid
+        parameters = step.coefficients
+        own = [
+            f"GridSize {' '.join(map(str, grid.size_xyz))}",
+            "GridIndex 0 0 0",
+            f"GridSpacing {_text(grid.spacing_xyz)}",
+            f"GridOrigin {_text(grid.origin_xyz)}",
+            f"GridDirection {_text(grid.axes.T)}",
+            f"BSplineTransformSplineOrder {step.order}",
+            'UseCyclicTransform "false"',
+        ]
+        kind = "RecursiveBSplineTransform" if step.recursive else "BSplineTransform"
+    else:
+        raise InputError(
+            "transform",
+            found=f"a {type(step).__name__}",
+            expected="Euler, affine and B-spline steps",
+            advice="elastix has no text file for it: write an ITK transform",
+        )
+    return [
+        f'Transform "{kind}"',
+        f"NumberOfParameters {np.size(parameters)}",
+        f"TransformParameters {_text(parameters)}",
+        *own,
+    ]
+
+
+def _common_lines(initial: str, grid: Geometry, default_value: float, pixel_type: str) -> list[str]:
+    return [
+        # The older of the two spellings of this key: every elastix reads it.
+        f'InitialTransformParametersFileName "{initial}"',
+        'HowToCombineTransforms "Compose"',
+        "FixedImageDimension 3",
+        "MovingImageDimension 3",
+        'FixedInternalImagePixelType "float"',
+        'MovingInternalImagePixelType "float"',
+        f"Size {' '.join(map(str, grid.size_xyz))}",
+        "Index 0 0 0",
+        f"Spacing {_text(grid.spacing_xyz)}",
+        f"Origin {_text(grid.origin_xyz)}",
+        f"Direction {_text(grid.axes.T)}",
+        'UseDirectionCosines "true"',
+        'ResampleInterpolator "FinalBSplineInterpolator"',
+        "FinalBSplineInterpolationOrder 3",
+        'Resampler "DefaultResampler"',
+        f"DefaultPixelValue {float(default_value)!r}",
+        'ResultImageFormat "mha"',
+        f'ResultImagePixelType "{pixel_type}"',
+        'CompressResultImage "true"',
+    ]

@@ -1,0 +1,1 @@
+"""Many cases: locally or on a cluster."""
