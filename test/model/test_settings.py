@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from sctlab_model.errors import InputError
 from sctlab_model.settings import Settings, load_yaml
 
@@ -33,7 +34,7 @@ class Plan(Settings):
 def test_refusals(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match="plan.yaml") as caught:
+    with pytest.raises(InputError, match=r"plan\.yaml") as caught:
         load_yaml(Plan, path)
     assert message in str(caught.value)
 
