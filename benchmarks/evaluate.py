@@ -48,8 +48,8 @@ def run_step(step: str, path: Path, device: str) -> dict:
     import evaluation_oracle
     import torch
 
-    from sctlab.evaluation.image_metrics import image_metrics
     from sctlab.evaluation.organs import REGION_CLASSES, organ_metrics
+    from sctlab.measures.image import image_metrics
     from sctlab_model.cases import Region
 
     with np.load(path) as file:

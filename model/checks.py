@@ -7,6 +7,7 @@ import numpy as np
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError
+from sctlab_model.overlap import dice
 from sctlab_model.volume import Volume, resample
 
 # A mask that belongs to the image covers nearly all of the body in it, and isn't much larger.
@@ -88,10 +89,7 @@ def _better_flipped(mask: np.ndarray, body: np.ndarray) -> int | None:
     Where the field of view cuts the body, a flipped mask still covers nearly all of it: only the comparison tells.
     """
     coarse = tuple(slice(None, None, max(1, n // 96)) for n in mask.shape)
-    dice = [_dice(mask[coarse], body[coarse])] + [_dice(np.flip(mask, k)[coarse], body[coarse]) for k in range(3)]
-    best = int(np.argmax(dice))
-    return best - 1 if dice[best] > dice[0] + FLIP_GAIN else None
-
-
-def _dice(first: np.ndarray, second: np.ndarray) -> float:
-    return 2 * np.count_nonzero(first & second) / max(1, np.count_nonzero(first) + np.count_nonzero(second))
+    candidates = [mask, *(np.flip(mask, axis) for axis in range(3))]
+    scores = np.nan_to_num([dice(c[coarse], body[coarse]) for c in candidates])
+    best = int(np.argmax(scores))
+    return best - 1 if scores[best] > scores[0] + FLIP_GAIN else None

@@ -19,6 +19,7 @@ from sctlab_model.cases import Case, Region, Task, find_cohort, find_image, read
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.io.writing import write_json
+from sctlab_model.overlap import dice
 
 Target = Literal["ct", "truth"]
 MINIMUM_BODY_OVERLAP = 0.5  # Dice of the bodies; rigidly registered pairs of the challenge lie above 0.8
@@ -207,8 +208,8 @@ def check_pair(pair: Pair) -> Pair:
     if not mask.array.any():
         raise InputError(pair.mask, found="an empty mask", expected="a mask that covers the body")
     bodies = [body_mask(source, pair.task).array & mask.array, body_mask(target, Task.CBCT).array & mask.array]
-    overlap = 2 * np.count_nonzero(bodies[0] & bodies[1]) / max(1, sum(map(np.count_nonzero, bodies)))
-    if overlap < MINIMUM_BODY_OVERLAP:
+    overlap = dice(*bodies)
+    if not overlap >= MINIMUM_BODY_OVERLAP:
         raise InputError(
             pair.target,
             found=f"its body and the source's overlap with a Dice of {overlap:.2f}",

@@ -189,7 +189,7 @@ def _first_reasons(left_out: dict[str, str]) -> str:
 def _print_summary(records: Sequence[Any], summary: dict[str, Any], out: Path) -> None:
     from sctlab.evaluation.definitions import CHALLENGE, METRICS
     from sctlab.evaluation.report import number
-    from sctlab.evaluation.statistics import aggregate
+    from sctlab.measures.statistics import aggregate
 
     console = Console(stderr=True)
     for line in summary["mismatches"]:

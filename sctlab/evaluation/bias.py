@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sctlab.evaluation.image_metrics import image_metrics
+from sctlab.measures.image import image_metrics
 from sctlab.transforms.applying import apply_to_image, field_of_view, read_transform
 from sctlab.transforms.inversion import invert
 from sctlab.transforms.transforms import Transform

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from sctlab.evaluation import bias, calibration, checks, profiles, tissues, water_equivalent
-from sctlab.evaluation.image_metrics import image_metrics
 from sctlab.evaluation.organs import REGION_CLASSES, OrganMetrics, organ_metrics
 from sctlab.evaluation.provenance import reference_registration
 from sctlab.evaluation.segmentation import Segmenter, make_segmenter, read_labels
-from sctlab.registration.quality import edge_agreement, normalised_mutual_information
+from sctlab.measures.image import image_metrics
+from sctlab.measures.similarity import edge_agreement, normalised_mutual_information
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Case, Region, Task, find_image
 from sctlab_model.errors import InputError, ProductError

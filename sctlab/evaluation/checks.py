@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sctlab.evaluation.ms_ssim import HU_RANGE, MIN_AXIS
+from sctlab.measures.ms_ssim import HU_RANGE, MIN_AXIS
 from sctlab_model.errors import InputError
 from sctlab_model.volume import AIR_HU, Volume
 

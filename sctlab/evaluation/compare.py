@@ -15,7 +15,7 @@ from rich.table import Table
 from sctlab.evaluation import figures
 from sctlab.evaluation.definitions import METRICS
 from sctlab.evaluation.results import read_details
-from sctlab.evaluation.statistics import PairedDifference, paired_difference
+from sctlab.measures.statistics import PairedDifference, paired_difference
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_json, write_text
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import edt
 import numpy as np
 import torch
-from grand_challenge_metrics.stats import dice_from_confusion_matrix
 from scipy.ndimage import find_objects
 
 from sctlab.evaluation.class_names import CLASS_NAMES
+from sctlab.measures.overlap import confusion_counts, dice_of_counts
 from sctlab_model.cases import Region
 
 _TRUNK = (2, 3, 5, 6, *range(10, 15), *range(26, 51), 51, 79, *range(92, 116), 116)
@@ -105,8 +105,7 @@ def organ_metrics(
     )
     if not present:
         return OrganMetrics(0.0, 0.0, (), invented)
-    with np.errstate(invalid="ignore"):  # 0/0 for classes that neither image has; they aren't read
-        dice = dice_from_confusion_matrix(confusion)
+    dice = dice_of_counts(confusion)
     boxes_predicted, boxes_reference = (find_objects(a, len(classes)) for a in (predicted, reference))
 
     def distance(index: int) -> float:
@@ -125,21 +124,6 @@ def organ_metrics(
         organs=organs,
         invented=invented,
     )
-
-
-def confusion_counts(
-    predicted: np.ndarray, reference: np.ndarray, count: int, *, device: str | torch.device = "cpu"
-) -> np.ndarray:
-    """Confusion matrix [reference, predicted] of labels 0 to `count` - 1 in one pass over the voxels."""
-    if str(device) == "cpu":
-        chosen = (predicted | reference) != 0  # most voxels are background in both
-        pairs = reference[chosen].astype(np.int64) * count + predicted[chosen]
-        counts = np.bincount(pairs, minlength=count**2)
-        counts[0] = predicted.size - pairs.size
-    else:
-        first, second = (torch.from_numpy(a).to(device).flatten().long() for a in (reference, predicted))
-        counts = torch.bincount(first * count + second, minlength=count**2).cpu().numpy()
-    return counts.reshape(count, count)
 
 
 def hd95(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import edt
 import numpy as np
 
-from sctlab.evaluation.ms_ssim import bounding_box
+from sctlab.measures.ms_ssim import bounding_box
 
 DEPTHS_MM = (0.0, 5.0, 10.0, 20.0, 30.0, 50.0, 80.0, np.inf)
 AXES = ("z", "y", "x")

@@ -14,7 +14,7 @@ import jinja2
 from sctlab.evaluation import figures
 from sctlab.evaluation.case import CaseRecord, load_images
 from sctlab.evaluation.definitions import CHALLENGE, METRICS, Metric
-from sctlab.evaluation.statistics import aggregate
+from sctlab.measures.statistics import aggregate
 from sctlab_model.cases import Case
 from sctlab_model.io.writing import write_text
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sctlab.evaluation.case import CaseRecord
 from sctlab.evaluation.definitions import CHALLENGE, METRICS
-from sctlab.evaluation.statistics import aggregate
+from sctlab.measures.statistics import aggregate
 from sctlab_model.cases import read_json
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_json, write_text

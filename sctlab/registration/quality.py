@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from sctlab.measures.overlap import confusion_counts, dice, dice_of_counts
+from sctlab.measures.similarity import edge_agreement, normalised_mutual_information
 from sctlab.registration.pairs import Pair
 from sctlab.transforms.applying import apply_to_image, apply_to_labels, field_of_view
 from sctlab.transforms.inversion import inverse_consistency
@@ -24,7 +27,6 @@ from sctlab_model.errors import InputError, ProductError
 from sctlab_model.volume import Geometry, Volume, resample
 
 WORKING_MM = 3.0  # similarity is measured at this spacing: features of a full grid would take gigabytes
-NMI_BINS = 64
 LOCAL_MM = 12.0  # standard deviation of the windows in which agreement is looked at locally
 IDENTITY = AffineTransform(np.eye(3))
 
@@ -103,23 +105,6 @@ def working_grid(pair: Pair) -> Geometry:
 # --- similarity -------------------------------------------------------------------------------------
 
 
-def normalised_mutual_information(a: np.ndarray, b: np.ndarray, bins: int = NMI_BINS) -> float:
-    """(H(a) + H(b)) / H(a, b) (Studholme et al., Pattern Recognition 32(1), 1999): 1 independent, 2 identical.
-
-    Values are clipped to their 0.5th and 99.5th percentiles.
-    """
-    if a.size == 0:
-        return 1.0
-    indices = []
-    for values in (a, b):
-        low, high = np.percentile(values, (0.5, 99.5))
-        scaled = (values - low) / max(high - low, 1e-9) * bins
-        indices.append(np.clip(scaled, 0, bins - 1).astype(np.int64))
-    joint = np.bincount(indices[0] * bins + indices[1], minlength=bins * bins).reshape(bins, bins) / a.size
-    entropies = [-(p[p > 0] * np.log(p[p > 0])).sum() for p in (joint.sum(1), joint.sum(0), joint.ravel())]
-    return float((entropies[0] + entropies[1]) / max(entropies[2], 1e-12))
-
-
 def feature_distances(fixed: Volume, warped: Sequence[Volume], region: np.ndarray) -> list[np.ndarray]:
     """Absolute difference of MIND-SSC features of each image to the fixed one's (0 to 1) at the voxels of `region`."""
     import torch
@@ -166,39 +151,7 @@ def local_gain(before: np.ndarray, after: np.ndarray, region: np.ndarray, grid: 
     }
 
 
-def edge_agreement(fixed: Volume, warped: Volume, region: np.ndarray) -> float:
-    """Mean squared cosine between the gradients of two images over `region`, weak gradients damped (0 to 1).
-
-    Haber and Modersitzki's normalised gradient field (Methods Inf Med 46(3), 2007), averaged with the fixed
-    image's gradient as the weight: the edges of one image that the other has too.
-    """
-    gradients = []
-    for volume in (fixed, warped):
-        values = volume.array.astype(np.float32)
-        # NumPy has no gradient along an axis of one voxel; nothing changes along it
-        parts = [
-            np.gradient(values, step, axis=axis)[region]
-            if values.shape[axis] > 1
-            else np.zeros(region.sum(), np.float32)
-            for axis, step in enumerate(volume.geometry.spacing_xyz[::-1])
-        ]
-        gradient = np.stack(parts, axis=-1)
-        noise = np.median(np.linalg.norm(gradient, axis=-1)) + 1e-6
-        gradients.append((gradient, noise))
-    (f, f_noise), (m, m_noise) = gradients
-    f_norm, m_norm = (f**2).sum(-1), (m**2).sum(-1)
-    agreement = (f * m).sum(-1) ** 2 / ((f_norm + f_noise**2) * (m_norm + m_noise**2))
-    weight = np.sqrt(f_norm)
-    return float((agreement * weight).sum() / max(weight.sum(), 1e-9))
-
-
 # --- overlap ----------------------------------------------------------------------------------------
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Dice coefficient of two boolean arrays; None when both are empty."""
-    total = int(a.sum()) + int(b.sum())
-    return None if total == 0 else float(2 * np.count_nonzero(a & b) / total)
 
 
 def body_dice(step: Transform, grid: Geometry, bodies: tuple[Volume, Volume] | None, view: np.ndarray) -> float | None:
@@ -207,7 +160,8 @@ def body_dice(step: Transform, grid: Geometry, bodies: tuple[Volume, Volume] | N
         return None
     fixed, moving = bodies
     warped = apply_to_labels(moving, step, grid).array > 0
-    return dice((fixed.array > 0) & view, warped & view)
+    value = dice((fixed.array > 0) & view, warped & view)
+    return None if math.isnan(value) else value
 
 
 def label_dice(pair: Pair, step: Transform) -> dict[str, float] | None:
@@ -222,10 +176,9 @@ def label_dice(pair: Pair, step: Transform) -> dict[str, float] | None:
     view = field_of_view(pair.moving.geometry, step, grid).array
     fixed = np.where(view, np.maximum(pair.fixed_labels.array, 0), 0)
     count = int(max(fixed.max(), warped.max())) + 1
-    joint = np.bincount(fixed[fixed == warped].ravel(), minlength=count)
-    sizes = np.bincount(fixed.ravel(), minlength=count), np.bincount(warped.ravel(), minlength=count)
-    common = [i for i in range(1, count) if sizes[0][i] and np.isin(i, pair.moving_labels.array)]
-    each = {str(i): float(2 * joint[i] / (sizes[0][i] + sizes[1][i])) for i in common}
+    joint = confusion_counts(warped, fixed, count)
+    scores, there = dice_of_counts(joint), np.isin(np.arange(count), pair.moving_labels.array)
+    each = {str(i): float(scores[i]) for i in range(1, count) if joint[i].any() and there[i]}
     return {"mean": float(np.mean(list(each.values()))), **each} if each else None
 
 

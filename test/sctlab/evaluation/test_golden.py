@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sctlab.evaluation.image_metrics import image_metrics
 from sctlab.evaluation.organs import REGION_CLASSES, organ_metrics
+from sctlab.measures.image import image_metrics
 from sctlab_model.cases import Region
 
 RELATIVE = 1e-6

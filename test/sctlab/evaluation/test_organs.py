@@ -11,7 +11,8 @@ from evaluation_oracle import organ_metrics as oracle
 from evaluation_phantom import make_phantom
 
 from sctlab.evaluation.class_names import CLASS_NAMES
-from sctlab.evaluation.organs import REGION_CLASSES, confusion_counts, organ_metrics
+from sctlab.evaluation.organs import REGION_CLASSES, organ_metrics
+from sctlab.measures.overlap import confusion_counts
 from sctlab_model.cases import Region
 
 SPACINGS = [(3.0, 1.0, 1.0), (3.3, 0.9766, 1.171875), (2.0, 2.0, 2.0)]

@@ -10,7 +10,7 @@ import torch
 from evaluation_oracle import image_metrics as oracle
 from evaluation_phantom import make_phantom
 
-from sctlab.evaluation.image_metrics import image_metrics
+from sctlab.measures.image import image_metrics
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.float32, np.float64])

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sctlab.evaluation.slabs import map_slabs
+from sctlab.measures.slabs import map_slabs
 
 HU_RANGE = (-1024.0, 3071.0)
 DATA_RANGE = HU_RANGE[1] - HU_RANGE[0]

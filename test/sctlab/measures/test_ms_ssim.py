@@ -10,7 +10,7 @@ from evaluation_oracle import ms_ssim as oracle
 from evaluation_oracle import textbook_ms_ssim
 from evaluation_phantom import make_phantom
 
-from sctlab.evaluation.ms_ssim import bounding_box, ms_ssim
+from sctlab.measures.ms_ssim import bounding_box, ms_ssim
 
 
 def _pair(shape, seed=0):

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from sctlab.evaluation.ms_ssim import DATA_RANGE, HU_RANGE, bounding_box, ms_ssim
-from sctlab.evaluation.slabs import map_slabs
+from sctlab.measures.ms_ssim import DATA_RANGE, HU_RANGE, bounding_box, ms_ssim
+from sctlab.measures.slabs import map_slabs
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sctlab.evaluation.definitions import METRICS
-from sctlab.evaluation.statistics import aggregate, paired_difference
+from sctlab.measures.statistics import aggregate, paired_difference
 
 
 def test_aggregates_have_grand_challenge_s_names_and_skip_undefined_values() -> None:

@@ -1,0 +1,1 @@
+"""What is measured between two images, each idea once: registration, training and evaluation all use these."""
