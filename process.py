@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _keep_inputs(cases: list[Case], options: argparse.Namespace) -> None:
     """Refuse an output folder where a result would take the place of an input image."""
-    inputs = {p.resolve() for c in cases for p in (c.source, c.mask, c.target) if p is not None}
+    inputs = {p.resolve() for c in cases for p in c.input_files}
     for case in cases:
         for path in output_paths(case, options.output):
             if path.resolve() in inputs:
@@ -104,7 +104,7 @@ def _one(case: Case, synthesiser: Synthesiser, options: argparse.Namespace, *, c
         if getattr(options, name):
             raise InputError(
                 f"--{name.replace('_', '-')}",
-                found=f"given for one case, {case.source.name}",
+                found=f"given for one case, {case.id}",
                 expected="a folder of cases",
             )
     _keep_inputs([case], options)

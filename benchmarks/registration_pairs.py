@@ -137,8 +137,7 @@ def simulated_pairs(cohort: Path) -> Iterator[Pair]:
         truth_folder = case.folder / "truth"
         if case.target is None or not (truth_folder / "deformation.h5").is_file():
             continue
-        fixed, moving = read_volume(case.source), read_volume(case.target)
-        mask = read_mask(case.mask)
+        fixed, moving, mask = case.read_source(), read_volume(case.target), case.read_mask()
         truth = displacement_field(read_itk(truth_folder / "deformation.h5"), fixed.geometry)
         counted = mask.array & field_of_view(moving.geometry, truth, fixed.geometry).array
         changed = find_image(truth_folder, "content_changed")

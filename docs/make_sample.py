@@ -32,7 +32,7 @@ def main(task: str) -> None:
         if code:
             sys.exit(code)
         synthetic = read_volume(Path(folder) / case.output_name)
-    source, mask = read_volume(case.source), read_mask(case.mask).array
+    source, mask = read_volume(case.source_file), read_mask(case.mask_file).array
     truth = read_volume(ROOT / "test/cases" / task / "truth/ct_aligned.mha")
     error = np.where(mask, synthetic.array.astype(np.float32) - np.clip(truth.array, -1024, 3071), 0)
     mae = float(np.abs(error[mask]).mean())

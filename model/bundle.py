@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sctlab_model.cases import Case, Region, Task
+from sctlab_model.cases import Case, Region, Task, name_of
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.writing import atomic_path, write_json
 from sctlab_model.recipe import Recipe
@@ -120,7 +120,7 @@ class Bundle(_Manifest):
             if len(self.groups) == 1:
                 return self.groups[0]
             raise InputError(
-                case.source,
+                name_of(case.source),
                 found="no region",
                 expected=f"one of {', '.join(self.regions)}",
                 advice=f"bundle {self.name} has folds per region: give --region",
@@ -129,7 +129,7 @@ class Bundle(_Manifest):
             if case.region in group.regions:
                 return group
         raise InputError(
-            case.source,
+            name_of(case.source),
             found=f"region {case.region}",
             expected=f"one of {', '.join(self.regions)}",
             advice=f"bundle {self.name} doesn't serve it",

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from sctlab_model.bundle import Bundle, choose_bundle, read_bundle, unseen_folds
 from sctlab_model.cases import Case, Task
 from sctlab_model.checks import check_mask, check_source, fit_mask
-from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import AIR_HU, Volume
 
@@ -213,14 +212,15 @@ class Synthesiser:
 
 def read_case(case: Case, report: CaseReport) -> tuple[Volume, Volume]:
     """The source and its body mask on one grid; warnings go into the report."""
-    source = read_volume(case.source)
+    source = case.read_source()
     report.warnings += check_source(source, case.task)
-    if case.mask is None:
+    given_mask = case.read_mask()
+    if given_mask is None:
         from sctlab_model.body import body_mask
 
         report.warnings.append("no body mask was given: one was computed from the image")
         return source, body_mask(source, case.task)
-    mask, notes = fit_mask(read_mask(case.mask), source)
+    mask, notes = fit_mask(given_mask, source)
     report.warnings += notes + check_mask(mask, source, case.task)
     return source, mask
 

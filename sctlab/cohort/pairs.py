@@ -122,7 +122,7 @@ def find_pairs(root: str | Path, task: Task, *, target: Target = "ct") -> tuple[
 def _pair(case: Case, target_file: Path, target: Target) -> Pair:
     assert case.folder is not None
     assert case.region is not None
-    assert case.mask is not None
+    assert case.mask_file is not None
     described = _read_if_there(case.folder / "pair.json")
     if target == "truth":
         registration = {"method": "simulated-aligned", "convention": "ct_to_source"}
@@ -135,9 +135,9 @@ def _pair(case: Case, target_file: Path, target: Target) -> Pair:
         id=case.id,
         task=case.task,
         region=case.region,
-        source=case.source,
+        source=case.source_file,
         target=target_file,
-        mask=case.mask,
+        mask=case.mask_file,
         patient=patient_of(case.folder, case.id),
         centre=case.id[CENTRE_POSITION] if len(case.id) > CENTRE_POSITION else "",
         registration=tuple(sorted(registration.items())),

@@ -143,15 +143,14 @@ def load_images(case: Case, prediction: Path, reference: Path, notes: list[str])
     notes += checks.check_hounsfield(sct, "the prediction")
     notes += checks.check_hounsfield(ct, "the reference")
     sct = Volume(sct.array, ct.geometry, sct.name)
-    if case.mask is not None:
-        mask = read_mask(case.mask)
-    else:
+    mask = case.read_mask()
+    if mask is None:
         mask = body_mask(ct, Task.CBCT)
         notes.append("no body mask: one was computed from the reference")
     notes += checks.check_mask(mask, ct)
     fov = find_image(case.folder, "fov") if case.folder is not None else None
     notes += checks.check_field_of_view(ct, mask.array, read_mask(fov) if fov is not None else None)
-    source, odd = checks.check_input(read_volume(case.source), ct)
+    source, odd = checks.check_input(case.read_source(), ct)
     notes += odd
     return Images(sct, ct, mask.array, source)
 

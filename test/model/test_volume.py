@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-import sctlab_model.cases
+import sctlab_model.cases.types
 import sctlab_model.io.writing
 import sctlab_model.preparation
 import sctlab_model.recipe
@@ -89,7 +89,13 @@ def test_resampling_direction_and_outside() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [sctlab_model.volume, sctlab_model.io.writing, sctlab_model.cases, sctlab_model.recipe, sctlab_model.preparation],
+    [
+        sctlab_model.volume,
+        sctlab_model.io.writing,
+        sctlab_model.cases.types,
+        sctlab_model.recipe,
+        sctlab_model.preparation,
+    ],
 )
 def test_examples_in_docstrings(module: object) -> None:
     assert doctest.testmod(module).failed == 0

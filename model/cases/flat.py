@@ -1,0 +1,113 @@
+"""Flat folders: `<name>.<ext>` and, beside it, `<name>_mask.<ext>` and `<name>.json` with the region."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from sctlab_model.cases.files import (
+    OTHER_IMAGES,
+    describe_links,
+    images_by_stem,
+    is_dicom,
+    list_images,
+    one_image,
+    read_json,
+    refuse_dicom,
+)
+from sctlab_model.cases.image import single_case
+from sctlab_model.cases.layouts import CaseList, Layout, LeftOut, Selection, register
+from sctlab_model.cases.types import Case, Region, Task
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import SUFFIXES, split_suffix
+
+
+@register
+class FlatLayout(Layout):
+    """Any folder that no other layout recognises."""
+
+    name, order = "flat", 90
+
+    def recognises(self, root: Path) -> bool:
+        """Any folder will do."""
+        return root.is_dir()
+
+    def find(self, root: Path, selection: Selection) -> CaseList:
+        """Every image of the folder that isn't a mask."""
+        if not list_images(root):
+            refuse_dicom(root)
+        if selection.task is None:
+            raise InputError(root, found="a folder of images, and no --task", expected="--task mri or --task cbct")
+        cases = find_flat(root, selection.task, selection.region)
+        files = [path for case in cases for path in case.input_files]
+        return CaseList(tuple(cases), tuple(_left_out(root, cases)), tuple(describe_links(files, root)))
+
+
+def find_flat(root: str | Path, task: Task, region: Region | None = None) -> list[Case]:
+    """Images of one folder: `<name>.<ext>`, with `<name>_mask.<ext>` beside it and the region in `<name>.json`.
+
+    Both are optional: a missing mask is computed, and a region is needed only by bundles with region groups.
+
+    Raises:
+        InputError: No image.
+    """
+    root = Path(root)
+    by_stem = images_by_stem(root)
+    cases = []
+    for source in list_images(root):
+        stem = split_suffix(source)[0]
+        if stem.endswith("_mask"):
+            continue
+        case = single_case(source, task, region=region)
+        try:
+            one_image(root, stem, by_stem[stem])  # refuses a.mha beside a.nrrd: their results would have one name
+            mask = one_image(root, f"{stem}_mask", by_stem.get(f"{stem}_mask", []))
+            cases.append(replace(case, mask=mask, region=_own_region(root, stem) or region))
+        except InputError as error:
+            cases.append(replace(case, problem=error))
+    if not cases:
+        found = ", ".join(p.name for p in list_images(root)) or "no image"
+        below = [p.name for p in sorted(root.iterdir()) if p.is_dir() and list_images(p)] if root.is_dir() else []
+        raise InputError(
+            root,
+            found=found + (f", but images in its folders {', '.join(below)}" if below else ""),
+            expected=f"<name>.<ext> and <name>_mask.<ext>, with <ext> one of {' '.join(SUFFIXES)}",
+            advice=f"give one of these folders, such as {root / below[0]}" if below else "",
+        )
+    return cases
+
+
+def _own_region(root: Path, stem: str) -> Region | None:
+    path = root / f"{stem}.json"
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    return Region.parse(value if isinstance(value, str) else str(value), path)
+
+
+def _left_out(root: Path, cases: list[Case]) -> list[LeftOut]:
+    """What lies in the folder as input and isn't taken."""
+    stems = {case.id for case in cases}
+    left = []
+    for path in sorted(root.iterdir()):
+        stem, suffix = split_suffix(path)
+        if path.name.startswith("."):
+            continue
+        if path.is_symlink() and not path.exists():
+            left.append(LeftOut(path.name, "a link to nothing"))
+        elif path.is_dir():
+            if list_images(path):
+                left.append(LeftOut(path.name, "a folder of images below the input folder"))
+        elif suffix in SUFFIXES:
+            if stem.endswith("_mask") and stem.removesuffix("_mask") not in stems:
+                left.append(LeftOut(path.name, "a mask without its image"))
+        elif (suffix.lower() in OTHER_IMAGES and not _belongs(path, stems)) or is_dicom(path):
+            left.append(
+                LeftOut(path.name, "a DICOM file" if is_dicom(path) else f"images of type {suffix} aren't read")
+            )
+    return left
+
+
+def _belongs(path: Path, stems: set[str]) -> bool:
+    """Whether a file is the voxels of an image that was taken (`a.mhd` may name `a.img`)."""
+    return path.suffix.lower() == ".img" and path.stem in stems
