@@ -46,11 +46,14 @@ def case(task: str, region: str, seed: int) -> dict[str, object]:
 
 def inside(folder: str, task: str, region: str, seed: str) -> None:
     """What the measured process does; prints seconds, peak memory in MB and CPU seconds."""
-    from sctlab.simulation.case import Options, simulate_case
+    from sctlab.simulation.case import simulate_case
+    from sctlab.simulation.settings import CaseSettings
     from sctlab_model.cases import Region, Task
 
-    options = Options(
-        tuple(float(v) for v in SPACING.split(",")), tuple(int(v) for v in SIZE.split(",")), seed=int(seed)
+    options = CaseSettings(
+        spacing_xyz=tuple(float(v) for v in SPACING.split(",")),
+        size_xyz=tuple(int(v) for v in SIZE.split(",")),
+        seed=int(seed),
     )
     start = time.perf_counter()
     simulate_case(Path(folder) / "case", Task(task), Region(region), 0, options)

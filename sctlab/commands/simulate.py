@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from sctlab.simulation.case import Options, case_id, simulate_case
-from sctlab.workflow.jobs import run_jobs, summarise
+from sctlab.simulation.cohort import simulate_cohort
+from sctlab.simulation.settings import SimulationSettings
+from sctlab.workflow.jobs import summarise
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
+from sctlab_model.monitor import ConsoleMonitor
+from sctlab_model.settings import validate
 
 
 def simulate(
@@ -46,38 +46,28 @@ def simulate(
 
     Cases that are there already are kept: an interrupted run goes on where it stopped.
     """
-    chosen = [Region.parse(r, "--regions") for r in regions.split(",") if r.strip()]
-    if not chosen:
-        raise InputError("--regions", found=f"'{regions}'", expected="AB, TH, HN, separated by commas")
-    if not (len(centre) == 1 and centre.isalpha() and centre.isupper()):
-        raise InputError("--centre", found=f"'{centre}'", expected="one capital letter")
-    spacing_xyz = _triple(spacing, float, "--spacing")
-    size_xyz = _triple(size, int, "--size") if size else None
-    if min(spacing_xyz) < 0.3 or max(spacing_xyz) > 10:
-        raise InputError("--spacing", found=spacing, expected="0.3 to 10 mm")
-    if size_xyz and (min(size_xyz) < 8 or max(size_xyz) > 1024):
-        raise InputError("--size", found=size, expected="8 to 1024 voxels")
-    if labels and len(labels) != len(from_ct):
-        raise InputError(
-            "--labels", found=f"{len(labels)} label files", expected=f"one for each of the {len(from_ct)} --from"
-        )
-    work = []
-    for region in chosen:
-        for index in range(cases):
-            ct = from_ct[index % len(from_ct)] if from_ct else None
-            label = labels[index % len(from_ct)] if labels else None
-            options = Options(
-                spacing_xyz, size_xyz, amplitude, content, seed, str(ct) if ct else None, str(label) if label else None
-            )
-            folder = out / task.folder / region / case_id(task, region, index, centre)
-            if not _finished(folder, options, task, index):
-                work.append((folder.name, (folder, task, region, index, options)))
-    console = Console(stderr=True)
-    there = len(chosen) * cases - len(work)
-    if there:
-        console.print(f"{there} cases are there already")
-    outcomes = run_jobs(simulate_case, work, title=f"simulate {task}", processes=jobs, executor=executor)
-    return int(summarise(outcomes))
+    settings = validate(
+        SimulationSettings,
+        {
+            "task": task,
+            "regions": [Region.parse(r, "--regions") for r in regions.split(",") if r.strip()],
+            "cases": cases,
+            "centre": centre,
+            "case": {
+                "spacing_xyz": _triple(spacing, float, "--spacing"),
+                "size_xyz": _triple(size, int, "--size") if size else None,
+                "amplitude_mm": amplitude,
+                "content": content,
+                "seed": seed,
+            },
+            "cts": [str(path) for path in from_ct],
+            "labels": [str(path) for path in labels],
+        },
+        "options (--regions, --spacing, --size, --centre, --labels)",
+    )
+    with ConsoleMonitor("simulate") as monitor:
+        result = simulate_cohort(out, settings, jobs=jobs, executor=executor, monitor=monitor)
+    return int(summarise(result.outcomes))
 
 
 def _triple(text: str, kind: type, option: str) -> tuple:
@@ -88,25 +78,3 @@ def _triple(text: str, kind: type, option: str) -> tuple:
     if len(values) != 3:
         raise InputError(option, found=f"'{text}'", expected="three numbers x,y,z separated by commas")
     return values
-
-
-def _finished(folder: Path, options: Options, task: Task, index: int) -> bool:
-    """Whether the case is there and was made with these options.
-
-    Raises:
-        InputError: It was made with others.
-    """
-    path = folder / "truth" / "truth.json"
-    if not path.is_file():
-        return False
-    found = json.loads(path.read_text(encoding="utf-8")).get("options")
-    wanted = json.loads(json.dumps(asdict(options) | {"task": str(task), "index": index}))
-    if found != wanted:
-        other = {k: v for k, v in (found or {}).items() if wanted.get(k) != v}
-        raise InputError(
-            folder,
-            found=f"a case made with {other}",
-            expected="the options of this run",
-            advice="choose another folder",
-        )
-    return True

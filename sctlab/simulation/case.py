@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,44 +12,57 @@ from scipy import ndimage
 from sctlab.simulation.anatomy import build_phantom, default_grid
 from sctlab.simulation.content import change_content
 from sctlab.simulation.deformation import Motion, sample_motion
+from sctlab.simulation.files import write_case
 from sctlab.simulation.phantom import Phantom, public_labels
+from sctlab.simulation.settings import CaseSettings
 from sctlab.simulation.tissues import PROPERTIES, Tissue
+from sctlab.simulation.truth import SimulationTruth
 from sctlab_model.cases import Region, Task
-from sctlab_model.io.writing import atomic_path, write_json, write_volume
 from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
 METAL_HU = 9000.0  # attenuation of steel or titanium on the HU scale; a CT clips it at 3071
-DIRECTION = (
-    "points of the source grid to points of ct.mha (ITK's resampling direction): "
-    "resample(ct.mha, source grid, deformation.h5) = ct_aligned.mha outside content_changed.mha"
-)
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a person chooses; the rest is random.
+class SimulatedCase:
+    """A case in memory.
 
     Args:
-        spacing_xyz: Voxel pitch of the case's images, mm.
-        size_xyz: Voxels of the source image; None for what the region usually covers.
-        amplitude_mm: 95th percentile of the displacement between CT and source; 0 aligns them perfectly.
-        content: How much bowel content changes; 0 for none.
-        seed: Seed of the cohort.
-        ct, labels: A real CT to start from, and its labels (TotalSegmentator ids).
+        task: What the source is.
+        source: The MR or CBCT; its grid is the source grid.
+        ct: The planning CT, another day and pose.
+        mask: The body on the source grid, inside the field of view (uint8).
+        labels_ct: TotalSegmentator ids on the CT's grid.
+        labels_source: The same on the source grid.
+        ct_aligned: The CT as it would be at the source's time.
+        content_changed: Where gas or filling changed, which no transform can carry (uint8).
+        motion: Points of the source grid → points of the CT.
+        truth: How the case was made.
     """
 
-    spacing_xyz: tuple[float, float, float] = (1.0, 1.0, 3.0)
-    size_xyz: tuple[int, int, int] | None = None
-    amplitude_mm: float = 8.0
-    content: float = 1.0
-    seed: int = 0
-    ct: str | None = None
-    labels: str | None = None
+    task: Task
+    source: Volume
+    ct: Volume
+    mask: Volume
+    labels_ct: Volume
+    labels_source: Volume
+    ct_aligned: Volume
+    content_changed: Volume
+    motion: Motion
+    truth: SimulationTruth
 
-
-def case_id(task: Task, region: Region, index: int, centre: str = "S") -> str:
-    """SynthRAD's pattern, with S (simulated) as the default centre: `1ABS001`."""
-    return f"{1 if task == Task.MRI else 2}{region}{centre}{index + 1:03d}"
+    def files(self) -> dict[str, Volume]:
+        """The images by the names that they have in a case folder."""
+        return {
+            f"{self.task.source_name}.mha": self.source,
+            "ct.mha": self.ct,
+            "mask.mha": self.mask,
+            "labels.mha": self.labels_ct,
+            "truth/ct_aligned.mha": self.ct_aligned,
+            "truth/labels_source.mha": self.labels_source,
+            "truth/labels_ct.mha": self.labels_ct,
+            "truth/content_changed.mha": self.content_changed,
+        }
 
 
 def streams(seed: int, task: Task, region: Region, index: int) -> dict[str, np.random.Generator]:
@@ -61,50 +73,68 @@ def streams(seed: int, task: Task, region: Region, index: int) -> dict[str, np.r
     return {name: np.random.default_rng(child) for name, child in zip(names, children, strict=True)}
 
 
-def simulate_case(folder: Path, task: Task, region: Region, index: int, options: Options) -> str:
+def simulate(
+    task: Task,
+    region: Region,
+    settings: CaseSettings | None = None,
+    *,
+    index: int = 0,
+    ct: Volume | None = None,
+    labels: Volume | None = None,
+) -> SimulatedCase:
+    """Simulate one case without files.
+
+    Args:
+        index: Number of the case: with the seed it decides all random numbers.
+        ct: A real CT to start from, in HU; in place of `settings.ct`.
+        labels: Its TotalSegmentator labels; in place of `settings.labels`.
+
+    Raises:
+        InputError: The CT, or its labels, can't be used.
+
+    Example:
+        >>> small = CaseSettings(spacing_xyz=(8, 8, 10), size_xyz=(52, 40, 12), amplitude_mm=0)
+        >>> case = simulate(Task.MRI, Region.AB, small)
+        >>> case.source.array.shape == case.ct_aligned.array.shape
+        True
+    """
+    settings = settings or CaseSettings()
+    random = streams(settings.seed, task, region, index)
+    phantom, grid, ct_grid = _patient(task, region, settings, random, ct, labels)
+    hu_of = _typical_hu(phantom)
+    motion = sample_motion(phantom, grid, region, settings.amplitude_mm, random["motion"])
+    content = settings.content if settings.amplitude_mm > 0 else 0.0
+    other_day, changed = change_content(phantom, hu_of, random["content"], content)
+    noise = _ct_noise(phantom, random["noise"])
+    transform = motion.transform()
+
+    aligned = _aligned(other_day.with_hu(other_day.hu + noise), grid, transform)
+    organs = Volume(public_labels(phantom.label), phantom.geometry)
+    wide = ndimage.binary_dilation(changed, iterations=1)
+    changed_source = resample(Volume(wide, phantom.geometry), grid, interpolation="nearest", transform=transform)
+    source, mask, facts = _source(task, region, other_day, grid, transform, hu_of, random["source"])
+    options = settings.model_dump(mode="json") | {"task": str(task), "index": index}
+    return SimulatedCase(
+        task=task,
+        source=source,
+        ct=_on_slices(phantom.with_hu(phantom.hu + noise), ct_grid),
+        mask=mask.with_array(mask.array.astype(np.uint8)),
+        labels_ct=resample(organs, ct_grid, interpolation="nearest"),
+        labels_source=resample(organs, grid, interpolation="nearest", transform=transform),
+        ct_aligned=aligned,
+        content_changed=changed_source.with_array(changed_source.array.astype(np.uint8)),
+        motion=motion,
+        truth=SimulationTruth(region=str(region), options=options, motion=motion.facts, source=facts),
+    )
+
+
+def simulate_case(folder: Path, task: Task, region: Region, index: int, settings: CaseSettings) -> str:
     """Simulate a case into `folder`; it appears whole or not at all.
 
     Returns:
         The case's id.
     """
-    random = streams(options.seed, task, region, index)
-    phantom, grid, ct_grid = _patient(task, region, options, random)
-    hu_of = _typical_hu(phantom)
-    motion = sample_motion(phantom, grid, region, options.amplitude_mm, random["motion"])
-    content = options.content if options.amplitude_mm > 0 else 0.0
-    other_day, changed = change_content(phantom, hu_of, random["content"], content)
-    noise = _ct_noise(phantom, random["noise"])
-    transform = motion.transform()
-
-    ct = _on_slices(phantom.with_hu(phantom.hu + noise), ct_grid)
-    aligned = _aligned(other_day.with_hu(other_day.hu + noise), grid, transform)
-    labels = Volume(public_labels(phantom.label), phantom.geometry)
-    labels_ct = resample(labels, ct_grid, interpolation="nearest")
-    labels_source = resample(labels, grid, interpolation="nearest", transform=transform)
-    wide = ndimage.binary_dilation(changed, iterations=1)
-    changed_source = resample(Volume(wide, phantom.geometry), grid, interpolation="nearest", transform=transform)
-
-    source, mask, facts = _source(task, region, other_day, grid, transform, hu_of, random["source"])
-    truth = {
-        "direction": DIRECTION,
-        "transform": "ITK DisplacementFieldTransform, mm, linear between nodes",
-        "motion": motion.facts,
-        "breathing_phase": "exhale: the CT aligned to the source shows the patient as at the end of exhalation",
-        "source": facts,
-        "region": str(region),
-        "options": asdict(options) | {"task": str(task), "index": index},
-    }
-    files = {
-        f"{task.source_name}.mha": source,
-        "ct.mha": ct,
-        "mask.mha": mask.with_array(mask.array.astype(np.uint8)),
-        "labels.mha": labels_ct,
-        "truth/ct_aligned.mha": aligned,
-        "truth/labels_source.mha": labels_source,
-        "truth/labels_ct.mha": labels_ct,
-        "truth/content_changed.mha": changed_source.with_array(changed_source.array.astype(np.uint8)),
-    }
-    _write(folder, files, motion, truth)
+    write_case(simulate(task, region, settings, index=index), folder)
     return folder.name
 
 
@@ -120,20 +150,30 @@ def _typical_hu(phantom: Phantom) -> np.ndarray:
     return values
 
 
-def _patient(task: Task, region: Region, options: Options, random) -> tuple[Phantom, Geometry, Geometry]:
+def _patient(
+    task: Task,
+    region: Region,
+    settings: CaseSettings,
+    random: dict[str, np.random.Generator],
+    ct: Volume | None,
+    labels: Volume | None,
+) -> tuple[Phantom, Geometry, Geometry]:
     """The patient, the grid of the source and the grid of the CT (the same lattice, with a margin for motion)."""
-    if options.ct is not None:
-        from sctlab.simulation.from_ct import load_phantom, source_grid
-        from sctlab.simulation.from_labels import phantom_from_labels, read_label_map
+    if ct is not None or settings.ct is not None:
+        from sctlab.simulation.from_ct import phantom_from_ct, read_ct, read_labels, source_grid
+        from sctlab.simulation.from_labels import is_label_map, phantom_from_labels, read_label_map
 
-        head = read_label_map(options.ct)
+        head = read_label_map(settings.ct) if ct is None else (ct if is_label_map(ct) else None)
         if head is not None:
-            phantom = phantom_from_labels(head, options.spacing_xyz, random["anatomy"])
+            phantom = phantom_from_labels(head, settings.spacing_xyz, random["anatomy"])
         else:
-            phantom = load_phantom(options.ct, options.labels, options.spacing_xyz)
-        return phantom, source_grid(phantom, options.size_xyz), phantom.geometry
-    grid = default_grid(region, random["grid"], options.spacing_xyz, options.size_xyz, short=task == Task.CBCT)
-    margin_mm = 0.0 if options.amplitude_mm == 0 else 1.6 * options.amplitude_mm + 3
+            if labels is None and settings.labels is not None:
+                labels = read_labels(settings.labels)
+            ct = read_ct(settings.ct) if ct is None else ct
+            phantom = phantom_from_ct(ct, labels, settings.spacing_xyz)
+        return phantom, source_grid(phantom, settings.size_xyz), phantom.geometry
+    grid = default_grid(region, random["grid"], settings.spacing_xyz, settings.size_xyz, short=task == Task.CBCT)
+    margin_mm = 0.0 if settings.amplitude_mm == 0 else 1.6 * settings.amplitude_mm + 3
     pad = np.ceil(margin_mm / np.array(grid.spacing_xyz)).astype(int)
     ct_grid = grid.cropped(tuple(-pad), tuple(np.array(grid.size_xyz) + 2 * pad))
     return build_phantom(region, fine_grid(ct_grid), random["anatomy"]), grid, ct_grid
@@ -256,60 +296,3 @@ def _cbct(hu, grid, region, rng) -> tuple[np.ndarray, np.ndarray, dict[str, Any]
     geometry = grid.cropped((0, 0, -pad), (*grid.size_xyz[:2], grid.size_xyz[2] + 2 * pad))
     image = simulate_cbct(extended, geometry, grid, scan, rng)
     return np.clip(image, AIR_HU, 3071), field_of_view(grid, scan), {"scan": asdict(scan)}
-
-
-def _write(folder: Path, files: dict[str, Volume], motion: Motion, truth: dict[str, Any]) -> None:
-    from sctlab.simulation.overview import save_overview
-
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / "truth").mkdir(parents=True)
-    try:
-        for name, volume in files.items():
-            write_volume(volume, part / name)
-        write_transform(motion, part / "truth" / "deformation.h5")
-        save_overview(files, part / "overview.png", title=folder.name)
-        write_json(part / "truth" / "truth.json", truth)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    if folder.exists():
-        shutil.rmtree(folder)
-    part.replace(folder)
-
-
-def write_transform(motion: Motion, path: Path) -> None:
-    """Write the motion as an ITK displacement field transform (HDF5).
-
-    ITK's own file is copied without the library and system versions that ITK stamps and without HDF5's time stamps, so
-    that a seed gives the same bytes, and compressed, which ITK can't write but reads.
-    """
-    import h5py
-    import SimpleITK as sitk
-
-    with atomic_path(path) as temporary:
-        raw = temporary.with_name(f"{temporary.stem}.itk.h5")
-        try:
-            sitk.WriteTransform(motion.transform(), str(raw))
-            with h5py.File(raw) as found, h5py.File(temporary, "w") as file:
-                for name in ("HDFVersion", "ITKVersion", "OSName", "OSVersion"):
-                    file.create_dataset(name, data=[b"any"], dtype=h5py.string_dtype("ascii"), track_times=False)
-                group = "TransformGroup/0"
-                kind = found[f"{group}/TransformType"][()]
-                file.create_dataset(
-                    f"{group}/TransformType", data=kind, dtype=h5py.string_dtype("ascii"), track_times=False
-                )
-                for name in ("TransformFixedParameters", "TransformParameters"):
-                    values = found[f"{group}/{name}"][()]
-                    if name == "TransformParameters":
-                        values = values.astype("f4").astype("f8")  # 1e-5 mm at most, for half the file
-                    file.create_dataset(
-                        f"{group}/{name}",
-                        data=values,
-                        compression="gzip",
-                        compression_opts=4,
-                        shuffle=True,
-                        track_times=False,
-                    )
-        finally:
-            raw.unlink(missing_ok=True)

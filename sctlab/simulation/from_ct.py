@@ -30,15 +30,22 @@ _BONES = (*range(25, 51), *range(69, 79), 91, *range(92, 117))
 
 
 def read_ct(path: str | Path) -> Volume:
-    """A CT from an image file or a DICOM folder, axes turned to LPS, checked to be one.
+    """A CT from an image file or a DICOM folder, checked by `check_ct`.
 
     Raises:
-        InputError: Unreadable, smaller than 24 voxels or 60 mm along an axis, or not in HU.
+        InputError: Unreadable, or see `check_ct`.
     """
-    import SimpleITK as sitk
-
     path = Path(path)
-    volume = read_dicom_series(path) if path.is_dir() else read_volume(path)
+    return check_ct(read_dicom_series(path) if path.is_dir() else read_volume(path))
+
+
+def check_ct(volume: Volume) -> Volume:
+    """The image with its axes turned to LPS, float32.
+
+    Raises:
+        InputError: Smaller than 24 voxels or 60 mm along an axis, or not in HU.
+    """
+    where = volume.name or "CT"
     size_mm = np.array(volume.geometry.size_xyz) * volume.geometry.spacing_xyz
     if (
         min(volume.geometry.size_xyz[:2]) < SMALLEST_VOXELS
@@ -46,43 +53,42 @@ def read_ct(path: str | Path) -> Volume:
         or min(size_mm[:2]) < SMALLEST_MM
     ):
         raise InputError(
-            path,
+            where,
             found=f"{'x'.join(map(str, volume.geometry.size_xyz))} voxels of {volume.geometry.spacing_xyz} mm",
             expected=f"a CT of at least {SMALLEST_VOXELS}x{SMALLEST_VOXELS}x4 voxels and {SMALLEST_MM:g} mm across",
         )
     low, high = np.percentile(volume.array, (0.5, 99.5))
     if low > -300 or high < 20 or high > 20000:
         raise InputError(
-            path,
+            where,
             found=f"values from {low:g} to {high:g} (0.5th and 99.5th percentile)",
             expected="HU with air near -1000 and bone",
             advice="give a CT in Hounsfield units",
         )
-    image = sitk.DICOMOrient(volume.with_array(volume.array.astype(np.float32)).to_sitk(), "LPS")
-    return Volume.from_sitk(image, str(path))
+    return _turned(volume, np.float32)
 
 
-def load_phantom(
-    ct_path: str | Path, labels_path: str | Path | None, spacing_xyz: tuple[float, float, float]
-) -> Phantom:
+def phantom_from_ct(ct: Volume, labels: Volume | None, spacing_xyz: tuple[float, float, float]) -> Phantom:
     """A real CT as a phantom on an even grid whose axes are x, y, z.
 
     An oblique CT is resampled onto straight axes. HU are lightly denoised: the CT's noise must not become
     contrast of the MR or noise of the CBCT.
 
+    Args:
+        ct: In HU, any orientation.
+        labels: TotalSegmentator ids on the CT's grid, or none.
+
     Raises:
-        InputError: See `read_ct`; labels on another grid than the CT.
+        InputError: See `check_ct`; labels that are none, or on another grid than the CT.
     """
-    ct = read_ct(ct_path)
+    ct = check_ct(ct)
     grid = _straight(ct.geometry, spacing_xyz)
     hu = resample(ct, grid, outside=AIR_HU).array
-    label = np.zeros(grid.shape_zyx, np.uint8)
-    if labels_path is not None:
-        label = _labels(labels_path, grid)
+    label = np.zeros(grid.shape_zyx, np.uint8) if labels is None else _on_grid(labels, grid)
     hu = np.clip(hu, AIR_HU, 3071)
     quiet = ndimage.median_filter(hu, size=(1, 3, 3))
     hu = np.where(np.abs(hu - quiet) < 60, quiet, hu)  # edges and small bones stay
-    body = body_mask(Volume(hu, grid, str(ct_path)), Task.CBCT).array
+    body = body_mask(Volume(hu, grid, ct.name), Task.CBCT).array
     return Phantom(hu, classify(hu, label, body, grid), label, grid)
 
 
@@ -138,17 +144,28 @@ def _straight(geometry: Geometry, spacing_xyz: tuple[float, float, float]) -> Ge
     return Geometry(tuple(size), spacing_xyz, tuple(low))
 
 
-def _labels(path: str | Path, grid: Geometry) -> np.ndarray:
-    import SimpleITK as sitk
+def read_labels(path: str | Path) -> Volume:
+    """Labels of a CT from an image file."""
+    return read_volume(path)
 
-    labels = read_volume(path)
+
+def _on_grid(labels: Volume, grid: Geometry) -> np.ndarray:
+    """Labels on a grid, uint8 [z, y, x], checked."""
+    where = labels.name or "labels"
     values = np.unique(labels.array)
     if values.min() < 0 or values.max() > 117 or (values != np.round(values)).any():
         raise InputError(
-            path, found=f"values from {values.min():g} to {values.max():g}", expected="TotalSegmentator ids 0 to 117"
+            where, found=f"values from {values.min():g} to {values.max():g}", expected="TotalSegmentator ids 0 to 117"
         )
-    image = sitk.DICOMOrient(labels.with_array(labels.array.astype(np.uint8)).to_sitk(), "LPS")
-    result = resample(Volume.from_sitk(image, str(path)), grid, interpolation="nearest").array
+    result = resample(_turned(labels, np.uint8), grid, interpolation="nearest").array
     if not result.any():
-        raise InputError(path, found="no label inside the CT's grid", expected="labels on the CT's grid")
+        raise InputError(where, found="no label inside the CT's grid", expected="labels on the CT's grid")
     return result
+
+
+def _turned(volume: Volume, kind: type) -> Volume:
+    """The image with its axes along x, y, z of LPS."""
+    import SimpleITK as sitk
+
+    image = sitk.DICOMOrient(volume.with_array(volume.array.astype(kind)).to_sitk(), "LPS")
+    return Volume.from_sitk(image, volume.name)

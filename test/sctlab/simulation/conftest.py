@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from sctlab.simulation.anatomy import build_phantom, default_grid
-from sctlab.simulation.case import Options, simulate_case
+from sctlab.simulation.case import simulate_case
+from sctlab.simulation.settings import CaseSettings
 from sctlab_model.cases import Region, Task
 
-SMALL = Options(spacing_xyz=(5.0, 5.0, 6.0), size_xyz=(84, 66, 28), seed=7)
+SMALL = CaseSettings(spacing_xyz=(5.0, 5.0, 6.0), size_xyz=(84, 66, 28), seed=7)
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,14 @@
 """A case on disk keeps its promises."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from sctlab.cli import app
-from sctlab.simulation.case import case_id, simulate_case, streams
+from sctlab.simulation.case import simulate_case, streams
+from sctlab.simulation.settings import case_id
 from sctlab_model.cases import Region, Task, find_cohort
 from sctlab_model.io.reading import read_volume
 from sctlab_model.volume import AIR_HU, resample
@@ -76,7 +76,7 @@ def test_truth_states_direction_amplitude_and_phase(small_case):
 
 def test_zero_amplitude_aligns_perfectly(tmp_path):
     folder = tmp_path / "1ABS001"
-    simulate_case(folder, Task.MRI, Region.AB, 0, replace(SMALL, amplitude_mm=0.0))
+    simulate_case(folder, Task.MRI, Region.AB, 0, SMALL.model_copy(update={"amplitude_mm": 0.0}))
     ct, aligned = read_volume(folder / "ct.mha"), read_volume(folder / "truth/ct_aligned.mha")
     assert ct.geometry.same_grid(aligned.geometry)
     assert np.array_equal(ct.array, aligned.array)

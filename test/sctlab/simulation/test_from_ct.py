@@ -1,11 +1,10 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sctlab.simulation.case import simulate_case
-from sctlab.simulation.from_ct import load_phantom, read_ct, source_grid
+from sctlab.simulation.from_ct import phantom_from_ct, read_ct, read_labels, source_grid
 from sctlab.simulation.tissues import Tissue
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
@@ -29,7 +28,11 @@ def test_a_case_from_a_ct_and_labels(tmp_path, ct_file):
     ct, labels = ct_file
     folder = tmp_path / "out" / "1ABS001"
     simulate_case(
-        folder, Task.MRI, Region.AB, 0, replace(SMALL, ct=str(ct), labels=str(labels), spacing_xyz=(5.0, 5.0, 5.0))
+        folder,
+        Task.MRI,
+        Region.AB,
+        0,
+        SMALL.model_copy(update={"ct": str(ct), "labels": str(labels), "spacing_xyz": (5.0, 5.0, 5.0)}),
     )
     mr = read_volume(folder / "mr.mha").array
     label = read_volume(folder / "truth/labels_source.mha").array
@@ -40,7 +43,7 @@ def test_a_case_from_a_ct_and_labels(tmp_path, ct_file):
 
 def test_tissues_from_hu_agree_with_the_painted_ones(ct_file, abdomen):
     ct, labels = ct_file
-    phantom = load_phantom(ct, labels, abdomen.geometry.spacing_xyz)
+    phantom = phantom_from_ct(read_ct(ct), read_labels(labels), abdomen.geometry.spacing_xyz)
     for tissue in (Tissue.FAT, Tissue.MUSCLE, Tissue.LIVER, Tissue.SPLEEN):
         painted = abdomen.tissue == tissue
         assert np.mean(phantom.tissue[painted] == tissue) > 0.6, tissue.name
@@ -51,7 +54,7 @@ def test_every_slice_lies_inside_the_ct_whatever_its_height(tmp_path, slices, pi
     y, x = np.mgrid[:40, :40]
     disc = np.where((x - 20) ** 2 + (y - 20) ** 2 < 15**2, 40, -1000).astype(np.int16)
     ct = Volume(np.repeat(disc[None], slices, axis=0), Geometry((40, 40, slices), (3.0, 3.0, 3.0)))
-    phantom = load_phantom(write_volume(ct, tmp_path / "ct.mha"), None, (3.0, 3.0, pitch_mm))
+    phantom = phantom_from_ct(ct, None, (3.0, 3.0, pitch_mm))
     np.testing.assert_allclose(phantom.hu[:, 20, 20], 40, atol=1)
     assert (slices - 1) * 3 - (len(phantom.hu) - 1) * pitch_mm < pitch_mm  # nothing more is lost than a part of a slice
 
@@ -73,12 +76,14 @@ def test_labels_that_are_none_are_refused(tmp_path, ct_file, abdomen):
     ct, _ = ct_file
     wrong = write_volume(Volume(np.full(abdomen.hu.shape, 500, np.int16), abdomen.geometry), tmp_path / "wrong.mha")
     with pytest.raises(InputError, match="TotalSegmentator ids"):
-        load_phantom(ct, wrong, (5.0, 5.0, 5.0))
+        phantom_from_ct(read_ct(ct), read_labels(wrong), (5.0, 5.0, 5.0))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no real images beside the checkout")
 def test_a_real_ct_becomes_a_patient():
-    phantom = load_phantom(SHARED / "abdomen_ct/ct.nii.gz", SHARED / "abdomen_ct/labels.nii.gz", (4.0, 4.0, 4.0))
+    phantom = phantom_from_ct(
+        read_ct(SHARED / "abdomen_ct/ct.nii.gz"), read_labels(SHARED / "abdomen_ct/labels.nii.gz"), (4.0, 4.0, 4.0)
+    )
     assert source_grid(phantom, None) == phantom.geometry
     assert source_grid(phantom, (40, 30, 20)).size_xyz == (40, 30, 20)
     assert abs(np.median(phantom.hu[phantom.tissue == Tissue.LIVER]) - 46) < 10
