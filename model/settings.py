@@ -1,12 +1,12 @@
-"""Settings from YAML, one way: a strict pydantic model, and an error that names the file, the key and the closest
-known key."""
+"""Settings from YAML, one way: a strict pydantic model, and an error that names the file, the line, the key and the
+closest known key."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,9 +17,10 @@ MAX_YAML_BYTES = 1_000_000
 
 
 class Settings(BaseModel):
-    """Base of everything that a person writes in YAML: unknown keys are refused, instances are immutable."""
+    """Base of everything that a person writes in YAML: unknown keys and infinite numbers are refused, instances are
+    immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -29,7 +30,8 @@ def load_yaml(model: type[Model], path: str | Path) -> Model:
     """Read a YAML file into `model`.
 
     Raises:
-        InputError: No such file, not YAML, or settings that `model` refuses; with file, key and the closest known key.
+        InputError: No such file, not YAML, a key twice, or settings that `model` refuses; with file, line, key and,
+            for an unknown key, the closest known one.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,17 +39,36 @@ def load_yaml(model: type[Model], path: str | Path) -> Model:
     if path.stat().st_size > MAX_YAML_BYTES:
         raise InputError(path, found=f"{path.stat().st_size} bytes", expected=f"at most {MAX_YAML_BYTES} bytes")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(path, found=f"not YAML ({' '.join(str(error).split())})", expected="valid YAML") from error
-    return validate(model, value, path)
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(path, found=f"not UTF-8 text ({error})", expected="valid YAML") from error
+    return parse_yaml(model, text, path)
 
 
-def validate(model: type[Model], value: Any, where: object) -> Model:
+def parse_yaml(model: type[Model], text: str, where: object) -> Model:
+    """YAML text as a `model`; `where` names it in messages. Raises what `load_yaml` raises."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise InputError(_line(where, mark), found=f"not YAML ({problem})", expected="valid YAML") from error
+    if node is not None:
+        repeated = _repeated_key(node)
+        if repeated is not None:
+            raise InputError(
+                _line(where, repeated.start_mark), found=f"'{repeated.value}' again", expected="each key once"
+            )
+    return validate(model, value, where, node)
+
+
+def validate(model: type[Model], value: Any, where: object, node: yaml.Node | None = None) -> Model:
     """`value` (plain dictionaries and lists) as a `model`.
 
     Args:
         where: File or option that the value came from, for the message.
+        node: The YAML that the value was read from, for the line in the message.
 
     Raises:
         InputError: The first of the model's refusals, with the key's path and, for an unknown key, the closest one.
@@ -57,17 +78,67 @@ def validate(model: type[Model], value: Any, where: object) -> Model:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = sorted(_known_keys(model, first["loc"][:-1]))
-            close = get_close_matches(str(first["loc"][-1]), known, n=1)
-            raise InputError(
-                where,
-                found=f"unknown key '{path}'",
-                expected=f"'{close[0]}'" if close else "one of " + ", ".join(known),
-            ) from error
-        raise InputError(where, found=f"{path or 'settings'}: {first['msg']}", expected="valid settings") from error
+        raise _refusal(model, error, where, node) from error
+
+
+def _refusal(model: type[BaseModel], error: ValidationError, where: object, node: yaml.Node | None) -> InputError:
+    first = error.errors(include_url=False)[0]
+    location = first["loc"]
+    path = ".".join(map(str, location)) or "settings"
+    if node is not None:
+        mark, keys = _position(node, location)
+        where, path = _line(where, mark), ".".join(map(str, keys)) or "settings"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = sorted(_known_keys(model, location[:-1]))
+        close = get_close_matches(str(location[-1]), known, n=1)
+        expected = f"'{close[0]}'" if close else "one of " + ", ".join(known)
+        return InputError(where, found=f"unknown key '{path}'{more}", expected=expected)
+    if first["type"] == "missing":
+        return InputError(where, found=f"{path}: is missing{more}")
+    message = first["msg"].removeprefix("Value error, ")
+    reason = f"{message[0].lower()}{message[1:]}"
+    if not isinstance(first["input"], dict | list | tuple) and first["type"] != "value_error":
+        reason = f"{first['input']!r}: {reason}"
+    return InputError(where, found=f"{path}: {reason}{more}")
+
+
+def _line(where: object, mark: Any) -> object:
+    return where if mark is None else f"{where}, line {mark.line + 1}"
+
+
+def _position(node: yaml.Node, location: tuple[Any, ...]) -> tuple[Any, list[Any]]:
+    """Where the deepest part of `location` stands in the text, and the location without the tags of unions."""
+    mark, keys = node.start_mark, []
+    for index, part in enumerate(location):
+        if isinstance(node, yaml.MappingNode):
+            entries = [(key, value) for key, value in node.value if key.value == str(part)]
+            if entries:
+                mark, node = entries[0][0].start_mark, entries[0][1]
+                keys.append(part)
+            elif index == len(location) - 1:
+                keys.append(part)  # a missing key
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            mark = node.start_mark
+            keys.append(part)
+    return mark, keys
+
+
+def _repeated_key(node: yaml.Node) -> yaml.ScalarNode | None:
+    """The second of two equal keys in one mapping, which YAML would silently prefer."""
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    return key
+                seen.add(key.value)
+            children.append(value)
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    return next((repeated for child in children if (repeated := _repeated_key(child)) is not None), None)
 
 
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> set[str]:
@@ -75,19 +146,20 @@ def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> set[str]
     models: list[type[BaseModel]] = [model]
     for key in path:
         inner = [
-            found
+            candidate
             for one in models
             if (field := one.model_fields.get(str(key))) is not None
-            for found in _models_in(field.annotation)
+            for candidate in _models_in(field.annotation)
         ]
-        # Indices of lists and tags of unions stand in the path, too; they stay at the same model.
-        models = inner or models
+        # Indices of lists stand in the path, too, and stay at the same models; the tag of a union chooses among them.
+        tagged = [one for one in models if (kind := one.model_fields.get("kind")) is not None and kind.default == key]
+        models = inner or tagged or models
     return {name for one in models for name in one.model_fields}
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    elif get_origin(annotation) is not None or annotation is Union:
+    else:
         for argument in get_args(annotation):
             yield from _models_in(argument)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_text
 from sctlab_model.recipe import Recipe
+from sctlab_model.settings import Settings, load_yaml
 
 Positive = Annotated[int, Field(gt=0)]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Data(_Settings):
+class Data(Settings):
     """Which pairs, and how they are divided.
 
     Args:
@@ -43,7 +40,7 @@ class Data(_Settings):
     workers: int = Field(4, ge=0, le=128)
 
 
-class Patch(_Settings):
+class Patch(Settings):
     """What one sample is.
 
     Args:
@@ -69,7 +66,7 @@ class Patch(_Settings):
         return self
 
 
-class L1(_Settings):
+class L1(Settings):
     """Mean absolute difference in units of the network's output, over the whole patch or the body mask."""
 
     kind: Literal["l1"] = "l1"
@@ -77,7 +74,7 @@ class L1(_Settings):
     over: Literal["patch", "mask"] = "patch"
 
 
-class ImpactSynth(_Settings):
+class ImpactSynth(Settings):
     """IMPACT-Synth: sum over layers of w_l mean |psi_l(sCT) - psi_l(CT)|, psi a frozen extractor.
 
     Args:
@@ -106,7 +103,7 @@ class ImpactSynth(_Settings):
 Loss = Annotated[L1 | ImpactSynth, Field(discriminator="kind")]
 
 
-class Optimiser(_Settings):
+class Optimiser(Settings):
     """AdamW."""
 
     learning_rate: float = Field(1e-3, gt=0, le=1)
@@ -115,7 +112,7 @@ class Optimiser(_Settings):
     clip_norm: float | None = Field(None, gt=0)
 
 
-class StepSchedule(_Settings):
+class StepSchedule(Settings):
     """Multiply the learning rate by `factor` every `every` iterations."""
 
     kind: Literal["step"] = "step"
@@ -124,7 +121,7 @@ class StepSchedule(_Settings):
     warmup: int = Field(0, ge=0)
 
 
-class CosineSchedule(_Settings):
+class CosineSchedule(Settings):
     """Half a cosine from the learning rate to `final` times it, over the stage's iterations."""
 
     kind: Literal["cosine"] = "cosine"
@@ -135,13 +132,13 @@ class CosineSchedule(_Settings):
 Schedule = Annotated[StepSchedule | CosineSchedule, Field(discriminator="kind")]
 
 
-class EarlyStopping(_Settings):
+class EarlyStopping(Settings):
     """Stop after `patience` validations without an improvement of the MAE."""
 
     patience: Positive = 30
 
 
-class Stage(_Settings):
+class Stage(Settings):
     """One training of a network on the cases of some regions.
 
     Args:
@@ -161,7 +158,7 @@ class Stage(_Settings):
     schedule: Schedule | None = None
 
 
-class Computing(_Settings):
+class Computing(Settings):
     """How the step is computed; none of it belongs to the function that is learnt.
 
     Args:
@@ -181,7 +178,7 @@ class Computing(_Settings):
     seed: int = Field(0, ge=0)
 
 
-class TrainingPlan(_Settings):
+class TrainingPlan(Settings):
     """A recipe and how to train it.
 
     Args:
@@ -250,7 +247,7 @@ def load_plan(name_or_path: str) -> TrainingPlan:
             found="no such recipe or file",
             expected="one of " + ", ".join(recipe_names()) + ", or a YAML file",
         )
-    plan = parse_plan(path.read_text(encoding="utf-8"), str(path))
+    plan = load_yaml(TrainingPlan, path)
     exclude = plan.data.exclude
     if exclude is not None and not Path(exclude).is_absolute():
         data = plan.data.model_copy(update={"exclude": str((path.parent / exclude).resolve())})
@@ -258,84 +255,6 @@ def load_plan(name_or_path: str) -> TrainingPlan:
     return plan
 
 
-def parse_plan(text: str, where: str) -> TrainingPlan:
-    """A plan from YAML text; `where` names it in messages."""
-    try:
-        value = yaml.safe_load(text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise InputError(
-            f"{where}, line {line}", found=f"not YAML ({error.problem})", expected="a valid plan"
-        ) from error
-    if not isinstance(value, dict):
-        raise InputError(where, found=f"a YAML {type(value).__name__}", expected="a mapping with recipe, stages, …")
-    repeated = _repeated_key(node)
-    if repeated is not None:
-        raise InputError(
-            f"{where}, line {repeated.start_mark.line + 1}", found=f"'{repeated.value}' again", expected="each key once"
-        )
-    try:
-        return TrainingPlan.model_validate(value)
-    except ValidationError as error:
-        raise _refusal(error, node, where) from error
-
-
 def write_plan(plan: TrainingPlan, path: Path) -> None:
     """Write a plan as YAML; `load_plan` of it is the same plan."""
     write_text(path, yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-
-
-def _refusal(error: ValidationError, node: yaml.Node, where: str) -> InputError:
-    first = error.errors()[0]
-    line, keys = _line_of(node, first["loc"])
-    name = ".".join(map(str, keys)) or "the plan"
-    if first["type"] == "extra_forbidden":
-        reason = "unknown key"
-    elif first["type"] == "missing":
-        reason = "is missing"
-    else:
-        message = first["msg"].removeprefix("Value error, ")
-        reason = f"{message[0].lower()}{message[1:]}"
-        if not isinstance(first["input"], dict | list) and first["type"] != "value_error":
-            reason = f"{first['input']!r}: {reason}"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return InputError(f"{where}, line {line}", found=f"{name}: {reason}{more}")
-
-
-def _line_of(node: yaml.Node, location: tuple[Any, ...]) -> tuple[int, list[Any]]:
-    """Line of the deepest part of `location` that is in the text, and the location without union tags."""
-    line, keys = node.start_mark.line + 1, []
-    for position, part in enumerate(location):
-        if isinstance(node, yaml.MappingNode):
-            found = [(k, v) for k, v in node.value if k.value == str(part)]
-            if found:
-                line, node = found[0][0].start_mark.line + 1, found[0][1]
-                keys.append(part)
-            elif position == len(location) - 1:
-                keys.append(part)  # a missing key
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-            keys.append(part)
-    return line, keys
-
-
-def _repeated_key(node: yaml.Node) -> yaml.Node | None:
-    """The second of two equal keys in one mapping, which YAML would silently prefer."""
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    return key
-                seen.add(key.value)
-            found = _repeated_key(value)
-            if found is not None:
-                return found
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            found = _repeated_key(item)
-            if found is not None:
-                return found
-    return None

@@ -11,8 +11,9 @@ def learning_rate(plan: TrainingPlan, stage: Stage, iteration: int) -> float:
     """Learning rate of the step that follows `iteration` steps of a stage.
 
     Example:
-        >>> from sctlab.training.plan import parse_plan
-        >>> plan = parse_plan("{recipe: {task: mri}, stages: [{name: all, iterations: 50000}]}", "example")
+        >>> from sctlab.training.plan import TrainingPlan
+        >>> from sctlab_model.settings import parse_yaml
+        >>> plan = parse_yaml(TrainingPlan, "{recipe: {task: mri}, stages: [{name: all, iterations: 50000}]}", "example")
         >>> learning_rate(plan, plan.stages[0], 25_000)
         0.00075
     """

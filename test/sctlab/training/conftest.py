@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sctlab.training.plan import TrainingPlan, parse_plan
+from sctlab.training.plan import TrainingPlan
 from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.settings import parse_yaml
 from sctlab_model.volume import Geometry, Volume
 
 PLAN = """
@@ -81,7 +82,7 @@ def make_plan() -> Callable[..., TrainingPlan]:
     """`make_plan(**changes)`: the tiny plan with top-level settings replaced."""
 
     def make(**changes: object) -> TrainingPlan:
-        return TrainingPlan.model_validate(parse_plan(PLAN, "tiny").model_dump() | changes)
+        return TrainingPlan.model_validate(parse_yaml(TrainingPlan, PLAN, "tiny").model_dump() | changes)
 
     return make
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from sctlab.training.losses import check_plan
-from sctlab.training.plan import load_plan, parse_plan, recipe_names, write_plan
+from sctlab.training.plan import TrainingPlan, load_plan, recipe_names, write_plan
 from sctlab.training.schedule import learning_rate
 from sctlab_model.errors import InputError
+from sctlab_model.settings import parse_yaml
 
 GOOD = "recipe:\n  task: mri\nstages:\n  - name: all\n    iterations: 100\n"
 
@@ -41,8 +42,12 @@ def test_follow_up_and_submission_differ_where_the_publications_do() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        (GOOD + "optimizer: {}\n", 6, "optimizer: unknown key"),
-        (GOOD.replace("task: mri", "task: mri\n  spacing: [1, 1, 3]"), 3, "recipe.spacing: unknown key"),
+        (GOOD + "optimizer: {}\n", 6, "unknown key 'optimizer'; expected 'optimiser'"),
+        (
+            GOOD.replace("task: mri", "task: mri\n  spacing: [1, 1, 3]"),
+            3,
+            "unknown key 'recipe.spacing'; expected 'spacing_xyz'",
+        ),
         (GOOD.replace("100", "-3"), 5, "iterations: -3"),
         (GOOD.replace("100", "many"), 5, "iterations: 'many'"),
         (GOOD.replace("    iterations: 100\n", ""), 4, "iterations: is missing"),
@@ -61,7 +66,7 @@ def test_follow_up_and_submission_differ_where_the_publications_do() -> None:
 )
 def test_impossible_plans_are_refused_with_line_and_reason(text: str, line: int, words: str) -> None:
     with pytest.raises(InputError) as error:
-        parse_plan(text, "plan.yaml")
+        parse_yaml(TrainingPlan, text, "plan.yaml")
     assert words in str(error.value)
     assert f"plan.yaml, line {line}:" in str(error.value) or (line == 1 and "plan.yaml" in str(error.value))
 
@@ -78,9 +83,13 @@ def test_impossible_plans_are_refused_with_line_and_reason(text: str, line: int,
 )
 def test_what_cannot_be_built_is_refused_before_cases_are_prepared(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        check_plan(parse_plan(text, "plan.yaml"))
-    check_plan(parse_plan(GOOD, "plan.yaml"))
-    check_plan(parse_plan(GOOD.replace("task: mri", "task: mri\n  network: {encoder: tu-regnety_002}"), "plan.yaml"))
+        check_plan(parse_yaml(TrainingPlan, text, "plan.yaml"))
+    check_plan(parse_yaml(TrainingPlan, GOOD, "plan.yaml"))
+    check_plan(
+        parse_yaml(
+            TrainingPlan, GOOD.replace("task: mri", "task: mri\n  network: {encoder: tu-regnety_002}"), "plan.yaml"
+        )
+    )
 
 
 def test_unknown_names_list_the_known_ones() -> None:
@@ -94,12 +103,12 @@ def test_relative_exclusion_lists_start_at_the_plan(tmp_path: Path) -> None:
 
 
 def test_schedules() -> None:
-    plan = parse_plan(GOOD + "schedule: {kind: step, every: 10, factor: 0.5, warmup: 4}\n", "plan")
+    plan = parse_yaml(TrainingPlan, GOOD + "schedule: {kind: step, every: 10, factor: 0.5, warmup: 4}\n", "plan")
     stage = plan.stages[0]
     assert [learning_rate(plan, stage, i) for i in (0, 3, 4, 9, 10, 25)] == pytest.approx(
         [2.5e-4, 1e-3, 1e-3, 1e-3, 5e-4, 2.5e-4]
     )
-    plan = parse_plan(GOOD + "schedule: {kind: cosine, final: 0.1}\n", "plan")
+    plan = parse_yaml(TrainingPlan, GOOD + "schedule: {kind: cosine, final: 0.1}\n", "plan")
     rates = [learning_rate(plan, plan.stages[0], i) for i in range(101)]
     assert rates[0] == 1e-3
     assert rates[100] == pytest.approx(1e-4)
