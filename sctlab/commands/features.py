@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sctlab.features.weights import SOURCES, download, local_weights
+from sctlab.features.registry import entries, load_extractor
+from sctlab.features.weights import download, local_weights
 from sctlab_model.errors import InputError
+from sctlab_model.monitor import ConsoleMonitor
 
 app = typer.Typer(
     add_completion=False,
@@ -24,15 +26,18 @@ app = typer.Typer(
 def list_extractors() -> None:
     """List the extractors: what each is, where its weights come from and whether they are here."""
     table = Table("name", "weights", "from", box=None, pad_edge=False)
-    table.add_row("mind, mind-2d", "none needed", "built in: self-similarity; mind-r2-d3 sets radius and dilation")
-    for name, source in SOURCES.items():
-        state = "here" if local_weights(name) else ("download" if source.pinned else "needs a pin")
-        table.add_row(name, state, f"{source.repository}/{source.file}; {source.note}")
+    for name, entry in entries().items():
+        if entry.source is None:
+            table.add_row(name, "none needed", entry.note)
+        else:
+            state = "download" if entry.source.pinned else "download with --revision"
+            here = local_weights(name, entry.source) is not None
+            table.add_row(
+                name, "here" if here else state, f"{entry.source.repository}/{entry.source.file}; {entry.note}"
+            )
     table.add_row("FILE.pt", "the file", "TorchScript: forward(x, nb_layers, stats, direction)")
     table.add_row("FILE.safetensors", "the file", "written by `sctlab features import` (nnU-Net, TotalSegmentator)")
-    console = Console()
-    console.print(table)
-    console.print("needs a pin: no revision and hash were verified; give --revision and --sha256", highlight=False)
+    Console().print(table)
 
 
 @app.command("download")
@@ -41,8 +46,17 @@ def download_extractor(
     revision: Annotated[str | None, typer.Option(help="Commit on the hub, instead of the recorded one.")] = None,
     sha256: Annotated[str | None, typer.Option(help="Expected SHA-256 of the file.")] = None,
 ) -> None:
-    """Download an extractor's weights from the Hugging Face hub and check their SHA-256."""
-    path = download(name, revision=revision, sha256=sha256)
+    """Download an extractor's weights from the Hugging Face hub and check their SHA-256.
+
+    Where no hash is known, the first download records it beside the file and says so.
+    """
+    sources = {known: entry.source for known, entry in entries().items() if entry.source is not None}
+    source = sources.get(name)
+    if source is None:
+        raise InputError(
+            "features download", found=f"unknown extractor '{name}'", expected="one of " + ", ".join(sources)
+        )
+    path = download(name, source, revision=revision, sha256=sha256, monitor=ConsoleMonitor())
     Console().print(str(path), soft_wrap=True, highlight=False)
 
 
@@ -54,7 +68,7 @@ def import_extractor(
     configuration: Annotated[str, typer.Option(help="Configuration of the plans.")] = "3d_fullres",
 ) -> None:
     """Make an extractor of an nnU-Net model (TotalSegmentator's are): its encoder, decoder and head."""
-    from sctlab.features.registry import import_nnunet, load_extractor
+    from sctlab.features.extractors.nnunet import import_nnunet
 
     if out.suffix != ".safetensors":
         raise InputError(str(out), found=f"suffix '{out.suffix}'", expected=".safetensors")

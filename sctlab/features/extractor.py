@@ -110,6 +110,15 @@ class FeatureExtractor(nn.Module):
             "layers": [vars(layer) for layer in self.layers],
         }
 
+    def architecture(self) -> dict[str, object] | None:
+        """What a weights file says so that the network can be built again: `name`, and for a registered architecture
+        `kind` and its arguments. None for an extractor without weights of its own."""
+        return None
+
+    def rename(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under the names of the network as published → under this extractor's own."""
+        return tensors
+
     def forward(
         self, x: Tensor, *, layers: Sequence[int] | None = None, statistics: Statistics | None = None
     ) -> list[Tensor]:

@@ -1,21 +1,113 @@
-"""Extractors by name or by file: `load_extractor`."""
+"""Extractors by name or by file: each module of `sctlab.features.extractors` registers what it holds."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sctlab.features.extractor import FeatureExtractor
-from sctlab.features.mind import MindSSC
-from sctlab.features.weights import SOURCES, local_weights, read_weights, write_weights
+from sctlab.features.weights import Source, need_weights, read_weights, write_weights
 from sctlab_model.errors import InputError, WeightsError
 
-BUILT_IN = ("mind", "mind-2d")
-_MIND = re.compile(r"mind(?P<plane>-2d)?(?:-r(?P<radius>\d))?(?:-d(?P<dilation>\d))?")
+PLUGINS = "sctlab.extractors"  # entry-point group of other packages' modules
+Builder = Callable[..., FeatureExtractor]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered extractor.
+
+    Args:
+        name: What a recipe or a preset calls it.
+        build: Makes it. Without `source` it is complete; with one it has random weights that a file then replaces;
+            with `whole_file` it is called with the path, because the file holds network and weights.
+        source: Where its weights come from; None when it has none.
+        pattern: Names that it answers to; named groups are handed to `build`.
+        note: One line for `sctlab features list`.
+        whole_file: See `build`.
+    """
+
+    name: str
+    build: Builder
+    source: Source | None
+    pattern: re.Pattern[str]
+    note: str
+    whole_file: bool = False
+
+
+_ENTRIES: dict[str, Entry] = {}
+_SUFFIXES: dict[str, Callable[[Path], FeatureExtractor]] = {}
+_ARCHITECTURES: dict[str, Builder] = {}
+
+
+def register(
+    name: str, *, source: Source | None = None, pattern: str = "", note: str = "", whole_file: bool = False
+) -> Callable[[Builder], Builder]:
+    """Decorator: make a function that builds an extractor known under `name`; see `Entry` for the arguments.
+
+    Example:
+        An ordinary network that returns feature maps, without weights to fetch:
+
+        >>> from sctlab.features import register, wrap_module
+        >>> @register("two-convolutions")
+        ... def two_convolutions():
+        ...     return wrap_module("two-convolutions", torch.nn.Conv2d(1, 4, 3, padding=1))
+        >>> load_extractor("two-convolutions").layers[0].channels
+        4
+    """
+
+    def add(build: Builder) -> Builder:
+        _ENTRIES[name] = Entry(name, build, source, re.compile(pattern or re.escape(name)), note, whole_file)
+        return build
+
+    return add
+
+
+def register_suffix(suffix: str) -> Callable[[Callable[[Path], FeatureExtractor]], Callable[[Path], FeatureExtractor]]:
+    """Decorator: make a function that opens files with this suffix known."""
+
+    def add(opener: Callable[[Path], FeatureExtractor]) -> Callable[[Path], FeatureExtractor]:
+        _SUFFIXES[suffix] = opener
+        return opener
+
+    return add
+
+
+def register_architecture(kind: str) -> Callable[[Builder], Builder]:
+    """Decorator: make a function known that rebuilds a network from `FeatureExtractor.architecture()` with that
+    `kind`; the rest of the record are its arguments."""
+
+    def add(build: Builder) -> Builder:
+        _ARCHITECTURES[kind] = build
+        return build
+
+    return add
+
+
+@cache
+def _discover() -> None:
+    """Import the modules that register extractors: ours, and those that other packages announce."""
+    package = importlib.import_module("sctlab.features.extractors")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    for point in entry_points(group=PLUGINS):
+        point.load()
+
+
+def entries() -> dict[str, Entry]:
+    """Every registered extractor by name."""
+    _discover()
+    return dict(_ENTRIES)
 
 
 def load_extractor(
@@ -27,129 +119,68 @@ def load_extractor(
     """An extractor, frozen and in evaluation mode.
 
     Args:
-        name: `mind`, `mind-2d` (optionally with radius and dilation: `mind-r2-d2`); `vgg16`, `vgg19`,
-            `sam2.1-tiny`, `sam2.1-small`; a TorchScript name of `sctlab features list`; or a file: TorchScript
+        name: A name of `sctlab features list` (MIND takes radius and dilation: `mind-r2-d2`), or a file: TorchScript
             (`.pt`), or safetensors written by `save_extractor`.
-        weights: Local safetensors file for VGG or SAM; the downloaded one when left out. `random` gives seeded
-            random weights, for timing and tests.
+        weights: Local safetensors file; the downloaded one when left out. `random` gives seeded random weights, for
+            timing and tests.
         device: Where it runs.
 
     Raises:
         InputError: Unknown name, or a file of another type.
-        WeightsError: Weights that are missing, cut or of another architecture.
+        WeightsError: Weights that are missing, altered, cut or of another architecture.
     """
+    _discover()
     text = str(name)
-    match = _MIND.fullmatch(text)
-    if match:
-        dimension = 2 if match["plane"] else 3
-        found = MindSSC(dimension, radius=int(match["radius"] or 1), dilation=int(match["dilation"] or 2))
-    elif Path(text).suffix == ".pt":
-        found = _torchscript(Path(text))
-    elif Path(text).suffix == ".safetensors":
-        found = _from_file(Path(text))
-    elif text.startswith("ts-") and text in SOURCES:
-        found = _torchscript(_need(text))
-    elif text in SOURCES:
-        found = _with_weights(text, weights)
-    else:
-        known = ", ".join((*BUILT_IN, *SOURCES))
-        raise InputError(
-            "feature extractor", found=f"unknown name '{text}'", expected=f"{known}, or a .pt or .safetensors file"
-        )
-    return found.to(device)
+    opener = _SUFFIXES.get(Path(text).suffix)
+    if opener is not None:
+        return opener(Path(text)).to(device)
+    for entry in _ENTRIES.values():
+        match = entry.pattern.fullmatch(text)
+        if match:
+            return _opened(entry, match.groupdict(), weights).to(device)
+    raise InputError(
+        "feature extractor",
+        found=f"unknown name '{text}'",
+        expected=f"{', '.join(_ENTRIES)}, or a file that ends in {' or '.join(_SUFFIXES)}",
+    )
+
+
+def _opened(entry: Entry, arguments: dict[str, Any], weights: str | Path | None) -> FeatureExtractor:
+    if entry.source is None:
+        return entry.build(**arguments)
+    if str(weights) == "random" and not entry.whole_file:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return entry.build(**arguments)
+    path = Path(weights) if weights is not None else need_weights(entry.name, entry.source)
+    if entry.whole_file:
+        return entry.build(path)
+    return fill(entry.build(**arguments), read_weights(path)[0], path)
 
 
 def save_extractor(extractor: FeatureExtractor, path: str | Path) -> Path:
-    """Write an extractor's weights and architecture to one safetensors file that `load_extractor` reads."""
-    architecture: dict[str, object] = {"name": extractor.name}
-    if hasattr(extractor, "plans"):
-        architecture |= {
-            "kind": "totalsegmentator",
-            "plans": extractor.plans,
-            "classes": extractor.layers[-1].channels,
-            "fingerprint": extractor.fingerprint,
-        }
-    elif extractor.name not in SOURCES:
-        raise InputError(
-            extractor.name, found="an extractor without weights of its own", expected="VGG, SAM or TotalSegmentator"
-        )
-    return write_weights(_own_tensors(extractor), path, architecture)
-
-
-def import_nnunet(
-    plans: str | Path, checkpoint: str | Path, out: str | Path, *, configuration: str = "3d_fullres"
-) -> Path:
-    """Write an extractor file from what nnU-Net's training leaves: `plans.json` and `checkpoint_final.pth`.
-
-    Args:
-        plans: nnU-Net's plans (2.4 or later).
-        checkpoint: Its checkpoint; tensors and numbers are read, nothing in it is executed.
-        out: The `.safetensors` file that `load_extractor` takes.
-        configuration: Of the plans.
+    """Write an extractor's weights and architecture to one safetensors file that `load_extractor` reads.
 
     Raises:
-        InputError: Not plans that name an architecture.
-        WeightsError: Not a checkpoint of nnU-Net, or one of another architecture.
+        InputError: It has no weights of its own.
     """
-    from sctlab.features.checkpoints import read_pickled
-    from sctlab.features.totalsegmentator import TotalSegmentator, read_plans
-
-    architecture, fingerprint = read_plans(plans, configuration)
-    expected = "nnU-Net's checkpoint_final.pth"
-    state = read_pickled(Path(checkpoint), expected)
-    weights = state.get("network_weights") if isinstance(state, Mapping) else None
-    head = (weights or {}).get("decoder.seg_layers.0.weight")
-    if not isinstance(head, torch.Tensor):
-        raise WeightsError(checkpoint, found="no 'network_weights' with a segmentation head", expected=expected)
-    built = TotalSegmentator(
-        architecture, classes=len(head), fingerprint=fingerprint, name=f"totalsegmentator-{Path(out).stem}"
-    )
-    return save_extractor(_filled(built, weights, Path(checkpoint)), out)
-
-
-def _torchscript(path: Path) -> FeatureExtractor:
-    from sctlab.features.torchscript import TorchScriptExtractor
-
-    return TorchScriptExtractor(path)
-
-
-def _need(name: str) -> Path:
-    path = local_weights(name)
-    if path is None:
-        raise WeightsError(
-            name,
-            found="its weights aren't here",
-            expected="a downloaded file",
-            advice=f"run `sctlab features download {name}`",
+    architecture = extractor.architecture()
+    if architecture is None:
+        raise InputError(
+            extractor.name,
+            found="an extractor without weights of its own",
+            expected="one whose architecture() says how to build it again",
         )
-    return path
+    return write_weights(own_tensors(extractor), path, architecture)
 
 
-def _build(name: str) -> FeatureExtractor:
-    if name.startswith("vgg"):
-        from sctlab.features.vgg import Vgg
-
-        return Vgg(int(name[3:]))
-    from sctlab.features.sam import Sam2Hiera
-
-    return Sam2Hiera(name.removeprefix("sam2.1-"))
-
-
-def _with_weights(name: str, weights: str | Path | None) -> FeatureExtractor:
-    if str(weights) == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return _build(name)
-    path = Path(weights) if weights is not None else _need(name)
-    tensors, _ = read_weights(path)
-    return _filled(_build(name), tensors, path)
-
-
-def _from_file(path: Path) -> FeatureExtractor:
+@register_suffix(".safetensors")
+def open_saved(path: Path) -> FeatureExtractor:
+    """The extractor of a file that `save_extractor` wrote."""
     tensors, metadata = read_weights(path)
     try:
-        architecture = json.loads(metadata["extractor"])
-        name = str(architecture["name"])
+        record = dict(json.loads(metadata["extractor"]))
+        kind = str(record.pop("kind", record["name"]))
     except (KeyError, ValueError, TypeError) as error:
         raise WeightsError(
             path,
@@ -157,33 +188,29 @@ def _from_file(path: Path) -> FeatureExtractor:
             expected="a file written by save_extractor",
             advice="give the extractor's name and the file as its weights",
         ) from error
-    if architecture.get("kind") == "totalsegmentator":
-        from sctlab.features.totalsegmentator import TotalSegmentator
-
-        built = TotalSegmentator(
-            architecture["plans"],
-            classes=int(architecture["classes"]),
-            fingerprint=architecture["fingerprint"],
-            name=name,
-        )
-    elif name in SOURCES and not name.startswith("ts-"):
-        built = _build(name)
+    if kind in _ARCHITECTURES:
+        built = _ARCHITECTURES[kind](**record)
+    elif kind in _ENTRIES and _ENTRIES[kind].source is not None and not _ENTRIES[kind].whole_file:
+        built = _ENTRIES[kind].build()
     else:
-        raise WeightsError(path, found=f"architecture '{name}'", expected="VGG, SAM 2.1 or TotalSegmentator")
-    return _filled(built, tensors, path)
+        raise WeightsError(path, found=f"architecture '{kind}'", expected="one of the registered extractors")
+    return fill(built, tensors, path)
 
 
-def _filled(extractor: FeatureExtractor, tensors: dict[str, torch.Tensor], path: Path) -> FeatureExtractor:
-    """Load weights; every parameter must be found with its shape, anything else in the file is left alone."""
-    if extractor.name.startswith("sam") and not any(k.startswith("trunk.patch_embed.projection") for k in tensors):
-        from sctlab.features.sam import trunk_weights
+def fill(extractor: FeatureExtractor, tensors: dict[str, torch.Tensor], path: Path) -> FeatureExtractor:
+    """Load weights; every parameter must be there with its shape, anything else in the file is left alone.
 
-        tensors = trunk_weights(tensors)
-    elif extractor.name.startswith("totalsegmentator") and any(k.startswith("encoder.") for k in tensors):
-        tensors = {f"network.{k}": v for k, v in tensors.items()}  # nnU-Net's own names
-    wanted = _own_tensors(extractor)
-    missing = [k for k in wanted if k not in tensors]
-    wrong = [k for k in wanted if k in tensors and tensors[k].shape != wanted[k].shape]
+    Args:
+        tensors: Under the extractor's own names, or under published ones that its `rename` knows.
+        path: For messages.
+
+    Raises:
+        WeightsError: Weights are missing or have another shape.
+    """
+    tensors = extractor.rename(tensors)
+    own = own_tensors(extractor)
+    missing = [k for k in own if k not in tensors]
+    wrong = [k for k in own if k in tensors and tensors[k].shape != own[k].shape]
     if missing or wrong:
         first = (missing + wrong)[0]
         raise WeightsError(
@@ -191,10 +218,10 @@ def _filled(extractor: FeatureExtractor, tensors: dict[str, torch.Tensor], path:
             found=f"{len(missing)} weights of {extractor.name} missing, {len(wrong)} of another shape (first: {first})",
             expected=f"the weights of {extractor.name}",
         )
-    extractor.load_state_dict({k: tensors[k].to(wanted[k].dtype) for k in wanted}, strict=False)
+    extractor.load_state_dict({k: tensors[k].to(own[k].dtype) for k in own}, strict=False)
     return extractor
 
 
-def _own_tensors(extractor: FeatureExtractor) -> dict[str, torch.Tensor]:
+def own_tensors(extractor: FeatureExtractor) -> dict[str, torch.Tensor]:
     """Parameters and buffers by name, each once (nnU-Net's networks hold theirs under several names)."""
     return dict(extractor.named_parameters()) | dict(extractor.named_buffers())

@@ -5,12 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
 from torch import Tensor
 
 from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.io.writing import atomic_path
+from sctlab_model.monitor import Monitor
+from sctlab_model.records import Record
 
 
 @dataclass(frozen=True)
@@ -21,15 +27,13 @@ class Source:
         repository: On the Hugging Face hub.
         file: Path inside it.
         revision: Commit; None where no revision was verified: the user must give it.
-        sha256: Of the file; None likewise.
-        note: Licence and origin.
+        sha256: Of the file; None where it wasn't verified: the first download records it.
     """
 
     repository: str
     file: str
     revision: str | None = None
     sha256: str | None = None
-    note: str = ""
 
     @property
     def pinned(self) -> bool:
@@ -37,55 +41,16 @@ class Source:
         return bool(self.revision and self.sha256)
 
 
-_IMPACT = "VBoussot/impact-torchscript-models"
-_IMPACT_REVISION = "48f69637cdb56fdd2947bb5c4b67a38a82814ac7"
-_IMPACT_NOTE = "TotalSegmentator as TorchScript, for the IMPACT metric"
+class FetchRecord(Record):
+    """`<name>.json` beside a downloaded file: where it came from, and the hash that it must keep."""
 
-# Revisions and hashes are those that the hub shows for the files. A hash that wasn't seen there is left open.
-SOURCES: dict[str, Source] = {
-    "vgg16": Source(
-        "timm/vgg16.tv_in1k",
-        "model.safetensors",
-        "3394518cba29aee1ea82a49d971be90d2dd1dab7",
-        "57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8",
-        "torchvision's ImageNet weights, BSD-3",
-    ),
-    "vgg19": Source(
-        "timm/vgg19.tv_in1k",
-        "model.safetensors",
-        "128d4708565b3a414bcbb9bbad440b2fe37b9f18",
-        "11aea017b543ff59233749d8f1cf544cda749378f5790d2fedab841fb86b7669",
-        "torchvision's ImageNet weights, BSD-3",
-    ),
-    "sam2.1-tiny": Source("facebook/sam2.1-hiera-tiny", "model.safetensors", note="Apache-2.0"),
-    "sam2.1-small": Source("facebook/sam2.1-hiera-small", "model.safetensors", note="Apache-2.0"),
-    "ts-m292-2": Source(
-        _IMPACT, "TS/M292_2_Layers.pt", _IMPACT_REVISION,
-        "09cdfabdf33cfb67f4a4b7b79e677ca881b4e7316dca1a163d9f9e85ffd70d48", _IMPACT_NOTE,
-    ),
-    "ts-m292-7": Source(
-        _IMPACT, "TS/M292_7_Layers.pt", _IMPACT_REVISION,
-        "d3b085c072fc93e390d9ebe774c10f9be2abd45fdda508a2970c51792912f9b2", _IMPACT_NOTE,
-    ),
-    "ts-m293-2": Source(
-        _IMPACT, "TS/M293_2_Layers.pt", _IMPACT_REVISION,
-        "ffd584c7a9d31efe5cf42c8d9267167b68972b7b2d52e602af40a213418b49a6", _IMPACT_NOTE,
-    ),
-    "ts-m294-7": Source(
-        _IMPACT, "TS/M294_7_Layers.pt", _IMPACT_REVISION,
-        "9cff2579e54b94bba40614e700a975be3fe9c7657310f2d0f8a23e8f5af5afdc", _IMPACT_NOTE,
-    ),
-    "ts-m295-7": Source(
-        _IMPACT, "TS/M295_7_Layers.pt", _IMPACT_REVISION,
-        "cc0c3228c939c0a5981262ff7f7e750cb160b0763c8740b23cdc5183005babe0", _IMPACT_NOTE,
-    ),
-    "ts-m295-8": Source(
-        _IMPACT, "TS/M295_8_Layers.pt", _IMPACT_REVISION,
-        "9664528c2e5e0a8f35a094e138b5aaabba26d790ba41375799ea39342dd8fb47", _IMPACT_NOTE,
-    ),
-    "ts-m730-2": Source(_IMPACT, "TS/M730_2_Layers.pt", note=_IMPACT_NOTE + " (MR)"),
-    "ts-m850-7": Source(_IMPACT, "TS/M850_7_Layers.pt", note=_IMPACT_NOTE + " (MR)"),
-}  # fmt: skip
+    repository: str
+    file: str
+    revision: str
+    sha256: str
+    first_seen: bool = Field(
+        default=False, description="The hash is the first download's own: nothing verified it independently."
+    )
 
 
 def weights_folder() -> Path:
@@ -93,11 +58,37 @@ def weights_folder() -> Path:
     return Path(os.environ.get("SCTLAB_FEATURES") or Path.home() / ".cache" / "sctlab" / "features")
 
 
-def local_weights(name: str) -> Path | None:
+def local_weights(name: str, source: Source) -> Path | None:
     """The downloaded file of a public extractor; None when it isn't there."""
-    source = SOURCES[name]
     path = weights_folder() / f"{name}{Path(source.file).suffix}"
     return path if path.is_file() else None
+
+
+def need_weights(name: str, source: Source) -> Path:
+    """The downloaded file, which must be there and be what its download recorded.
+
+    Raises:
+        WeightsError: It isn't here, or was altered.
+    """
+    path = local_weights(name, source)
+    if path is None:
+        options = "" if source.pinned else " --revision COMMIT"
+        raise WeightsError(
+            name,
+            found="its weights aren't here",
+            expected=f"a downloaded file in {weights_folder()}",
+            advice=f"run `sctlab features download {name}{options}`",
+        )
+    record = path.with_suffix(".json")
+    expected = FetchRecord.read(record).sha256 if record.is_file() else source.sha256
+    if expected is not None and sha256_of(path) != expected:
+        raise WeightsError(
+            path,
+            found=f"SHA-256 {sha256_of(path)}",
+            expected=expected,
+            advice="the file was altered or is another one: download it again",
+        )
+    return path
 
 
 def sha256_of(path: Path) -> str:
@@ -106,39 +97,71 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def download(name: str, *, revision: str | None = None, sha256: str | None = None) -> Path:
-    """Fetch the weights of a public extractor and check them.
+def download(
+    name: str,
+    source: Source,
+    *,
+    revision: str | None = None,
+    sha256: str | None = None,
+    monitor: Monitor = Monitor(),
+) -> Path:
+    """Fetch the weights of a public extractor, check them, and record what was fetched.
+
+    Where neither the source nor the caller knows the hash, the first download records it, says so, and every later one
+    must agree.
+
+    Args:
+        name: Of the extractor.
+        source: Where its weights are.
+        revision: Commit on the hub (40 digits), instead of the recorded one.
+        sha256: Expected hash, instead of the recorded one.
 
     Raises:
-        InputError: Unknown name, no pin known and none given, or no network.
+        InputError: No revision known and none given, a revision that is no commit, or no network.
         WeightsError: The file's hash differs from the expected one; nothing is kept.
     """
-    from sctlab_model.io.writing import atomic_path
-
-    if name not in SOURCES:
-        raise InputError(
-            "features download", found=f"unknown extractor '{name}'", expected="one of " + ", ".join(SOURCES)
-        )
-    source = SOURCES[name]
-    revision, expected = revision or source.revision, (sha256 or source.sha256 or "").lower()
-    if not revision or len(expected) != 64:
+    path = weights_folder() / f"{name}{Path(source.file).suffix}"
+    record_path = path.with_suffix(".json")
+    before = FetchRecord.read(record_path) if record_path.is_file() else None
+    if before is not None and revision is not None and before.revision != revision:
+        before = None  # another revision was asked for
+    revision = (revision or (before.revision if before else None) or source.revision or "").lower()
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise InputError(
             name,
-            found="no verified revision and hash are recorded for it",
-            expected="--revision and --sha256",
-            advice=f"both are shown on https://huggingface.co/{source.repository}/blob/main/{source.file}",
+            found=f"revision '{revision}'" if revision else "no verified revision is recorded for it",
+            expected="--revision with the 40 digits of a commit (a branch may change)",
+            advice=f"they are shown on https://huggingface.co/{source.repository}/commits/main",
         )
-    path = weights_folder() / f"{name}{Path(source.file).suffix}"
-    if path.is_file() and sha256_of(path) == expected:
+    # The recorded hash belongs to the recorded revision.
+    pinned = source.sha256 if revision == source.revision else None
+    expected = (sha256 or (before.sha256 if before else None) or pinned or "").lower()
+    if expected and not re.fullmatch(r"[0-9a-f]{64}", expected):
+        raise InputError(name, found=f"SHA-256 '{expected}'", expected="64 hexadecimal digits")
+    if expected and path.is_file() and sha256_of(path) == expected:
         return path
     fetched = _fetch(name, source, revision)
-    found = sha256_of(fetched)
-    if found != expected:
+    digest = sha256_of(fetched)
+    if expected and digest != expected:
         raise WeightsError(
-            name, found=f"SHA-256 {found}", expected=expected, advice="the file at that revision isn't the one recorded"
+            name,
+            found=f"SHA-256 {digest}",
+            expected=expected,
+            advice="the file at that revision isn't the one recorded",
         )
     with atomic_path(path) as temporary:
-        temporary.write_bytes(fetched.read_bytes())
+        shutil.copyfile(fetched, temporary)
+    FetchRecord(
+        repository=source.repository,
+        file=source.file,
+        revision=revision,
+        sha256=digest,
+        first_seen=not expected,
+    ).write(record_path)
+    if not expected:
+        monitor.warning(
+            f"{name}: no hash was known; SHA-256 {digest} is recorded in {record_path} and holds from now on"
+        )
     return path
 
 
@@ -192,8 +215,6 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def write_weights(tensors: dict[str, Tensor], path: str | Path, architecture: dict[str, object]) -> Path:
     """Write weights atomically, with what `load_extractor` needs to build the network in the file's metadata."""
     from safetensors.torch import save_file
-
-    from sctlab_model.io.writing import atomic_path
 
     path = Path(path)
     with atomic_path(path) as temporary:

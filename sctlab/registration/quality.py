@@ -109,7 +109,7 @@ def feature_distances(fixed: Volume, warped: Sequence[Volume], region: np.ndarra
     """Absolute difference of MIND-SSC features of each image to the fixed one's (0 to 1) at the voxels of `region`."""
     import torch
 
-    from sctlab.features.mind import MindSSC
+    from sctlab.features import MindSSC
 
     extractor = MindSSC()
     inside = torch.from_numpy(region)

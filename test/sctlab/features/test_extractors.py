@@ -11,9 +11,19 @@ import torch
 from safetensors.torch import save_file
 
 from sctlab import cli
-from sctlab.features import FeatureExtractor, MindSSC, Statistics, load_extractor
-from sctlab.features.registry import save_extractor
-from sctlab.features.totalsegmentator import DEFAULT_PLANS, TotalSegmentator, read_plans
+from sctlab.features import (
+    FeatureExtractor,
+    MindSSC,
+    Source,
+    Statistics,
+    load_extractor,
+    register,
+    registry,
+    save_extractor,
+    wrap_module,
+)
+from sctlab.features.extractor import min_max
+from sctlab.features.extractors.nnunet import DEFAULT_PLANS, TotalSegmentator, read_plans
 from sctlab_model.errors import InputError, WeightsError
 
 RESIDUAL_PLANS = {
@@ -48,6 +58,21 @@ SMALL_PLANS = {
 FINGERPRINT = {"mean": -50.0, "std": 400.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
 
 
+class Pyramid(torch.nn.Module):
+    """An ordinary network that returns two feature maps, and takes only even sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.second = torch.nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.up = torch.nn.ConvTranspose2d(6, 4, 2, stride=2)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        first = self.first(x).relu()
+        second = self.second(first).relu()
+        return [first + self.up(second), second]
+
+
 def build(kind: str, torchscript_file: Path) -> FeatureExtractor:
     """An extractor of every kind, the real architectures with random weights."""
     torch.manual_seed(0)
@@ -57,11 +82,13 @@ def build(kind: str, torchscript_file: Path) -> FeatureExtractor:
         return TotalSegmentator(SMALL_PLANS, classes=5)
     if kind == "totalsegmentator-residual":
         return TotalSegmentator(RESIDUAL_PLANS, classes=3, fingerprint=FINGERPRINT)
+    if kind == "wrapped":
+        return wrap_module("wrapped", Pyramid(), normalise=min_max, channels=3)
     return load_extractor(kind, weights="random")
 
 
 KINDS = ["mind", "mind-2d", "torchscript", "vgg16", "vgg19", "sam2.1-tiny", "sam2.1-small",
-         "totalsegmentator", "totalsegmentator-residual"]  # fmt: skip
+         "totalsegmentator", "totalsegmentator-residual", "wrapped"]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -184,7 +211,7 @@ def test_a_file_that_is_no_torchscript_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_listed() -> None:
-    with pytest.raises(InputError, match="mind-2d, vgg16"):
+    with pytest.raises(InputError, match="mind, mind-2d"):
         load_extractor("resnet")
 
 
@@ -310,3 +337,35 @@ class TestMind:
 def test_a_range_must_have_an_extent() -> None:
     with pytest.raises(ValueError, match="above"):
         Statistics.from_range(5, 5)
+
+
+def test_a_wrapped_module_is_measured_and_checked(tmp_path: Path) -> None:
+    extractor = wrap_module("wrapped", Pyramid(), normalise=min_max, channels=3)
+    assert extractor.strides == (1, 2)
+    assert [layer.channels for layer in extractor.layers] == [4, 6]
+    assert extractor.layers[1].field_of_view == 5
+    assert extractor.normalisation == "min_max"
+    single = wrap_module("single", torch.nn.Conv3d(1, 2, 3, padding=1), dimension=3)
+    assert [tuple(f.shape) for f in single(torch.rand(1, 1, 8, 9, 10))] == [(1, 2, 8, 9, 10)]
+    with pytest.raises(InputError, match="feature maps"):
+        wrap_module("flat", torch.nn.Flatten())
+
+
+def test_a_registered_module_takes_part_by_name_and_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a plug-in would: three lines, then every door of the others is open to it."""
+    load_extractor("mind")  # everything of ours is registered
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+
+    @register("pyramid", source=Source("me/pyramid", "pyramid.safetensors"))
+    def pyramid() -> FeatureExtractor:
+        return wrap_module("pyramid", Pyramid(), normalise=min_max, channels=3)
+
+    first = load_extractor("pyramid", weights="random")
+    path = save_extractor(first, tmp_path / "pyramid.safetensors")
+    x = image(first)
+    for again in (load_extractor(path), load_extractor("pyramid", weights=path)):
+        assert torch.equal(again(x)[1], first(x)[1])
+    save_file({k: v.clone() for k, v in first.module.state_dict().items()}, path)  # the module's own names
+    assert torch.equal(load_extractor("pyramid", weights=path)(x)[1], first(x)[1])
+    with pytest.raises(WeightsError, match="features download pyramid --revision COMMIT"):
+        load_extractor("pyramid")

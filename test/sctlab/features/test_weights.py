@@ -10,11 +10,13 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from sctlab.commands.features import app
-from sctlab.features import load_extractor, weights
-from sctlab.features.registry import save_extractor
+from sctlab.features import load_extractor, save_extractor, weights
+from sctlab.features.registry import entries
 from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.monitor import Monitor
 
-HASH = "0" * 64
+SOURCES = {name: entry.source for name, entry in entries().items() if entry.source is not None}
+REVISION = "a" * 40
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +35,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def fetch(name: str, **options: object) -> Path:
+    return weights.download(name, SOURCES[name], **options)
+
+
 def test_every_pin_is_complete_or_absent() -> None:
-    for name, source in weights.SOURCES.items():
+    for name, source in SOURCES.items():
         assert (source.revision is None) == (source.sha256 is None), name
         if source.pinned:
             assert len(source.revision) == 40, name
@@ -42,22 +48,52 @@ def test_every_pin_is_complete_or_absent() -> None:
 
 
 def test_a_checked_file_is_kept(hub: Path, cache: Path) -> None:
-    path = weights.download("sam2.1-small", revision="a" * 40, sha256=weights.sha256_of(hub))
+    path = fetch("sam2.1-small", revision=REVISION, sha256=weights.sha256_of(hub))
     assert path == cache / "sam2.1-small.safetensors"
     assert path.read_bytes() == hub.read_bytes()
 
 
 def test_a_file_with_another_hash_is_refused_and_not_kept(hub: Path, cache: Path) -> None:
     with pytest.raises(WeightsError, match="SHA-256"):
-        weights.download("vgg16")
+        fetch("vgg16")
     assert not list(cache.glob("*"))
 
 
-def test_without_a_verified_pin_the_user_must_give_one(hub: Path) -> None:
-    with pytest.raises(InputError, match="--revision and --sha256"):
-        weights.download("sam2.1-small")
-    with pytest.raises(InputError, match="unknown extractor"):
-        weights.download("vgg17")
+def test_without_a_verified_hash_the_first_download_records_it_and_says_so(hub: Path, cache: Path) -> None:
+    with pytest.raises(InputError, match="--revision with the 40 digits"):
+        fetch("sam2.1-small")
+    with pytest.raises(InputError, match="revision 'main'"):
+        fetch("sam2.1-small", revision="main")
+    lines: list[str] = []
+
+    class Listening(Monitor):
+        def warning(self, text: str) -> None:
+            lines.append(text)
+
+    path = fetch("sam2.1-small", revision=REVISION, monitor=Listening())
+    (line,) = lines
+    assert weights.sha256_of(hub) in line
+    record = weights.FetchRecord.read(cache / "sam2.1-small.json")
+    assert (record.revision, record.sha256, record.first_seen) == (REVISION, weights.sha256_of(hub), True)
+    assert fetch("sam2.1-small") == path  # the record knows revision and hash now
+    save_file({"x": torch.ones(3)}, hub)
+    path.unlink()
+    with pytest.raises(WeightsError, match="SHA-256"):  # another file under the same revision
+        fetch("sam2.1-small", revision=REVISION)
+    assert not path.exists()
+
+
+def test_an_altered_file_is_refused_when_it_is_loaded(hub: Path, cache: Path) -> None:
+    path = fetch("sam2.1-tiny", revision=REVISION)
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(WeightsError, match="altered"):
+        load_extractor("sam2.1-tiny")
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    result = CliRunner().invoke(app, ["download", "vgg17"])
+    assert isinstance(result.exception, InputError)
+    assert "unknown extractor 'vgg17'" in str(result.exception)
 
 
 def test_without_network_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +104,7 @@ def test_without_network_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(httpx, "head", unreachable)
     with pytest.raises(InputError, match="hub can't be reached") as caught:
-        weights.download("vgg16")
+        fetch("vgg16")
     assert "\n" not in str(caught.value)
 
 
@@ -78,15 +114,22 @@ def test_missing_weights_name_the_command() -> None:
 
 
 def test_downloaded_weights_are_found_by_name(cache: Path) -> None:
-    extractor = load_extractor("vgg16", weights="random")
+    extractor = load_extractor("sam2.1-tiny", weights="random")
     cache.mkdir()
-    save_extractor(extractor, cache / "vgg16.safetensors")
-    x = torch.rand(1, 1, 20, 20)
-    assert torch.equal(load_extractor("vgg16")(x)[0], extractor(x)[0])
+    save_extractor(extractor, cache / "sam2.1-tiny.safetensors")
+    x = torch.rand(1, 1, 32, 32)
+    assert torch.equal(load_extractor("sam2.1-tiny")(x)[0], extractor(x)[0])
+
+
+def test_a_file_put_there_by_hand_must_have_the_recorded_hash(cache: Path) -> None:
+    cache.mkdir()
+    save_extractor(load_extractor("vgg16", weights="random"), cache / "vgg16.safetensors")
+    with pytest.raises(WeightsError, match="57b026918159a6bf"):
+        load_extractor("vgg16")
 
 
 def test_the_list_shows_every_extractor() -> None:
     result = CliRunner().invoke(app, ["list"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    for name in ("mind, mind-2d", *weights.SOURCES):
+    for name in ("mind", "mind-2d", *SOURCES):
         assert name in result.output

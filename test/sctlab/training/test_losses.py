@@ -10,11 +10,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from sctlab.features import FeatureExtractor, MindSSC, load_extractor
-from sctlab.features.registry import save_extractor
-from sctlab.features.sam import Sam2Hiera
-from sctlab.features.totalsegmentator import TotalSegmentator
-from sctlab.features.vgg import Vgg
+from sctlab.features import FeatureExtractor, MindSSC, load_extractor, save_extractor
+from sctlab.features.extractors.nnunet import TotalSegmentator
+from sctlab.features.extractors.sam import Sam2Hiera
+from sctlab.features.extractors.vgg import Vgg
 from sctlab.training.losses import FeatureL1, SynthesisLoss
 from sctlab.training.plan import L1, ImpactSynth
 from sctlab_model.errors import InputError

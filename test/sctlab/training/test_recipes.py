@@ -16,8 +16,8 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from rich.console import Console
 
 from sctlab import cli
-from sctlab.features.registry import save_extractor
-from sctlab.features.sam import Sam2Hiera
+from sctlab.features import save_extractor
+from sctlab.features.extractors.sam import Sam2Hiera
 from sctlab.training.checkpoint import load_checkpoint, part, read_values
 from sctlab.training.plan import TrainingPlan, load_plan
 from sctlab.training.run import Run, train_run

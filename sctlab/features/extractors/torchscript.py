@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from sctlab.features.extractor import FeatureExtractor, Layer, Statistics, crop_to_stride, pad_to_multiple
+from sctlab.features.probing import PROBE, measure_reach, multiple_of, strides_of
+from sctlab.features.registry import register, register_suffix
+from sctlab.features.weights import Source
 from sctlab_model.errors import InputError
 
-_PROBE = 64  # voxels of the probe image; a power of two shows the strides up to 64
 _FAILURES = (RuntimeError, torch.jit.Error)  # of an operation; raised by the model's own code
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -47,8 +49,9 @@ class TorchScriptExtractor(FeatureExtractor):
                 expected="a TorchScript file (torch.jit.save)",
             ) from error
         dimension, channels, maps = _probe(script, path)
-        strides = [max(1, round(_PROBE / m.shape[-1])) for m in maps]
-        reach = _measure_reach(script, dimension, channels, strides)
+        strides = strides_of(maps)
+        neutral = Statistics(0.0, 1.0, 0.5, 0.3)
+        reach = measure_reach(lambda x: _call(script, x, len(strides), neutral), dimension, channels, strides)
         layers = [
             Layer(f"layer {i + 1}", m.shape[1], s, field_of_view[i] if field_of_view else view, offset)
             for i, (m, s, (view, offset)) in enumerate(zip(maps, strides, reach, strict=True))
@@ -61,7 +64,10 @@ class TorchScriptExtractor(FeatureExtractor):
             normalisation="inside the model; statistics passed on when given",
             minimum_size=max(2, *strides),
         )
-        self.script, self.multiple = script, _multiple(script, dimension, channels, strides)
+        self.script, self.multiple = (
+            script,
+            multiple_of(lambda x: _call(script, x, len(strides)), dimension, channels, strides),
+        )
         self.freeze()
 
     def _extract(self, x: Tensor, count: int, statistics: Statistics | None) -> list[Tensor]:
@@ -107,7 +113,7 @@ def _probe(script, path: Path) -> tuple[int, int, list[Tensor]]:
     """Dimension, channels and the maps of all layers for a small image."""
     reason = ""
     for dimension, channels in ((3, 1), (2, 3), (2, 1), (3, 3)):
-        x = torch.linspace(0, 1, channels * _PROBE**dimension).reshape(1, channels, *[_PROBE] * dimension)
+        x = torch.linspace(0, 1, channels * PROBE**dimension).reshape(1, channels, *[PROBE] * dimension)
         try:
             maps = _call(script, x, 1)
         except _FAILURES as error:
@@ -131,49 +137,29 @@ def _probe(script, path: Path) -> tuple[int, int, list[Tensor]]:
     )
 
 
-@torch.no_grad()
-def _multiple(script, dimension: int, channels: int, strides: list[int]) -> int:
-    """What the edges of an input must be a multiple of: 1 for a model that takes any size.
-
-    The probe's edge less a power of two is a multiple of that and of no larger one.
-    """
-    multiple = 1
-    while multiple < _PROBE:
-        size = _PROBE - multiple
-        try:
-            maps = _call(script, torch.rand(1, channels, *[size] * dimension), len(strides))
-        except _FAILURES:
-            maps = []
-        if [m.shape[-1] for m in maps] == [-(-size // stride) for stride in strides]:
-            return multiple
-        multiple *= 2
-    return _PROBE
+@register_suffix(".pt")
+def open_torchscript(path: Path) -> TorchScriptExtractor:
+    """A TorchScript file as an extractor."""
+    return TorchScriptExtractor(path)
 
 
-def _measure_reach(script, dimension: int, channels: int, strides: list[int]) -> list[tuple[int, float]]:
-    """Field of view and offset of every layer: where the gradient of its central voxel arrives, along one axis.
-
-    Where normalisation layers couple all voxels weakly, only gradients above 1 % of the largest count. A layer that
-    sees the whole probe, or passes no gradient (a one-hot map), gets the probe's edge and no offset. A layer at full
-    resolution has none either: what its voxels see may lie to one side of them (behind a transposed convolution to the
-    left of one and to the right of the next), so its field of view reaches as far to both sides.
-    """
-    x = torch.rand(1, channels, *[_PROBE] * dimension, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    features = _call(script, x, len(strides), Statistics(0.0, 1.0, 0.5, 0.3))
-    found = []
-    for feature, stride in zip(features, strides, strict=True):
-        if not feature.requires_grad:
-            found.append((_PROBE, 0.0))
-            continue
-        middle = feature.shape[2] // 2
-        centre = (slice(None), slice(None), *(n // 2 for n in feature.shape[2:]))
-        (gradient,) = torch.autograd.grad(feature[centre].sum(), x, retain_graph=True)
-        profile = gradient.abs().amax(dim=(0, 1, *range(3, gradient.ndim)))
-        reached = torch.nonzero(profile > 0.01 * profile.max()).flatten().tolist() or [0, _PROBE - 1]
-        first, last = reached[0], reached[-1]
-        inside = first > 0 and last < _PROBE - 1
-        if inside and stride == 1:
-            found.append((2 * max(middle - first, last - middle) + 1, 0.0))
-        else:
-            found.append((last - first + 1, (first + last) / 2 - stride * middle if inside else 0.0))
-    return found
+_REPOSITORY = "VBoussot/impact-torchscript-models"
+_REVISION = "48f69637cdb56fdd2947bb5c4b67a38a82814ac7"
+# Name → file, and its SHA-256 as the hub shows it; None where it wasn't seen there.
+_PUBLISHED = {
+    "ts-m292-2": ("TS/M292_2_Layers.pt", "09cdfabdf33cfb67f4a4b7b79e677ca881b4e7316dca1a163d9f9e85ffd70d48"),
+    "ts-m292-7": ("TS/M292_7_Layers.pt", "d3b085c072fc93e390d9ebe774c10f9be2abd45fdda508a2970c51792912f9b2"),
+    "ts-m293-2": ("TS/M293_2_Layers.pt", "ffd584c7a9d31efe5cf42c8d9267167b68972b7b2d52e602af40a213418b49a6"),
+    "ts-m294-7": ("TS/M294_7_Layers.pt", "9cff2579e54b94bba40614e700a975be3fe9c7657310f2d0f8a23e8f5af5afdc"),
+    "ts-m295-7": ("TS/M295_7_Layers.pt", "cc0c3228c939c0a5981262ff7f7e750cb160b0763c8740b23cdc5183005babe0"),
+    "ts-m295-8": ("TS/M295_8_Layers.pt", "9664528c2e5e0a8f35a094e138b5aaabba26d790ba41375799ea39342dd8fb47"),
+    "ts-m730-2": ("TS/M730_2_Layers.pt", None),
+    "ts-m850-7": ("TS/M850_7_Layers.pt", None),
+}
+for _name, (_file, _sha256) in _PUBLISHED.items():
+    register(
+        _name,
+        source=Source(_REPOSITORY, _file, _REVISION if _sha256 else None, _sha256),
+        note="TotalSegmentator as TorchScript, for the IMPACT metric" + ("" if _sha256 else " (MR)"),
+        whole_file=True,
+    )(open_torchscript)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sctlab.features.extractor import FeatureExtractor, Layer, Statistics, min_max
+from sctlab.features.registry import register
 
 # Least patch distance that counts as structure, as a share of the fixed range squared: 10 HU of 4095.
 FIXED_FLOOR = (10 / 4095) ** 2
@@ -94,6 +95,26 @@ class MindSSC(FeatureExtractor):
                 total = total + x.narrow(axis, step, count)
             x = total
         return x / size**self.dimension
+
+
+@register(
+    "mind",
+    pattern=r"mind(?:-r(?P<radius>\d))?(?:-d(?P<dilation>\d))?",
+    note="self-similarity in 3D, no weights; mind-r2-d3 sets radius and dilation",
+)
+def mind_3d(radius: str | None = None, dilation: str | None = None) -> MindSSC:
+    """MIND-SSC in 3D by name."""
+    return MindSSC(3, radius=int(radius or 1), dilation=int(dilation or 2))
+
+
+@register(
+    "mind-2d",
+    pattern=r"mind-2d(?:-r(?P<radius>\d))?(?:-d(?P<dilation>\d))?",
+    note="self-similarity in the plane, no weights; mind-2d-r2-d3 sets radius and dilation",
+)
+def mind_2d(radius: str | None = None, dilation: str | None = None) -> MindSSC:
+    """MIND-SSC in the plane by name."""
+    return MindSSC(2, radius=int(radius or 1), dilation=int(dilation or 2))
 
 
 def _neighbour_pairs(dimension: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -14,6 +14,8 @@ from sctlab.features.extractor import (
     imagenet,
     pad_to_multiple,
 )
+from sctlab.features.registry import register
+from sctlab.features.weights import Source
 
 # Hiera sizes as published with SAM 2.1: blocks a stage, blocks with global attention.
 SIZES: dict[str, tuple[list[int], list[int]]] = {
@@ -66,6 +68,13 @@ class Sam2Hiera(FeatureExtractor):
         self.trunk = Sam2HieraDetModel(config)
         self.freeze()
 
+    def architecture(self) -> dict[str, object]:
+        return {"name": self.name}
+
+    def rename(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Own names stay; those of a checkpoint of the whole SAM 2.1 become the trunk's."""
+        return tensors if any(k.startswith("trunk.patch_embed.projection") for k in tensors) else trunk_weights(tensors)
+
     def _extract(self, x: Tensor, count: int, statistics: Statistics | None) -> list[Tensor]:
         size = x.shape[2:]
         x = pad_to_multiple(imagenet(x, statistics), _PATCH * _ATTENTION_WINDOW)
@@ -80,6 +89,23 @@ class Sam2Hiera(FeatureExtractor):
                 if len(found) == count:
                     break
         return found
+
+
+# No hash of these files was verified: the user gives the revision, and the first download records the hash.
+@register(
+    "sam2.1-tiny", source=Source("facebook/sam2.1-hiera-tiny", "model.safetensors"), note="Hiera trunk, Apache-2.0"
+)
+def sam_tiny() -> Sam2Hiera:
+    """The tiny trunk with random weights."""
+    return Sam2Hiera("tiny")
+
+
+@register(
+    "sam2.1-small", source=Source("facebook/sam2.1-hiera-small", "model.safetensors"), note="Hiera trunk, Apache-2.0"
+)
+def sam_small() -> Sam2Hiera:
+    """The small trunk with random weights."""
+    return Sam2Hiera("small")
 
 
 _ORIGINAL_NAMES = (  # names of the trunk in the original checkpoints → in transformers

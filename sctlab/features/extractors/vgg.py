@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sctlab.features.extractor import FeatureExtractor, Layer, Statistics, crop_to_stride, imagenet, pad_to_multiple
+from sctlab.features.registry import register
+from sctlab.features.weights import Source
 
 
 class Vgg(FeatureExtractor):
@@ -38,6 +40,9 @@ class Vgg(FeatureExtractor):
         self.features = features
         self.freeze()
 
+    def architecture(self) -> dict[str, object]:
+        return {"name": self.name}
+
     def _extract(self, x: Tensor, count: int, statistics: Statistics | None) -> list[Tensor]:
         size = x.shape[2:]
         x = pad_to_multiple(imagenet(x, statistics), self.layers[-1].stride)
@@ -49,6 +54,39 @@ class Vgg(FeatureExtractor):
                 if len(found) == count:
                     break
         return found
+
+
+_NOTE = "torchvision's ImageNet weights, BSD-3"
+
+
+@register(
+    "vgg16",
+    source=Source(
+        "timm/vgg16.tv_in1k",
+        "model.safetensors",
+        "3394518cba29aee1ea82a49d971be90d2dd1dab7",
+        "57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8",
+    ),
+    note=_NOTE,
+)
+def vgg16() -> Vgg:
+    """VGG16 with random weights."""
+    return Vgg(16)
+
+
+@register(
+    "vgg19",
+    source=Source(
+        "timm/vgg19.tv_in1k",
+        "model.safetensors",
+        "128d4708565b3a414bcbb9bbad440b2fe37b9f18",
+        "11aea017b543ff59233749d8f1cf544cda749378f5790d2fedab841fb86b7669",
+    ),
+    note=_NOTE,
+)
+def vgg19() -> Vgg:
+    """VGG19 with random weights."""
+    return Vgg(19)
 
 
 def _blocks(features: nn.Sequential) -> tuple[list[Layer], list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from sctlab.features.extractor import (
     pad_to_multiple,
     z_score,
 )
-from sctlab_model.errors import InputError
+from sctlab.features.registry import fill, register_architecture, save_extractor
+from sctlab_model.errors import InputError, WeightsError
 
 # The plan that TotalSegmentator v2 trains its 1.5 mm models with.
 DEFAULT_PLANS: dict[str, Any] = {
@@ -88,6 +90,20 @@ class TotalSegmentator(FeatureExtractor):
         self.network, self.plans, self.fingerprint, self.total_stride = network, plans, fingerprint, total
         self.freeze()
 
+    def architecture(self) -> dict[str, object]:
+        return {
+            "kind": "totalsegmentator",
+            "name": self.name,
+            "plans": self.plans,
+            "classes": self.layers[-1].channels,
+            "fingerprint": self.fingerprint,
+        }
+
+    def rename(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """nnU-Net's own names are taken, too."""
+        nnunet_names = any(k.startswith("encoder.") for k in tensors)
+        return {f"network.{k}": v for k, v in tensors.items()} if nnunet_names else tensors
+
     def _extract(self, x: Tensor, count: int, statistics: Statistics | None) -> list[Tensor]:
         size = x.shape[2:]
         if self.fingerprint:
@@ -111,6 +127,45 @@ class TotalSegmentator(FeatureExtractor):
         if count > len(skips) + len(steps):
             found.append(decoder.seg_layers[-1](x).softmax(dim=1))
         return [crop_to_stride(f, size, layer.stride) for f, layer in zip(found, self.layers, strict=False)]
+
+
+@register_architecture("totalsegmentator")
+def build_again(
+    plans: dict[str, Any], classes: int, fingerprint: dict[str, float] | None, name: str
+) -> TotalSegmentator:
+    """The network that a file of `save_extractor` describes, with random weights."""
+    return TotalSegmentator(plans, classes=int(classes), fingerprint=fingerprint, name=name)
+
+
+def import_nnunet(
+    plans: str | Path, checkpoint: str | Path, out: str | Path, *, configuration: str = "3d_fullres"
+) -> Path:
+    """Write an extractor file from what nnU-Net's training leaves: `plans.json` and `checkpoint_final.pth`.
+
+    Args:
+        plans: nnU-Net's plans (2.4 or later).
+        checkpoint: Its checkpoint; tensors and numbers are read, nothing in it is executed.
+        out: The `.safetensors` file that `load_extractor` takes.
+        configuration: Of the plans.
+
+    Raises:
+        InputError: Not plans that name an architecture.
+        WeightsError: Not a checkpoint of nnU-Net, or one of another architecture.
+    """
+    from sctlab.features.checkpoints import read_pickled
+
+    architecture, fingerprint = read_plans(plans, configuration)
+    expected = "nnU-Net's checkpoint_final.pth"
+    state = read_pickled(Path(checkpoint), expected)
+    weights = state.get("network_weights") if isinstance(state, Mapping) else None
+    head = (weights or {}).get("decoder.seg_layers.0.weight")
+    if not isinstance(head, torch.Tensor):
+        raise WeightsError(checkpoint, found="no 'network_weights' with a segmentation head", expected=expected)
+    built = TotalSegmentator(
+        architecture, classes=len(head), fingerprint=fingerprint, name=f"totalsegmentator-{Path(out).stem}"
+    )
+    assert weights is not None
+    return save_extractor(fill(built, dict(weights), Path(checkpoint)), out)
 
 
 def read_plans(path: str | Path, configuration: str = "3d_fullres") -> tuple[dict[str, Any], dict[str, float] | None]:
