@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from sctlab_model.errors import InputError
-from sctlab_model.io.metaimage import DEFAULT_MAX_VOXELS
+from sctlab_model.io.grids import DEFAULT_MAX_VOXELS
 from sctlab_model.recipe import Canvas, PercentileNormalisation, RangeNormalisation, Recipe, ZScoreNormalisation
 from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 

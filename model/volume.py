@@ -108,11 +108,13 @@ class Volume:
         array: Values, axes z, y, x.
         geometry: The grid; its `shape_zyx` is the array's shape.
         name: Where the volume came from (a path), for messages.
+        notes: What a reader repaired or assumed, for the user.
     """
 
     array: np.ndarray
     geometry: Geometry
     name: str = field(default="", compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if tuple(self.array.shape) != self.geometry.shape_zyx:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from sctlab_model.errors import InputError
-from sctlab_model.io.metaimage import DEFAULT_MAX_VOXELS
+from sctlab_model.io.grids import DEFAULT_MAX_VOXELS
 from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 _SERIES, _MODALITY, _POSITION, _ORIENTATION = "0020|000e", "0008|0060", "0020|0032", "0020|0037"

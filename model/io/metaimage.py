@@ -11,25 +11,26 @@ Format: https://itk.org/Wiki/ITK/MetaIO/Documentation. Keys that don't describe 
 from __future__ import annotations
 
 import math
+import os
 import re
-import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from sctlab_model.errors import InputError
-from sctlab_model.volume import Geometry, Volume
-
-MAX_HEADER_BYTES = 1 << 20
-DEFAULT_MAX_VOXELS = 1 << 29  # 512 Mi voxels: 1024 x 1024 x 512, four times the largest clinical CT
-MAX_DEFLATE_RATIO = 1032  # zlib can't do better (https://zlib.net/zlib_tech.html)
+from sctlab_model.io.grids import DEFAULT_MAX_VOXELS, check_size, checked_grid
+from sctlab_model.io.header import MAX_HEADER_BYTES, ImageHeader, interleaved
+from sctlab_model.io.paths import file_beside
+from sctlab_model.io.streams import deflated
+from sctlab_model.volume import Geometry
 
 ELEMENT_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4",
     "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8",
     "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
+_ELEMENT_NAMES = {code: name for name, code in ELEMENT_TYPES.items() if "LONG" not in name or "LONG_LONG" in name}
 # Older writers use other names for the same thing.
 OFFSET_KEYS = ("Offset", "Position", "Origin")
 DIRECTION_KEYS = ("TransformMatrix", "Rotation", "Orientation")
@@ -44,34 +45,25 @@ _INTEGER = re.compile(r"[+-]?\d{1,19}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
 
 
-@dataclass(frozen=True)
-class MetaHeader:
-    """A checked header: the grid, the element type with byte order, and where the data lies."""
-
-    geometry: Geometry
-    dtype: np.dtype
-    compressed: bool
-    compressed_size: int | None
-    data_file: str  # "LOCAL" or a bare file name
-    data_offset: int  # bytes before the voxels in the file that holds them; -1: count from the end
-
-    @property
-    def data_bytes(self) -> int:
-        """Size of the voxels when inflated."""
-        return math.prod(self.geometry.size_xyz) * self.dtype.itemsize
-
-
-def parse_header(raw: bytes, where: str, *, max_voxels: int = DEFAULT_MAX_VOXELS) -> MetaHeader:
-    """Check a MetaImage header.
+def read_metaimage_header(path: Path, *, components: int = 1, max_voxels: int = DEFAULT_MAX_VOXELS) -> ImageHeader:
+    """Check the header of an `.mha` or `.mhd` file.
 
     Args:
-        raw: The file's first bytes, at least up to the end of the `ElementDataFile` line.
-        where: File name for messages.
-        max_voxels: Larger images are refused before anything is allocated.
+        path: The file.
+        components: Values a voxel that are wanted.
+        max_voxels: Larger images are refused.
 
     Raises:
         InputError: Anything structural that is missing, repeated, malformed or out of range.
     """
+    with path.open("rb") as handle:
+        raw = handle.read(MAX_HEADER_BYTES)
+    return parse_header(raw, path, components=components, max_voxels=max_voxels)
+
+
+def parse_header(raw: bytes, path: Path, *, components: int = 1, max_voxels: int = DEFAULT_MAX_VOXELS) -> ImageHeader:
+    """A header from a file's first bytes, which reach at least to the end of the `ElementDataFile` line."""
+    where = str(path)
     values, header_end = _read_keys(raw, where)
 
     def refuse(found: str, expected: str) -> InputError:
@@ -84,20 +76,14 @@ def parse_header(raw: bytes, where: str, *, max_voxels: int = DEFAULT_MAX_VOXELS
             raise refuse(f"no {key} in the header", "a MetaImage header")
     if values["NDims"] != "3":
         raise refuse(f"NDims = {values['NDims'][:40]}", "a volume with 3 dimensions")
-    if values.get("ElementNumberOfChannels", "1") != "1":
-        raise refuse(f"{values['ElementNumberOfChannels'][:40]} channels a voxel (a colour image)", "1 channel")
+    channels = values.get("ElementNumberOfChannels", "1")
+    if channels != str(components):
+        kind = " (a colour or vector image)" if components == 1 else ""
+        raise refuse(f"{channels[:40]} channels a voxel{kind}", f"{components} channel{'s' * (components > 1)}")
     if values["ElementType"] not in ELEMENT_TYPES:
         raise refuse(f"ElementType = {values['ElementType'][:40]}", " ".join(ELEMENT_TYPES))
     size = _integers(values["DimSize"], "DimSize", where)
-    if min(size) < 1:
-        raise refuse(f"DimSize = {values['DimSize'][:60]}", "three positive sizes")
-    if math.prod(size) > max_voxels:
-        raise InputError(
-            where,
-            found=f"{'x'.join(map(str, size))} = {math.prod(size)} voxels",
-            expected=f"at most {max_voxels} voxels",
-            advice="crop or resample the image",
-        )
+    check_size(size, where, max_voxels)
     if not _boolean(values, "BinaryData", True, where):
         raise refuse("BinaryData = False", "binary voxels")
     for key, neutral in (("ElementToIntensityFunctionSlope", 1.0), ("ElementToIntensityFunctionOffset", 0.0)):
@@ -106,12 +92,10 @@ def parse_header(raw: bytes, where: str, *, max_voxels: int = DEFAULT_MAX_VOXELS
 
     spacing_key = "ElementSpacing" if "ElementSpacing" in values else "ElementSize"
     spacing = _numbers(values.get(spacing_key, "1 1 1"), 3, spacing_key, where)
-    check_spacing(spacing, where)
     origin = _numbers(_one_of(values, OFFSET_KEYS, "0 0 0", where), 3, "Offset", where)
     # The file lists the direction of each axis in turn; ITK's matrix has them as columns.
     rows = _numbers(_one_of(values, DIRECTION_KEYS, "1 0 0 0 1 0 0 0 1", where), 9, "TransformMatrix", where)
-    axes = np.array(rows).reshape(3, 3).T
-    check_direction(axes, where)
+    geometry, notes = checked_grid(size, spacing, origin, np.array(rows).reshape(3, 3).T, where)
 
     _one_of(values, BYTE_ORDER_KEYS, "", where)
     big_endian = any(_boolean(values, key, False, where) for key in BYTE_ORDER_KEYS)
@@ -127,137 +111,69 @@ def parse_header(raw: bytes, where: str, *, max_voxels: int = DEFAULT_MAX_VOXELS
 
     data_file = values["ElementDataFile"]
     header_size = _integer(values.get("HeaderSize", "0"), "HeaderSize", where)
+    data_bytes = math.prod(size) * components * dtype.itemsize
     if data_file.upper() in ("LOCAL", "LOCAL_DATA"):
-        data_file = "LOCAL"
         if "HeaderSize" in values and header_size not in (0, -1, header_end):
             raise refuse(f"HeaderSize = {header_size}", f"{header_end}, where the header ends")
-        offset = header_end
+        data_path, offset = path, header_end
     else:
-        if not re.fullmatch(r"[\w][\w .+()-]*", data_file) or data_file.split()[0] == "LIST":
-            raise refuse(f"ElementDataFile = {data_file[:60]}", "LOCAL or one file name in the same folder")
         if header_size < -1 or (header_size == -1 and compressed):
             raise refuse(f"HeaderSize = {header_size}", "0 or more bytes, or -1 for uncompressed data")
-        offset = header_size
-    geometry = Geometry(size, spacing, origin, tuple(axes.ravel()))
-    return MetaHeader(geometry, dtype, compressed, compressed_size, data_file, offset)
+        data_path, offset = file_beside(path, data_file), header_size
+        if header_size == -1:  # the voxels are the end of the file
+            offset = max(0, data_path.stat().st_size - data_bytes)
+    return ImageHeader(
+        path,
+        geometry,
+        dtype,
+        data_path,
+        "zlib" if compressed else "raw",
+        offset,
+        stored_bytes=compressed_size if compressed else data_bytes,
+        components=components,
+        notes=notes,
+    )
 
 
-def check_spacing(spacing_xyz: tuple[float, ...], where: str) -> None:
-    """Refuse a voxel pitch that isn't finite, positive and of the size of anything a scanner makes."""
-    if not all(1e-3 <= s <= 1e3 for s in spacing_xyz):
-        raise InputError(
-            where,
-            found=f"spacing {' x '.join(f'{s:g}' for s in spacing_xyz)} mm",
-            expected="finite positive spacing between 0.001 and 1000 mm",
-            advice="the header is damaged",
-        )
+def _numbers_of(array: np.ndarray | tuple[float, ...]) -> str:
+    """Numbers that read back as the same float64."""
+    return " ".join(repr(float(v)).removesuffix(".0") for v in np.ravel(array))
 
 
-def check_direction(axes: np.ndarray, where: str) -> None:
-    """Refuse a 3x3 direction matrix whose columns aren't orthonormal within 1e-3."""
-    if not np.isfinite(axes).all() or np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
-        raise InputError(
-            where,
-            found=f"direction {np.round(axes, 4).tolist()}",
-            expected="an orthonormal direction matrix",
-            advice="shears and scales in the direction aren't supported: resample the image",
-        )
+def encode_metaimage(
+    array: np.ndarray, geometry: Geometry, metadata: Mapping[str, str], *, compress: bool
+) -> Iterator[bytes | memoryview]:
+    """The pieces of an `.mha` file.
 
-
-def read_metaimage(path: str | Path, *, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:
-    """Read an `.mha` or `.mhd` file.
-
-    Raises:
-        InputError: The header is malformed, or the data is shorter, longer or larger than it says.
+    Args:
+        array: Values in native byte order, axes z, y, x; with components: component, z, y, x.
+        geometry: The grid.
+        metadata: Keys and texts for the header, checked by `writing.py`.
+        compress: With zlib.
     """
-    path = Path(path)
-    with path.open("rb") as handle:
-        header = parse_header(handle.read(MAX_HEADER_BYTES), str(path), max_voxels=max_voxels)
-    data_path = path if header.data_file == "LOCAL" else path.with_name(header.data_file)
-    if not data_path.is_file():
-        raise InputError(
-            path, found=f"its data file {data_path.name} is not there", expected="a plain file beside the header"
-        )
-    payload = data_path.stat().st_size - max(header.data_offset, 0)
-    expected = header.compressed_size if header.compressed else header.data_bytes
-    if header.data_offset == -1:
-        offset = data_path.stat().st_size - header.data_bytes
-        payload = header.data_bytes if offset >= 0 else data_path.stat().st_size
-    else:
-        offset = header.data_offset
-    if payload < expected:
-        raise InputError(
-            path,
-            found=f"{max(payload, 0)} bytes of voxel data",
-            expected=f"{expected} bytes",
-            advice="the file is truncated: copy it again",
-        )
-    if not header.compressed:
-        if payload != expected:
-            raise InputError(
-                path,
-                found=f"{payload} bytes of voxel data",
-                expected=f"{expected} bytes",
-                advice="header and data disagree",
-            )
-        array = np.fromfile(data_path, header.dtype, math.prod(header.geometry.size_xyz), offset=offset)
-    else:
-        array = _inflate(data_path, header, offset, str(path))
-    array = array.reshape(header.geometry.shape_zyx).astype(header.dtype.newbyteorder("="), copy=False)
-    return Volume(array, header.geometry, str(path))
-
-
-def _inflate(data_path: Path, header: MetaHeader, offset: int, where: str) -> np.ndarray:
-    """Inflate at most the declared number of bytes."""
-    if header.data_bytes > MAX_DEFLATE_RATIO * header.compressed_size:
-        raise InputError(
-            where,
-            found=f"{header.compressed_size} bytes of compressed data",
-            expected=f"enough for {header.data_bytes} bytes",
-            advice="header and data disagree",
-        )
-    inflater = zlib.decompressobj()
-    out = bytearray(header.data_bytes)
-    filled = 0
-    try:
-        with data_path.open("rb") as handle:
-            handle.seek(offset)
-            left = header.compressed_size
-            while not inflater.eof:
-                if inflater.unconsumed_tail:
-                    block = inflater.unconsumed_tail
-                else:
-                    block = handle.read(min(1 << 22, left))
-                    left -= len(block)
-                    if not block:
-                        raise InputError(
-                            where,
-                            found="compressed data that stops early",
-                            expected="a complete zlib stream",
-                            advice="the file is truncated: copy it again",
-                        )
-                piece = inflater.decompress(block, 1 << 24)
-                if filled + len(piece) > len(out):
-                    raise InputError(
-                        where,
-                        found=f"compressed data of more than {len(out)} bytes",
-                        expected=f"{len(out)} bytes, as the header says",
-                        advice="header and data disagree",
-                    )
-                out[filled : filled + len(piece)] = piece
-                filled += len(piece)
-    except zlib.error as error:
-        raise InputError(
-            where, found=f"damaged compressed data ({error})", expected="a zlib stream", advice="copy it again"
-        ) from error
-    if filled != len(out):
-        raise InputError(
-            where,
-            found=f"compressed data of {filled} bytes",
-            expected=f"{len(out)} bytes, as the header says",
-            advice="header and data disagree",
-        )
-    return np.frombuffer(out, header.dtype)
+    components = len(array) if array.ndim == 4 else 1
+    voxels = memoryview(interleaved(array)).cast("B")
+    pieces: list[bytes] | list[memoryview] = list(deflated([voxels], "zlib")) if compress else [voxels]
+    lines = [
+        "ObjectType = Image",
+        "NDims = 3",
+        "BinaryData = True",
+        "BinaryDataByteOrderMSB = False",
+        f"CompressedData = {compress}",
+        *([f"CompressedDataSize = {sum(map(len, pieces))}"] if compress else []),
+        # The file lists the direction of each axis in turn; the matrix has them as columns.
+        f"TransformMatrix = {_numbers_of(geometry.axes.T)}",
+        f"Offset = {_numbers_of(geometry.origin_xyz)}",
+        "CenterOfRotation = 0 0 0",
+        f"ElementSpacing = {_numbers_of(geometry.spacing_xyz)}",
+        f"DimSize = {' '.join(map(str, geometry.size_xyz))}",
+        *([f"ElementNumberOfChannels = {components}"] if components > 1 else []),
+        f"ElementType = {_ELEMENT_NAMES[array.dtype.newbyteorder('=').str[1:]]}",
+        *(f"{key} = {text}" for key, text in metadata.items()),
+        "ElementDataFile = LOCAL",
+    ]
+    yield "".join(f"{line}\n" for line in lines).encode("ascii")
+    yield from pieces
 
 
 def _read_keys(raw: bytes, where: str) -> tuple[dict[str, str], int]:
@@ -285,7 +201,9 @@ def _read_keys(raw: bytes, where: str) -> tuple[dict[str, str], int]:
             dangling = dangling or bool(line.strip())
             continue
         name = line[: separator.start()].strip(b" \t\r").decode("ascii", "replace")
-        text = line[separator.end() :].strip(b" \t\r").decode("ascii", "replace")
+        value = line[separator.end() :].strip(b" \t\r")
+        # A file's name is bytes to the system; every other value is plain text.
+        text = os.fsdecode(value) if name == "ElementDataFile" else value.decode("ascii", "replace")
         if dangling and (not name or name in STRUCTURAL_KEYS):
             raise refuse(f"text without '=' before {name or 'a value'}", "key = value lines")
         dangling = False
@@ -293,7 +211,7 @@ def _read_keys(raw: bytes, where: str) -> tuple[dict[str, str], int]:
             continue
         if name in values:
             raise refuse(f"{name} stands twice in the header", "each key once")
-        if not re.fullmatch(r"[ -~\t]*", text):
+        if name != "ElementDataFile" and not re.fullmatch(r"[ -~\t]*", text):
             raise refuse(f"{name} = {text[:40]!r}", "printable text")
         if "NDims" not in values and name not in ("ObjectType", "NDims"):
             raise refuse(f"{name} before NDims", "NDims first")

@@ -2,65 +2,107 @@
 
 from __future__ import annotations
 
-import math
-import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from sctlab_model.errors import InputError
-from sctlab_model.io.metaimage import (
-    DEFAULT_MAX_VOXELS,
-    MAX_HEADER_BYTES,
-    check_direction,
-    check_spacing,
-    read_metaimage,
-)
-from sctlab_model.io.nifti import read_nifti
-from sctlab_model.io.writing import SUFFIXES, split_suffix
-from sctlab_model.volume import Volume
+from sctlab_model.io.grids import DEFAULT_MAX_VOXELS
+from sctlab_model.io.header import ImageHeader, read_voxels
+from sctlab_model.io.metaimage import read_metaimage_header
+from sctlab_model.io.nifti import read_nifti_header
+from sctlab_model.io.nrrd import read_nrrd_header
+from sctlab_model.io.paths import SUFFIXES, split_suffix
+from sctlab_model.limits import check_memory
+from sctlab_model.volume import Geometry, Volume
+
+_READERS: dict[str, Callable[..., ImageHeader]] = {
+    ".mha": read_metaimage_header,
+    ".mhd": read_metaimage_header,
+    ".nii": read_nifti_header,
+    ".nii.gz": read_nifti_header,
+    ".nrrd": read_nrrd_header,
+    ".nhdr": read_nrrd_header,
+}
 
 
-def read_volume(path: str | Path, *, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:
-    """Read a scalar 3D image (`.mha`, `.mhd`, `.nii`, `.nii.gz`, `.nrrd`) and refuse what can't be right.
+def read_header(path: str | Path, *, components: int = 1, max_voxels: int = DEFAULT_MAX_VOXELS) -> ImageHeader:
+    """Check an image's header, and read no voxel.
 
     Args:
         path: The file.
-        max_voxels: Larger images are refused before they are loaded.
-
-    Returns:
-        The image with its element type kept, axes z, y, x.
+        components: Values a voxel that are wanted: 1 for images, 3 for displacements.
+        max_voxels: Larger images are refused.
 
     Raises:
-        InputError: Missing, malformed, truncated or oversized file, not 3D, colour, NaN or infinite voxels.
+        InputError: Missing, malformed or oversized file, not 3D, another number of components.
     """
     path = Path(path)
     suffix = split_suffix(path)[1]
     if not path.is_file():
         raise InputError(path, found="no such file", expected="an image file")
-    if suffix not in SUFFIXES:
+    if suffix not in _READERS:
         raise InputError(path, found=f"unknown suffix '{suffix}'", expected="one of " + ", ".join(SUFFIXES))
     try:
-        if suffix in (".mha", ".mhd"):
-            volume = read_metaimage(path, max_voxels=max_voxels)
-        elif suffix == ".nrrd":
-            volume = _read_nrrd(path, max_voxels)
-        else:
-            volume = read_nifti(path, max_voxels=max_voxels)
+        return _READERS[suffix](path, components=components, max_voxels=max_voxels)
     except OSError as error:
-        raise InputError(
-            path, found=f"can't be read ({error.strerror or error})", expected="a readable file"
-        ) from error
-    if volume.array.dtype.kind == "f":
-        bad = volume.array.size - int(np.count_nonzero(np.isfinite(volume.array)))
+        raise _unreadable(path, error) from error
+
+
+def read_volume(
+    path: str | Path,
+    *,
+    max_voxels: int = DEFAULT_MAX_VOXELS,
+    working_bytes: Callable[[Geometry], int] = lambda geometry: 0,
+) -> Volume:
+    """Read a scalar 3D image (`.mha`, `.mhd`, `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`) and refuse what can't be right.
+
+    Args:
+        path: The file.
+        max_voxels: Larger images are refused before they are loaded.
+        working_bytes: Memory that the caller will take for an image on this grid, beyond the voxels. With what reading
+            takes it must fit into the memory that is free, before anything is inflated.
+
+    Returns:
+        The image with its element type kept, axes z, y, x. Its `notes` say what was repaired or assumed.
+
+    Raises:
+        InputError: Missing, malformed, truncated or oversized file, not 3D, colour, NaN or infinite voxels.
+        ResourceError: More memory is needed than there is.
+    """
+    header = read_header(path, max_voxels=max_voxels)
+    return Volume(
+        read_values(header, header.reading_bytes + working_bytes(header.geometry)),
+        header.geometry,
+        str(header.path),
+        header.notes,
+    )
+
+
+def read_values(header: ImageHeader, needed_bytes: int | None = None) -> np.ndarray:
+    """The values behind a checked header, all finite; axes z, y, x, with components: component, z, y, x.
+
+    Raises:
+        InputError: The data is shorter, longer or damaged, or has NaN or infinite values.
+        ResourceError: More memory is needed than there is.
+    """
+    size = "x".join(map(str, header.geometry.size_xyz))
+    check_memory(header.path, needed_bytes or header.reading_bytes, f"an image of {size} voxels")
+    try:
+        array = read_voxels(header)
+    except OSError as error:
+        raise _unreadable(header.path, error) from error
+    if array.dtype.kind == "f":
+        bad = array.size - int(np.count_nonzero(np.isfinite(array)))
         if bad:
             raise InputError(
-                path,
+                header.path,
                 found=f"{bad} voxels are NaN or infinite",
                 expected="finite values",
                 advice="repair the export that made this image",
             )
-    return volume
+    return array
 
 
 def read_mask(path: str | Path, *, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:
@@ -69,42 +111,5 @@ def read_mask(path: str | Path, *, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volu
     return volume.with_array(volume.array > 0)
 
 
-def _read_nrrd(path: Path, max_voxels: int) -> Volume:
-    """ITK's reader, with its result checked; the voxels must lie in the file itself."""
-    import SimpleITK as sitk
-
-    with path.open("rb") as handle:
-        header = handle.read(MAX_HEADER_BYTES).partition(b"\n\n")[0].replace(b"\r", b"")
-    if re.search(rb"^data ?file *:", header, re.MULTILINE | re.IGNORECASE):
-        raise InputError(path, found="a header whose voxels lie in another file", expected="one file that holds both")
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # C++ warnings would break the one-line messages
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        if reader.GetDimension() != 3:
-            raise InputError(path, found=f"{reader.GetDimension()} dimensions", expected="a volume with 3 dimensions")
-        if reader.GetNumberOfComponents() != 1:
-            raise InputError(
-                path, found=f"{reader.GetNumberOfComponents()} channels a voxel (a colour image)", expected="1 channel"
-            )
-        size = reader.GetSize()
-        if min(size) < 1 or math.prod(size) > max_voxels:
-            raise InputError(path, found=f"{'x'.join(map(str, size))} voxels", expected=f"1 to {max_voxels} voxels")
-        spacing, origin = reader.GetSpacing(), reader.GetOrigin()
-        check_spacing(spacing, str(path))
-        if not all(map(math.isfinite, origin)):
-            raise InputError(path, found=f"origin {origin} mm", expected="finite values")
-        check_direction(np.array(reader.GetDirection()).reshape(3, 3), str(path))
-        image = reader.Execute()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")
-        raise InputError(
-            path,
-            found=f"can't be read ({reason[:160]})",
-            expected="a complete image file",
-            advice="the file is damaged or of another type",
-        ) from error
-    if image.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
-        raise InputError(path, found="complex voxels", expected="a magnitude image")
-    return Volume.from_sitk(image, str(path))
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(path, found=f"can't be read ({error.strerror or error})", expected="a readable file")

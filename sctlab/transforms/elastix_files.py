@@ -23,7 +23,7 @@ from sctlab.transforms.transforms import (
     flatten,
 )
 from sctlab_model.errors import InputError
-from sctlab_model.io.metaimage import check_direction
+from sctlab_model.io.grids import check_direction
 from sctlab_model.io.writing import write_text
 from sctlab_model.volume import Geometry
 

@@ -19,7 +19,7 @@ from sctlab.transforms.transforms import (
     flatten,
 )
 from sctlab_model.errors import InputError
-from sctlab_model.io.metaimage import check_direction
+from sctlab_model.io.grids import check_direction
 from sctlab_model.io.writing import atomic_path
 from sctlab_model.volume import Geometry
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from sctlab_model.errors import InputError
-from sctlab_model.io.metaimage import ELEMENT_TYPES, MAX_HEADER_BYTES, read_metaimage
+from sctlab_model.io.metaimage import ELEMENT_TYPES, MAX_HEADER_BYTES
 from sctlab_model.io.reading import read_volume
 
 WORKING_BYTES = 40 << 20  # header buffer, file block and inflated piece
@@ -259,7 +259,7 @@ def test_long_is_four_bytes_everywhere(element: str) -> None:
 def test_refusals_name_the_fault(tmp_path: Path, line: bytes, message: str) -> None:
     path = store(tmp_path, MINIMAL + line + b"\n", b"LOCAL", EIGHT_SHORTS)
     with pytest.raises(InputError, match=message) as caught:
-        read_metaimage(path)
+        read_volume(path)
     assert str(path) in str(caught.value)
 
 
@@ -272,7 +272,7 @@ def test_data_files_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
     folder.mkdir()
     (folder / "image.mhd").write_bytes(MINIMAL + b"ElementDataFile = " + name.encode() + b"\n")
     with pytest.raises(InputError):
-        read_metaimage(folder / "image.mhd")
+        read_volume(folder / "image.mhd")
 
 
 @pytest.mark.parametrize(
@@ -280,14 +280,14 @@ def test_data_files_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
 )
 def test_payload_of_another_size_is_refused(tmp_path: Path, data: bytes, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
-        read_metaimage(store(tmp_path, MINIMAL, b"LOCAL", data))
+        read_volume(store(tmp_path, MINIMAL, b"LOCAL", data))
 
 
 @pytest.mark.parametrize("header_size", [b"7", b"-1"])
 def test_raw_files_may_have_a_header(tmp_path: Path, header_size: bytes) -> None:
     path = store(tmp_path, MINIMAL + b"HeaderSize = " + header_size + b"\n", b"voxels.raw", b"1234567" + EIGHT_SHORTS)
     compare_with_sitk(path)
-    assert read_metaimage(path).array.ravel().tolist() == list(range(8))
+    assert read_volume(path).array.ravel().tolist() == list(range(8))
 
 
 def peak_while_refusing(path: Path) -> int:
@@ -295,7 +295,7 @@ def peak_while_refusing(path: Path) -> int:
     tracemalloc.start()
     try:
         with pytest.raises(InputError):
-            read_metaimage(path)
+            read_volume(path)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -6,6 +6,7 @@ import gzip
 import struct
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -35,6 +36,16 @@ def nifti(path: Path, **fields: tuple[int, str, tuple]) -> Path:
         struct.pack_into(form, raw, offset, *values)
     path.write_bytes(gzip.compress(bytes(raw)) if path.suffix == ".gz" else bytes(raw))
     return path
+
+
+def nibabel_image(endian: str) -> nibabel.Nifti1Image:
+    """An image that nibabel makes, 5 x 4 x 3 voxels of 0.5 x 1.25 x 3 mm."""
+    header = nibabel.Nifti1Header(endianness=endian)
+    header.set_data_dtype(f"{endian}i2")
+    affine = np.diag([0.5, 1.25, 3, 1])
+    image = nibabel.Nifti1Image(np.arange(60).reshape(5, 4, 3).astype(f"{endian}i2"), affine, header)
+    image.header.set_qform(affine, 1)
+    return image
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
@@ -83,30 +94,99 @@ def test_scaled_nifti_is_read_in_its_units(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("code", "scale"), [(1, 1000), (2, 1), (3, 0.001), (0, 1)])
 def test_units(tmp_path: Path, code: int, scale: float) -> None:
-    volume = read_volume(nifti(tmp_path / "a.nii", units=(123, "<B", (code,)))) if scale == 1 else None
-    if volume is not None:
-        np.testing.assert_allclose(volume.geometry.spacing_xyz, (0.5, 1.25, 3))
-    else:
-        spacing = tuple(v / scale for v in (0.5, 1.25, 3))
-        path = nifti(
-            tmp_path / "a.nii", units=(123, "<B", (code,)), pixdim=(80, "<3f", spacing), codes=(252, "<2h", (1, 0))
-        )
-        np.testing.assert_allclose(read_volume(path).geometry.spacing_xyz, (0.5, 1.25, 3), rtol=1e-5)
+    spacing = tuple(v / scale for v in (0.5, 1.25, 3))
+    path = nifti(
+        tmp_path / "a.nii", units=(123, "<B", (code,)), pixdim=(80, "<3f", spacing), codes=(252, "<2h", (1, 0))
+    )
+    np.testing.assert_allclose(read_volume(path).geometry.spacing_xyz, (0.5, 1.25, 3), rtol=1e-5)
 
 
 @pytest.mark.parametrize("endian", ["<", ">"])
-def test_headers_without_a_transform_have_their_spacing(tmp_path: Path, endian: str) -> None:
-    import nibabel
-
-    header = nibabel.Nifti1Header(endianness=endian)
-    made = nibabel.Nifti1Image(np.arange(60).reshape(5, 4, 3).astype(endian + "i2"), None, header)
-    made.header.set_zooms((0.5, 1.25, 3))
-    made.header.set_data_dtype(endian + "i2")
-    nibabel.save(made, tmp_path / "a.nii.gz")
-    volume = read_volume(tmp_path / "a.nii.gz")
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii"])
+def test_both_byte_orders(tmp_path: Path, endian: str, name: str) -> None:
+    made = nibabel_image(endian)
+    nibabel.save(made, tmp_path / name)
+    volume = read_volume(tmp_path / name)
     np.testing.assert_allclose(volume.geometry.spacing_xyz, (0.5, 1.25, 3))
     assert volume.array.dtype == np.int16
     np.testing.assert_array_equal(volume.array, np.arange(60).reshape(5, 4, 3).transpose(2, 1, 0))
+    assert volume.notes == ()
+
+
+def test_headers_without_an_orientation_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", codes=(252, "<2h", (0, 0)))
+    with pytest.raises(InputError, match=r"no orientation.*left and right.*set a code"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "word"),
+    [
+        ((108, "<f", (368.0,)), "vox_offset 368.*ends at 352"),
+        ((108, "<f", (0.0,)), "vox_offset 0"),
+        ((108, "<f", (352.5,)), "vox_offset 352.5"),
+        ((80, "<3f", (-0.5, 1.25, 3)), "pixdim -0.5"),
+        ((80, "<3f", (0.5, 0, 3)), "pixdim"),
+        ((80, "<3f", (0.6, 1.25, 3)), "pixdim|qform"),
+        ((76, "<f", (0.5,)), "qfac"),
+        ((72, "<h", (32,)), "bitpix"),
+        ((256, "<f", (float("nan"),)), "quaternion"),
+        ((260, "<f", (2.0,)), "quaternion"),
+        ((268, "<f", (float("inf"),)), "quaternion"),
+        ((280, "<f", (float("nan"),)), "sform"),
+        ((252, "<2h", (77, 1)), "qform_code"),
+        ((123, "<B", (7,)), "xyzt_units"),
+        ((112, "<2f", (2.0, float("nan"))), "scl_slope"),
+        ((112, "<2f", (float("inf"), 0)), "scl_slope"),
+        ((344, "<4s", (b"ni1\0",)), "magic"),
+    ],
+)
+def test_undefined_headers_are_refused_by_name(tmp_path: Path, field: tuple, word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        read_volume(nifti(tmp_path / "a.nii", field=field))
+
+
+@pytest.mark.parametrize("text", [b"", b"a note", b"x" * 5000])
+def test_header_extensions_are_passed_over(tmp_path: Path, text: bytes) -> None:
+    made = nibabel_image("<")
+    if text:
+        made.header.extensions.append(nibabel.nifti1.Nifti1Extension(6, text))
+    nibabel.save(made, tmp_path / "a.nii.gz")
+    assert read_volume(tmp_path / "a.nii.gz").array.ravel()[-1] == 59
+
+
+def test_one_frame_of_four_dimensions_is_a_volume(tmp_path: Path) -> None:
+    volume = read_volume(nifti(tmp_path / "a.nii", dim=(40, "<6h", (5, 5, 4, 3, 1, 1))))
+    np.testing.assert_array_equal(volume.array.ravel(), np.arange(60))
+
+
+def sform(angle: float) -> tuple[int, str, tuple]:
+    """An sform whose y axis leans towards x by `angle` (radians)."""
+    return (280, "<12f", (-0.5, -1.25 * np.sin(angle), 0, 1, 0, -1.25 * np.cos(angle), 0, 2, 0, 0, 3, 3))
+
+
+def test_a_nearly_orthonormal_sform_is_made_so_and_said(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", codes=(252, "<2h", (0, 1)), sform=sform(8e-4))
+    volume = read_volume(path)
+    axes = volume.geometry.axes
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-12)
+    affine = np.diag([-1, -1, 1, 1]) @ nibabel.load(path).affine
+    corners = np.array(np.meshgrid((0, 4), (0, 3), (0, 2))).reshape(3, -1)
+    stated = (affine[:3, :3] @ corners).T + affine[:3, 3]
+    shift = np.linalg.norm(volume.geometry.to_physical(corners.T) - stated, axis=1).max()
+    assert 0.001 < shift < 0.01
+    assert len(volume.notes) == 1
+    assert f"up to {shift:.3f} mm" in volume.notes[0]
+
+
+def test_qform_and_sform_a_little_apart_are_said(tmp_path: Path) -> None:
+    image = nibabel_image("<")
+    affine = image.affine.copy()
+    affine[0, 3] += 0.04
+    image.header.set_sform(affine, 1)
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(image.dataobj, None, image.header), path)
+    assert "differ by up to 0.040 mm" in read_volume(path).notes[0]
 
 
 @settings(max_examples=150)

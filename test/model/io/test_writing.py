@@ -80,7 +80,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from sctlab_model.errors import InputError
+from sctlab_model.errors import ResourceError
 from sctlab_model.volume import Geometry, Volume
 from sctlab_model.io.writing import write_text, write_volume
 
@@ -95,7 +95,7 @@ for limit in (size - 1, size - 20, size - 5000, size // 2, 100, 0):
     try:
         write()
         sys.exit(f"{limit} bytes were enough for {size}")
-    except InputError as error:
+    except ResourceError as error:
         assert "can't be written" in str(error), error
         assert str(path) in str(error), error
     assert list(path.parent.iterdir()) == []

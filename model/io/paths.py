@@ -1,0 +1,83 @@
+"""File names of images, and the folders that they may not leave."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+from sctlab_model.errors import InputError
+
+SUFFIXES = (".nii.gz", ".mha", ".mhd", ".nii", ".nrrd", ".nhdr")
+
+
+def split_suffix(path: str | Path) -> tuple[str, str]:
+    """File name without its image suffix, and the suffix in small letters (`.nii.gz` is one).
+
+    Example:
+        >>> split_suffix("a/1ABA001.NII.GZ")
+        ('1ABA001', '.nii.gz')
+    """
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)], suffix
+    return Path(name).stem, Path(name).suffix
+
+
+def inside(root: str | Path, path: str | Path) -> bool:
+    """Whether a path, once its symbolic links are followed, lies in `root`, which may be a link itself.
+
+    A chain of links that does not end lies nowhere, so it counts as outside.
+    """
+    try:
+        return Path(path).resolve().is_relative_to(Path(root).resolve())
+    except (OSError, RuntimeError):
+        return False
+
+
+def refuse_links_out(root: str | Path, path: str | Path) -> None:
+    """Refuse a path that leads out of `root`.
+
+    Raises:
+        InputError: Names the link, and not where it leads: that is none of the sender's business.
+    """
+    if not inside(root, path):
+        raise InputError(
+            path,
+            found="a link that leads out of the input folder",
+            expected="files in the folder itself",
+            advice="copy the file instead of linking to it",
+        )
+
+
+def file_beside(header: Path, name: str) -> Path:
+    """The file that a header names as the place of its voxels: a bare name in the header's own folder.
+
+    Spaces, quotes, commas and letters of any script are fine. The file may be no link that leads elsewhere.
+
+    Raises:
+        InputError: A path, a pattern or list of files, or a file that is not there.
+    """
+    if not name or name in (".", "..") or any(c in "/\\%" or ord(c) < 32 for c in name) or name.split()[0] == "LIST":
+        raise InputError(
+            header,
+            found=f"voxels in another file, '{name[:60]}'",
+            expected="the voxels in the file itself or in one file of the same folder, by its bare name",
+            advice="put both files into one folder and name the data file without a path",
+        )
+    for spelling in _spellings(name):
+        path = header.with_name(spelling)
+        if path.is_file() and inside(header.parent, path):
+            return path
+    raise InputError(header, found=f"its data file {name[:60]} is not there", expected="a plain file beside the header")
+
+
+def _spellings(name: str) -> list[str]:
+    """A name as it stands, then with its letters as other systems store them: macOS takes umlauts apart, and headers
+    from Windows may be in its own code page."""
+    names = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    raw = os.fsencode(name)
+    if not raw.isascii():
+        names.append(raw.decode("cp1252", "replace"))
+    return list(dict.fromkeys(names))
