@@ -110,7 +110,7 @@ def steps(checkout: Path) -> list[Step]:
             "evaluate truth",
             (
                 *(*sctlab, "evaluate", "predictions", "--cohort", "cohort/mri", "--out", "evaluation/truth"),
-                *("--reference", "ct_aligned", "--truth", "cohort/mri"),
+                *("--reference", "truth/ct_aligned", "--truth", "cohort/mri"),
             ),
         ),
         Step("compare", (*sctlab, "compare", "evaluation/mi", "evaluation/mi", "--out", "comparison")),
