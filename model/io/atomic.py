@@ -162,7 +162,12 @@ def _create_locked(path: Path, *, folder: bool = False) -> int:
     while True:
         if folder:
             path.mkdir(exist_ok=True)
-        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            if not folder or not path.parent.is_dir():
+                raise
+            continue
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):

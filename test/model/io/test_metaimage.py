@@ -275,6 +275,30 @@ def test_data_files_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
         read_volume(folder / "image.mhd")
 
 
+@pytest.mark.parametrize("name", ["it's.raw", "a, b.raw", "#1.raw", "Schädel.raw", "a b (1)+x.zraw"])
+def test_names_of_data_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(EIGHT_SHORTS)
+    (tmp_path / "image.mhd").write_bytes(MINIMAL + b"ElementDataFile = " + name.encode() + b"\r\n")
+    assert read_volume(tmp_path / "image.mhd").array.ravel().tolist() == list(range(8))
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    path = store(tmp_path, MINIMAL, b"LOCAL", EIGHT_SHORTS).rename(tmp_path / "IMAGE.MHA")
+    assert read_volume(path).array.size == 8
+
+
+def test_a_direction_that_is_not_quite_perpendicular_is_made_so_and_said(tmp_path: Path) -> None:
+    path = store(
+        tmp_path,
+        MINIMAL + b"TransformMatrix = 1 0 0 0.0009 1 0 0 0 1\nElementSpacing = 9 9 9\n",
+        b"LOCAL",
+        EIGHT_SHORTS,
+    )
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.geometry.axes.T @ volume.geometry.axes, np.eye(3), atol=1e-12)
+    assert "moves voxels by up to 0.00" in volume.notes[0]
+
+
 @pytest.mark.parametrize(
     ("data", "expected"), [(EIGHT_SHORTS[:-1], "truncated"), (EIGHT_SHORTS + b"x", "disagree"), (b"", "truncated")]
 )

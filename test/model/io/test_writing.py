@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from sctlab_model.errors import InputError
-from sctlab_model.io.reading import read_volume
-from sctlab_model.io.writing import atomic_path, split_suffix, write_json, write_text, write_volume
+from sctlab_model.io.atomic import atomic_path, write_json, write_text
+from sctlab_model.io.paths import split_suffix
+from sctlab_model.io.reading import read_header, read_values, read_volume
+from sctlab_model.io.writing import write_array, write_volume
 from sctlab_model.volume import Geometry, Volume
 
 GRID = Geometry((20, 16, 12), (1, 2, 3), (4, 5, 6), (0, 1, 0, 1, 0, 0, 0, 0, -1))
@@ -49,6 +53,45 @@ def test_mha_geometry_is_exact(tmp_path: Path) -> None:
     grid = Geometry((3, 4, 5), (1 / 3, 0.9765625, np.pi), (-123.456789012345, 1e-7, 1e5 / 7))
     write_volume(noise(grid=grid), tmp_path / "a.mha")
     assert read_volume(tmp_path / "a.mha").geometry == grid
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.nii", "a.nii.gz", "a.nrrd"])
+@pytest.mark.parametrize("vectors", [False, True])
+def test_other_readers_agree(tmp_path: Path, name: str, vectors: bool) -> None:
+    """ITK reads the same voxels in the same place, with metadata in the header; the same image gives the same bytes."""
+    array = np.random.default_rng(0).normal(size=(3, *GRID.shape_zyx)[0 if vectors else 1 :]).astype(np.float32)
+    metadata = {"sCT_weights": "demo = 1: x", "sCT_revision": "abc"}
+    write_array(array, GRID, tmp_path / name, metadata=metadata)
+    image = sitk.ReadImage(str(tmp_path / name))
+    expected = np.moveaxis(array, 0, -1) if vectors else array
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), expected)
+    np.testing.assert_allclose(image.GetSpacing(), GRID.spacing_xyz, rtol=1e-6)
+    np.testing.assert_allclose(image.GetOrigin(), GRID.origin_xyz, atol=1e-5)
+    np.testing.assert_allclose(image.GetDirection(), GRID.direction, atol=1e-6)
+    if ".nii" not in name:
+        assert {k: image.GetMetaData(k) for k in metadata} == metadata
+    header = read_header(tmp_path / name, components=3 if vectors else 1)
+    np.testing.assert_array_equal(read_values(header), array)
+    before = (tmp_path / name).read_bytes()
+    assert b"demo = 1: x" in (gzip.decompress(before) if name.endswith("gz") else before)
+    write_array(array, GRID, tmp_path / name, metadata=metadata)
+    assert (tmp_path / name).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"NDims": "2"}, {"a key": "x"}, {"key\n": "x"}, {"": "x"}, {"a": "two\nlines"}, {"a": "ä"}, {"a": "x" * 2000}],
+)
+def test_metadata_that_a_header_cannot_hold(tmp_path: Path, metadata: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="metadata"):
+        write_volume(noise(), tmp_path / "a.mha", metadata=metadata)
+
+
+@pytest.mark.parametrize("name", [b"k\xf6rper.mha", b"\xff.nii.gz", b"\xfe.nrrd"])
+def test_file_names_that_are_no_utf8(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / os.fsdecode(name)
+    write_volume(noise(), path)
+    np.testing.assert_array_equal(read_volume(path).array, noise().array)
 
 
 def test_unknown_suffixes_are_refused(tmp_path: Path) -> None:
