@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "bundle.json"
+FORMAT: Literal[2] = 2  # 1 had no padding rule and no scope of the percentiles in its recipe
 CHALLENGE_WEIGHTS = Path("/opt/ml/model")
 SHIPPED_WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 StorageType = Literal["float16", "float32"]
@@ -84,7 +85,7 @@ class Bundle(_Manifest):
         provenance: Anything else worth keeping: data, versions, revision, plan.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     name: str
     recipe: Recipe
     groups: tuple[RegionGroup, ...] = Field(min_length=1)
@@ -157,17 +158,43 @@ def read_bundle(folder: str | Path) -> Bundle:
     """Read and check a manifest (the weights are checked when they are loaded).
 
     Raises:
-        WeightsError: No manifest, not JSON, or not of this format.
+        WeightsError: No manifest, not JSON, of a newer format, or an import whose recipe lacks what its weights need.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise WeightsError(path, found="no such file", expected="a weights bundle")
     try:
-        return Bundle.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return Bundle.model_validate(_migrate(json.loads(path.read_text(encoding="utf-8")), path))
     except (ValueError, RecursionError) as error:
         reason = error.errors()[0] if isinstance(error, ValidationError) else None
         text = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" if reason else str(error)
-        raise WeightsError(path, found=f"a damaged manifest ({text})", expected="a bundle of format 1") from error
+        raise WeightsError(
+            path, found=f"a damaged manifest ({text})", expected=f"a bundle of format {FORMAT}"
+        ) from error
+
+
+def _migrate(manifest: Any, path: Path) -> Any:
+    """An older manifest in today's format.
+
+    Raises:
+        WeightsError: It can't be: what its weights need was not recorded.
+    """
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise WeightsError(
+            path, found=f"format {version}", expected=f"at most {FORMAT}", advice="it needs a newer release"
+        )
+    if version != 1:
+        return manifest
+    if "imported_from" in (manifest.get("provenance") or {}):
+        raise WeightsError(
+            path,
+            found="imported weights of format 1, whose padding and percentiles were not those of their training",
+            expected=f"format {FORMAT}",
+            advice="pack again: sctlab pack --from-konfai",
+        )
+    # What format 1 meant for weights that were trained here is what the new fields' defaults say.
+    return manifest | {"format": FORMAT}
 
 
 def write_bundle(bundle: Bundle, folder: str | Path) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sctlab_model.backends import Backend
+from sctlab_model.framing import run_framed
 from sctlab_model.preparation import stack_indices, unit_to_hu
 from sctlab_model.recipe import Recipe, View
 
@@ -69,13 +70,13 @@ def predict_volume(
     clock = _Clock(device)
     with torch.inference_mode():
         volume = torch.from_numpy(source).to(device)
-        batch = batch or plan_batch(backends, volume, neighbours[:1], len(recipe.views))
+        batch = batch or plan_batch(backends, volume[neighbours[:1]], recipe)
         done = 0
         while done < len(wanted):
             take = max(1, batch // len(recipe.views))
             chosen = neighbours[done : done + take]
             try:
-                mean, std = _predict_slices(volume[chosen], backends, recipe.views, batch, spread, clock)
+                mean, std = _predict_slices(volume[chosen], backends, recipe, batch, spread, clock)
             except torch.cuda.OutOfMemoryError:
                 if batch == 1:
                     raise
@@ -94,15 +95,15 @@ def predict_volume(
 
 
 def _predict_slices(
-    stacks: torch.Tensor, backends: Sequence[Backend], views: Sequence[View], batch: int, spread: bool, clock: _Clock
+    stacks: torch.Tensor, backends: Sequence[Backend], recipe: Recipe, batch: int, spread: bool, clock: _Clock
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Mean (and deviation) [n, Y, X] in [-1, 1] for stacks [n, slices, Y, X]."""
-    count = len(stacks)
+    count, views = len(stacks), recipe.views
     flipped = torch.cat([torch.flip(stacks, _FLIPS[view]) if _FLIPS[view] else stacks for view in views])
     first = total = squares = None
     for backend in backends:
         with clock:
-            outputs = torch.cat([backend(part) for part in flipped.split(batch)])[:, 0]
+            outputs = torch.cat([run_framed(part, recipe.canvas, backend) for part in flipped.split(batch)])[:, 0]
         for position, view in enumerate(views):
             output = outputs[position * count : (position + 1) * count]
             output = torch.flip(output, _FLIPS[view]) if _FLIPS[view] else output
@@ -121,24 +122,26 @@ def _predict_slices(
     return mean, (squares / samples - (mean - first) ** 2).clamp_min(0).sqrt()
 
 
-def plan_batch(backends: Sequence[Backend], volume: torch.Tensor, neighbours: torch.Tensor, views: int) -> int:
+def plan_batch(backends: Sequence[Backend], sample: torch.Tensor, recipe: Recipe) -> int:
     """Samples that fit: on CUDA from one measured sample and the free memory, `CPU_BATCH` on a CPU."""
     device = backends[0].device
     if device.type != "cuda":
         return CPU_BATCH
     if backends[0].batch_limit is not None:
         return backends[0].batch_limit
-    backends[0](volume[neighbours])  # the first call also tries algorithms, whose memory isn't needed later
+    run_framed(
+        sample, recipe.canvas, backends[0]
+    )  # the first call also tries algorithms, whose memory isn't needed later
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    backends[0](volume[neighbours])
+    run_framed(sample, recipe.canvas, backends[0])
     torch.cuda.synchronize(device)
-    sample = max(1, torch.cuda.max_memory_allocated(device) - before)
+    needed = max(1, torch.cuda.max_memory_allocated(device) - before)
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    fits = int(0.7 * free // sample)
-    return max(1, min(MAX_BATCH * views, fits))
+    fits = int(0.7 * free // needed)
+    return max(1, min(MAX_BATCH * len(recipe.views), fits))
 
 
 class _Clock:

@@ -25,12 +25,14 @@ class Prepared:
     """A case on the network's canvas.
 
     Args:
-        source: Normalised source, float32, axes z, y, x of the canvas.
+        source: Normalised source, float32, axes z, y, x of the canvas. Where the recipe pads views after flipping,
+            this is the plane before that padding.
         mask: Body mask on the canvas, bool.
         grid: The canvas in physical space.
         upright: The oriented (and resampled) grid that the canvas was cut from.
         original_mask: Body mask on the source's own grid.
         statistics: What normalisation measured, for the report.
+        pad_value: Normalised source value of padding.
     """
 
     source: np.ndarray
@@ -39,6 +41,7 @@ class Prepared:
     upright: Geometry
     original_mask: Volume
     statistics: dict[str, float]
+    pad_value: float = -1.0
 
     @property
     def original(self) -> Geometry:
@@ -132,13 +135,15 @@ def prepare(source: Volume, mask: Volume, recipe: Recipe) -> Prepared:
         raise InputError(mask.name or "mask", found="an empty body mask", expected="a mask that covers the body")
     normalised, statistics = normalise(image.array, body.array, recipe, source.name or "source")
     start, size = canvas_box(body.array, recipe.canvas)
+    pad_value = statistics["outside"] if recipe.canvas.pad_value is None else recipe.canvas.pad_value
     return Prepared(
-        source=cut(normalised, start, size, statistics["outside"]),
+        source=cut(normalised, start, size, pad_value),
         mask=cut(body.array, start, size, False),
         grid=upright.cropped(start[::-1], size[::-1]),
         upright=upright,
         original_mask=mask.with_array(mask.array > 0),
         statistics=statistics,
+        pad_value=pad_value,
     )
 
 
@@ -279,15 +284,18 @@ def normalise(image: np.ndarray, mask: np.ndarray, recipe: Recipe, where: str) -
         out[~mask] = settings.outside
         return out, {"mean": mean, "std": std, "outside": float(settings.outside)}
     if isinstance(settings, PercentileNormalisation):
-        low, high = (float(v) for v in np.percentile(inside, (settings.lower_percentile, settings.upper_percentile)))
-        fill = settings.fill
+        voxels = inside
+        if settings.scope == "volume":
+            voxels = image = np.where(mask, image, np.float32(settings.fill))
+        low, high = (float(v) for v in np.percentile(voxels, (settings.lower_percentile, settings.upper_percentile)))
+        fill = low if settings.fill is None else settings.fill
     else:
         assert isinstance(settings, RangeNormalisation)
         low, high, fill = settings.lower, settings.upper, settings.lower
     if not high > low:
         raise InputError(
             where,
-            found=f"the mask holds only the value {low:g} up to its upper percentile",
+            found=f"only the value {low:g} up to the upper percentile",
             expected="an image with contrast",
         )
     out = np.clip(np.where(mask, image, np.float32(fill)), low, high)
@@ -301,8 +309,7 @@ def normalise(image: np.ndarray, mask: np.ndarray, recipe: Recipe, where: str) -
 def canvas_box(mask: np.ndarray, canvas: Canvas) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Start (may be negative: padding) and size of the canvas on the upright grid, both z, y, x.
 
-    All slices are kept; the padding of the plane is shared between both sides, so that flipped views
-    see the same canvas.
+    All slices are kept. Padding that the recipe adds to each flipped view is not part of it (`framing`).
     """
     starts, sizes = [0], [mask.shape[0]]
     for axis in (1, 2):
@@ -311,13 +318,19 @@ def canvas_box(mask: np.ndarray, canvas: Canvas) -> tuple[tuple[int, int, int], 
         if canvas.crop == "body":
             used = np.flatnonzero(mask.any(axis=(0, 3 - axis)))
             first, last = max(0, used[0] - canvas.margin), min(length, used[-1] + 1 + canvas.margin)
-        size = max(last - first, canvas.minimum_yx[axis - 1])
-        if canvas.fixed_yx is not None:
-            size = max(size, canvas.fixed_yx[axis - 1])
-        size = -(-size // canvas.multiple) * canvas.multiple
-        starts.append(int(first - (size - (last - first)) // 2))
+        size = last - first if canvas.flip_before_padding else padded_length(last - first, canvas, axis - 1)
+        before = (size - (last - first)) // 2 if canvas.padding == "centre" else 0
+        starts.append(int(first - before))
         sizes.append(int(size))
     return tuple(starts), tuple(sizes)
+
+
+def padded_length(length: int, canvas: Canvas, axis: int) -> int:
+    """Voxels of a padded plane along `axis` (0: y, 1: x) whose image part has `length` voxels."""
+    size = max(length, canvas.minimum_yx[axis])
+    if canvas.fixed_yx is not None:
+        size = max(size, canvas.fixed_yx[axis])
+    return -(-size // canvas.multiple) * canvas.multiple
 
 
 def cut(array: np.ndarray, start: tuple[int, ...], size: tuple[int, ...], fill: float) -> np.ndarray:

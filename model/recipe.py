@@ -20,15 +20,28 @@ class _Settings(BaseModel):
 
 
 class PercentileNormalisation(_Settings):
-    """Clip to [min, percentile] over mask voxels, then linear to [-1, 1].
+    """Clip to two percentiles, then linear to [-1, 1].
 
-    Outside the mask the source is `fill` (source units) before it is clipped and scaled.
+    Args:
+        lower_percentile: Becomes -1; 0 is the minimum.
+        upper_percentile: Becomes 1.
+        fill: Value of the source outside the mask (source units), set before the source is clipped and scaled;
+            the lower percentile, and so -1, when it is None.
+        scope: Voxels that the percentiles are taken of: those in the mask, or the whole volume after `fill` was set
+            outside the mask (the follow-up study of the reference implementation does that).
     """
 
     kind: Literal["percentile"] = "percentile"
     lower_percentile: float = Field(0.0, ge=0, lt=50)
     upper_percentile: float = Field(99.5, gt=50, le=100)
-    fill: float = 0.0
+    fill: float | None = 0.0
+    scope: Literal["mask", "volume"] = "mask"
+
+    @model_validator(mode="after")
+    def _filled(self) -> PercentileNormalisation:
+        if self.scope == "volume" and self.fill is None:
+            raise ValueError("scope volume needs a fill: the voxels outside the mask count")
+        return self
 
 
 class ZScoreNormalisation(_Settings):
@@ -65,7 +78,13 @@ class Canvas(_Settings):
         margin: Voxels around the body box, in the plane.
         multiple: Heights and widths are padded up to a multiple of this (the encoder's stride).
         minimum_yx: Smallest canvas; the patch size of the training, so that both see the same padding.
-        fixed_yx: One size for every case (imported challenge weights: 512 x 512); larger cases keep theirs.
+        fixed_yx: One size for every case (imported challenge weights: 512 x 512).
+        padding: Where padding goes: shared between both sides, or all of it behind the last row and column.
+        pad_value: Normalised source value of the padding; that of air (outside the mask) when it is None.
+        flip_before_padding: Each view is flipped first and padded then. With padding at the end that is another
+            function than flipping the padded slice: the body lies at the same corner in every view.
+        larger: A plane above `fixed_yx` is run whole, or in tiles of `fixed_yx` (needs `flip_before_padding`): equally
+            spaced, as few as cover the plane, and where two overlap the one that starts later counts.
     """
 
     crop: Literal["body", "none"] = "body"
@@ -73,6 +92,21 @@ class Canvas(_Settings):
     multiple: int = Field(32, ge=1, le=256)
     minimum_yx: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (320, 320)
     fixed_yx: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    padding: Literal["centre", "end"] = "centre"
+    pad_value: float | None = Field(None, ge=-10, le=10)
+    flip_before_padding: bool = False
+    larger: Literal["whole", "tiles"] = "whole"
+
+    @model_validator(mode="after")
+    def _possible(self) -> Canvas:
+        if self.flip_before_padding and self.pad_value is None:
+            raise ValueError("flip_before_padding needs a pad_value: views are padded after the case was prepared")
+        if self.larger == "tiles":
+            if not self.flip_before_padding or self.fixed_yx is None:
+                raise ValueError("larger: tiles needs fixed_yx and flip_before_padding")
+            if any(n % self.multiple for n in self.fixed_yx):
+                raise ValueError(f"fixed_yx is {self.fixed_yx}; tiles must be multiples of {self.multiple}")
+        return self
 
 
 class NetworkSettings(_Settings):

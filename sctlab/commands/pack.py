@@ -28,7 +28,11 @@ def pack(
     ] = False,
     task: Annotated[Task | None, typer.Option(help="With --from-konfai: what the source is.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="With --from-konfai: recipe name or YAML; {task}-submission when left out.")
+        str | None,
+        typer.Option(
+            help="With --from-konfai: recipe name or YAML; mri-submission (mri-paper for the follow-up study), "
+            "cbct-submission (3 slices) or cbct-paper (5) when left out."
+        ),
     ] = None,
     regions: Annotated[
         str, typer.Option(help="With --from-konfai: AB,TH,HN, regions that the checkpoints serve.")
@@ -51,7 +55,7 @@ def pack(
             sources,
             out,
             task=task,
-            recipe=recipe or f"{task}-submission",
+            recipe=recipe,
             regions=regions,
             storage=storage or "float32",
         )
@@ -69,6 +73,8 @@ def pack(
             folds=fold,
         )
     console = Console(stderr=True)
+    if from_konfai:
+        console.print(f"recipe: {bundle.recipe.name}", soft_wrap=True)
     for group in bundle.groups:
         for packed in group.folds:
             error = packed.metrics.get("mae_hu")

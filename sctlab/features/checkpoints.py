@@ -16,12 +16,23 @@ ALLOWED_GLOBALS = [np.dtype, _SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"),
                    np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]  # fmt: skip
 
 
-def read_pickled(path: Path, expected: str) -> Any:
+class Inert:
+    """Stands for an object of another program's class: holds what the file says of it and does nothing."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+def read_pickled(path: Path, expected: str, *, inert: str = "") -> Any:
     """What a `.pt` or `.pth` file holds, on the CPU: tensors, numbers, strings and containers of them.
 
     Args:
         path: The file.
         expected: What it should be, for messages.
+        inert: Package whose classes are read as `Inert` objects instead of being refused; nothing of it is imported.
 
     Raises:
         WeightsError: No such file, not a checkpoint, or objects of any other kind in it.
@@ -29,21 +40,26 @@ def read_pickled(path: Path, expected: str) -> Any:
     if not path.is_file():
         raise WeightsError(path, found="no such file", expected=expected)
     try:
-        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
+        named = [name for name in _names(path) if inert and name.split(".")[0] == inert]
+        with torch.serialization.safe_globals([*ALLOWED_GLOBALS, *((Inert, name) for name in named)]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the restricted unpickler stumbles over in a file that isn't one of its own
         raise WeightsError(
             path,
-            found=f"can't be read safely ({_globals(path) or str(error).strip().split(chr(10))[0][:120]})",
+            found=f"can't be read safely ({_refused(path, inert) or str(error).strip().split(chr(10))[0][:120]})",
             expected=f"{expected}, of tensors and numbers",
             advice="objects in it are not executed",
         ) from error
 
 
-def _globals(path: Path) -> str:
-    """The Python names that a checkpoint asks for, without importing them."""
+def _names(path: Path) -> list[str]:
+    """The Python names that a checkpoint asks for and that aren't allowed, without importing them."""
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # not even an archive
-        return ""
-    return "it asks for " + ", ".join(sorted(found)[:5]) if found else ""
+        return []
+
+
+def _refused(path: Path, inert: str) -> str:
+    names = [name for name in _names(path) if not inert or name.split(".")[0] != inert]
+    return "it asks for " + ", ".join(names[:5]) if names else ""

@@ -30,7 +30,7 @@ class PreparedCase:
     Args:
         id: Case id.
         folder: Where the arrays lie.
-        outside: Normalised value of air in the source, for padding.
+        outside: Normalised value of the source's padding.
     """
 
     id: str
@@ -140,7 +140,7 @@ def _prepare_into(pair: Pair, recipe: Recipe, folder: Path) -> None:
         temporary.mkdir(parents=True)
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        write_json(temporary / "case.json", {"id": pair.id, "outside": prepared.statistics["outside"]})
+        write_json(temporary / "case.json", {"id": pair.id, "outside": prepared.pad_value})
         try:
             os.replace(temporary, folder)  # noqa: PTH105 (Path.replace reads less clearly for folders)
         except OSError:

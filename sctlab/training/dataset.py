@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from sctlab.training.cache import PreparedCase
 from sctlab.training.plan import Patch
 from sctlab_model.preparation import cut, stack_indices
+from sctlab_model.recipe import Canvas
 
 BORDER_UNIT = -1.0  # air, in the network's unit
 
@@ -58,6 +59,7 @@ class PatchDataset(Dataset):
         seed: Numbers that identify the run, fold and stage.
         rank: This process.
         world: Number of processes; it divides the draws of a batch.
+        canvas: Where padding goes, if the plane is smaller than the patch; shared between both sides by default.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class PatchDataset(Dataset):
         seed: Sequence[int],
         rank: int = 0,
         world: int = 1,
+        canvas: Canvas | None = None,
     ) -> None:
+        self.canvas = canvas or Canvas()
         draws = patch.batch // patch.slab
         if draws % world:
             raise ValueError(f"{draws} draws a batch on {world} processes")
@@ -100,11 +104,13 @@ class PatchDataset(Dataset):
         if depth not in self._stacks:
             self._stacks[depth] = stack_indices(depth, self.slices)
         start, size = [], self.patch.size_yx
-        for centre, length, canvas in zip((y, x), size, plane, strict=True):
-            if canvas <= length:
-                start.append(-((length - canvas) // 2))
-            else:
-                start.append(min(max(centre - length // 2, 0), canvas - length))
+        for centre, length, available, flipped in zip((y, x), size, plane, flips, strict=True):
+            if available > length:
+                start.append(min(max(centre - length // 2, 0), available - length))
+            elif self.canvas.padding == "centre":
+                start.append(-((length - available) // 2))
+            else:  # at the end of what the network sees: of the flipped patch, where flips come first
+                start.append(available - length if flipped and self.canvas.flip_before_padding else 0)
         box, extent = (0, *start), (1, *size)
         source = np.concatenate(
             [cut(case.source[k : k + 1], box, extent, np.float32(case.outside)) for k in self._stacks[depth][z]]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sctlab.features.checkpoints import read_pickled
+from sctlab.features.checkpoints import Inert, read_pickled
 from sctlab.training.card import model_card
 from sctlab.training.pack import INTENDED_USE
 from sctlab.training.plan import load_plan
@@ -38,14 +38,16 @@ def read_konfai(path: Path) -> dict[str, Tensor]:
     """Weights of the `smp.UnetPlusPlus` inside a KonfAI checkpoint, under that library's own names.
 
     The network of the challenge is this one followed by tanh. The live weights (`Model`) are read, as the
-    reference's own prediction does; a moving average beside them is left alone.
+    reference's own prediction does; a moving average beside them is left alone. Flat checkpoints (the tensors
+    themselves, with or without `Model` around them) are read too, and objects of KonfAI's classes in the file, such
+    as the `ModelPatch` of the published models, are passed over.
 
     Raises:
         WeightsError: Not a checkpoint, objects other than tensors and numbers in it, or another network.
     """
-    state = read_pickled(path, "a KonfAI checkpoint (.pt)")
-    networks = state.get("Model") if isinstance(state, Mapping) else None
-    if not isinstance(networks, Mapping):
+    state = read_pickled(path, "a KonfAI checkpoint (.pt)", inert="konfai")
+    networks = _networks(state)
+    if networks is None:
         raise WeightsError(
             path, found=f"no 'Model' in it (keys: {_keys(state)})", expected="a checkpoint of KonfAI's trainer"
         )
@@ -54,6 +56,8 @@ def read_konfai(path: Path) -> dict[str, Tensor]:
         for key, value in tensors.items():
             pieces = str(key).split(".")
             first = next((i for i, piece in enumerate(pieces) if piece in PARTS), None)
+            if isinstance(value, Inert):
+                continue
             if first is None or not isinstance(value, Tensor):
                 raise WeightsError(
                     path,
@@ -71,12 +75,23 @@ def read_konfai(path: Path) -> dict[str, Tensor]:
     return next(iter(found.values()))
 
 
+def _networks(state: Any) -> Mapping[str, Any] | None:
+    """Network name → tensors, from any of the layouts; None where there are no tensors."""
+    if not isinstance(state, Mapping):
+        return None
+    model = state.get("Model", state)
+    if not isinstance(model, Mapping):
+        return None
+    if any(isinstance(value, Tensor) for value in model.values()):
+        return {"checkpoint": {k: v for k, v in model.items() if "Model" in state or isinstance(v, Tensor)}}
+    if "Model" not in state:
+        return None
+    return {k: v for k, v in model.items() if isinstance(v, Mapping)}
+
+
 def fit_recipe(weights: Mapping[str, Tensor], recipe: Recipe, path: Path) -> Recipe:
     """The recipe with the number of slices that the weights take; the rest must fit as it is."""
-    first = next((v for k, v in weights.items() if k.startswith("encoder.") and v.ndim == 4), None)
-    if first is None:
-        raise WeightsError(path, found="no convolution in its encoder", expected="a 2D network")
-    network = recipe.network.model_copy(update={"slices": int(first.shape[1])})
+    network = recipe.network.model_copy(update={"slices": _slices(weights, path)})
     fitted = Recipe.model_validate(recipe.model_dump() | {"network": network.model_dump()})
     with torch.device("meta"):
         wanted = build_network(fitted.network).unet.state_dict()
@@ -93,25 +108,46 @@ def fit_recipe(weights: Mapping[str, Tensor], recipe: Recipe, path: Path) -> Rec
     return fitted
 
 
+def _slices(weights: Mapping[str, Tensor], path: Path) -> int:
+    """Slices that the network takes: the channels of its first convolution."""
+    first = next((v for k, v in weights.items() if k.startswith("encoder.") and v.ndim == 4), None)
+    if first is None:
+        raise WeightsError(path, found="no convolution in its encoder", expected="a 2D network")
+    return int(first.shape[1])
+
+
+def published_recipe(task: Task, slices: int) -> str:
+    """The recipe of published weights that take so many slices.
+
+    The challenge entry's CBCT networks take 3 slices, the follow-up study's 5. MR networks of both take 5 and can't be
+    told apart: the challenge entry's recipe is chosen, `mri-paper` has to be asked for.
+    """
+    return "cbct-paper" if task is Task.CBCT and slices == 5 else f"{task}-submission"
+
+
 def pack_konfai(
     checkpoints: Sequence[Path],
     out: Path,
     *,
     task: Task,
-    recipe: str,
+    recipe: str | None = None,
     regions: str,
     storage: StorageType,
 ) -> Bundle:
     """Write a bundle whose folds are KonfAI checkpoints, one each; a second call adds the models of other regions.
 
     Args:
-        recipe: Recipe name or YAML file; the challenge's `mri-submission` or `cbct-submission` fit its weights.
+        recipe: Recipe name or YAML file; `published_recipe` chooses when it is left out.
         regions: Regions that the checkpoints serve, e.g. `AB,TH`.
 
     Raises:
         WeightsError: A checkpoint that isn't one of the network, or folds of different inputs.
         InputError: A recipe of the other task, an unknown region, or a folder that holds another bundle.
     """
+    if not checkpoints:
+        raise InputError("pack", found="no checkpoint", expected="at least one")
+    if recipe is None:
+        recipe = published_recipe(task, _slices(read_konfai(checkpoints[0]), checkpoints[0]))
     plan = load_plan(recipe)
     if plan.recipe.task is not task:
         raise InputError("--recipe", found=f"{recipe} is for task {plan.recipe.task}", expected=f"a recipe for {task}")

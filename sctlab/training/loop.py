@@ -240,7 +240,13 @@ class _Trainer:
         if fabric.is_global_zero:
             write_json(job.folder / EXTRACTORS, self.loss.describe())
         self.dataset = PatchDataset(
-            job.training, plan.patch, plan.recipe.network.slices, job.seed, fabric.global_rank, fabric.world_size
+            job.training,
+            plan.patch,
+            plan.recipe.network.slices,
+            job.seed,
+            fabric.global_rank,
+            fabric.world_size,
+            plan.recipe.canvas,
         )
 
     def batches(self, start: int) -> Iterator[Batch]:

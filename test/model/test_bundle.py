@@ -91,7 +91,8 @@ def test_pickles_are_refused_unopened(make_bundle: BundleMaker, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (lambda m: m.update(format=2), "format"),
+        (lambda m: m.update(format=3), "newer release"),
+        (lambda m: m.update(format="x"), "format"),
         (lambda m: m.update(surprise=1), "surprise"),
         (lambda m: m.update(groups=[]), "groups"),
         (lambda m: m["recipe"].update(spacing_xyz=[0, 1, 1]), "spacing_xyz"),
@@ -109,6 +110,33 @@ def test_damaged_manifests_are_refused(make_bundle: BundleMaker, change: Callabl
     with pytest.raises(WeightsError, match=word) as caught:
         read_bundle(folder)
     assert "\n" not in str(caught.value)
+
+
+def without_new_fields(manifest: dict) -> None:
+    """The manifest as format 1 wrote it."""
+    manifest["format"] = 1
+    for key in ("padding", "pad_value", "flip_before_padding", "larger"):
+        del manifest["recipe"]["canvas"][key]
+    manifest["recipe"]["normalisation"].pop("scope", None)
+
+
+def test_bundles_of_format_1_mean_what_they_meant(make_bundle: BundleMaker) -> None:
+    folder = make_bundle(folds=1)
+    before = read_bundle(folder)
+    edit(folder, without_new_fields)
+    assert read_bundle(folder) == before
+    assert (before.recipe.canvas.padding, before.recipe.canvas.flip_before_padding) == ("centre", False)
+
+
+def test_imports_of_format_1_are_refused(make_bundle: BundleMaker) -> None:
+    """Their recipe centred the slice on the canvas, which is another function than the one that was trained."""
+    folder = make_bundle(folds=1)
+    edit(folder, without_new_fields)
+    edit(folder, lambda m: m["provenance"].update(imported_from=[{"file": "CV_0.pt", "format": "konfai"}]))
+    with pytest.raises(WeightsError, match="pack again: sctlab pack --from-konfai") as caught:
+        read_bundle(folder)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == ExitCode.BAD_WEIGHTS
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])

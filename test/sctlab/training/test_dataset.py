@@ -11,6 +11,7 @@ import torch
 from sctlab.training.cache import PreparedCase
 from sctlab.training.dataset import PatchDataset, batches
 from sctlab.training.plan import Patch
+from sctlab_model.recipe import Canvas
 
 
 def make_case(tmp_path: Path, shape: tuple[int, int, int], name: str = "case") -> PreparedCase:
@@ -128,3 +129,18 @@ def test_worker_processes_give_the_same_batches(tmp_path: Path) -> None:
     dataset = PatchDataset([make_case(tmp_path, (5, 64, 64))], Patch(size_yx=(32, 32), batch=4), 3, (0,))
     streamed = [b.source for b in batches(dataset, 0, 3, workers=2)]
     assert all(torch.equal(s, dataset[i].source) for i, s in enumerate(streamed))
+
+
+def test_padding_at_the_end_stays_at_the_end_of_flipped_patches(tmp_path: Path) -> None:
+    """As the reference framework trains: the plane is flipped, then padded; whatever is flipped, air is last."""
+    case = make_case(tmp_path, (4, 20, 24))
+    canvas = Canvas(padding="end", pad_value=-7, flip_before_padding=True)
+    batch = PatchDataset([case], Patch(size_yx=(32, 32), batch=64), 1, (0,), canvas=canvas)[0]
+    inside = batch.source[:, 0] != -7
+    assert inside[:, :20, :24].all()
+    assert not inside[:, 20:].any()
+    assert not inside[:, :, 24:].any()
+    corners = {float(v) for v in (batch.source[:, 0, 0, 0] % 1 * 10_000).round()}
+    assert len(corners) == 4  # every flip was drawn
+    assert (batch.target[:, 0][~inside] == -1).all()
+    assert not batch.mask[:, 0][~inside].any()

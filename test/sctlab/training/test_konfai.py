@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import types
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sctlab.training.konfai import pack_konfai, read_konfai
+from sctlab.training.konfai import pack_konfai, published_recipe, read_konfai
 from sctlab_model.bundle import load_fold, read_bundle
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError, WeightsError
@@ -112,6 +114,51 @@ def test_scores_of_numpy_before_2_are_read(tmp_path: Path) -> None:
             target.writestr(item, source.read(item).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
     assert b"numpy.core.multiarray" in zipfile.ZipFile(old).read("new/data.pkl")
     assert read_konfai(old).keys() == read_konfai(path).keys()
+
+
+@pytest.mark.parametrize("layout", ["flat", "flat in Model", "networks"])
+def test_layouts_of_checkpoints(tmp_path: Path, layout: str) -> None:
+    weights = read_konfai(checkpoint(tmp_path / "usual.pt", 0))
+    tensors = {f"UNetpp.model.{k}": v for k, v in weights.items()}
+    state = {
+        "flat": tensors | {"epoch": 3},
+        "flat in Model": {"Model": tensors},
+        "networks": {"Model": {"net": tensors}},
+    }
+    torch.save(state[layout], tmp_path / "other.pt")
+    found = read_konfai(tmp_path / "other.pt")
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[k], weights[k]) for k in weights)
+
+
+def test_objects_of_the_framework_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published models' checkpoints name `konfai.data.patching.ModelPatch`: it is read as nothing, not imported."""
+    module = types.ModuleType("konfai.data.patching")
+
+    class ModelPatch:
+        def __init__(self) -> None:
+            self.patch_size = [1, 512, 512]
+
+        def __setstate__(self, state: object) -> None:
+            raise AssertionError("executed")
+
+    ModelPatch.__module__, ModelPatch.__qualname__ = "konfai.data.patching", "ModelPatch"
+    module.ModelPatch = ModelPatch
+    with monkeypatch.context() as patch:
+        for name in ("konfai", "konfai.data"):
+            patch.setitem(sys.modules, name, types.ModuleType(name))
+        patch.setitem(sys.modules, module.__name__, module)
+        path = checkpoint(tmp_path / "published.pt", 0, patch=ModelPatch())
+    with zipfile.ZipFile(path) as archive:
+        assert b"ModelPatch" in archive.read("published/data.pkl")
+    monkeypatch.setitem(sys.modules, "konfai", None)  # importing it would fail
+    assert read_konfai(path).keys() == read_konfai(checkpoint(tmp_path / "plain.pt", 0)).keys()
+
+
+def test_the_recipe_follows_the_weights() -> None:
+    assert published_recipe(Task.MRI, 5) == "mri-submission"
+    assert published_recipe(Task.CBCT, 3) == "cbct-submission"
+    assert published_recipe(Task.CBCT, 5) == "cbct-paper"
 
 
 class Bomb:

@@ -17,10 +17,11 @@ GOOD = "recipe:\n  task: mri\nstages:\n  - name: all\n    iterations: 100\n"
 
 
 def test_the_recipes_are_those_promised() -> None:
-    assert set(recipe_names()) == {"mri", "cbct", "mri-submission", "cbct-submission", "demo-mri", "demo-cbct"}
+    kinds = ("{}", "{}-submission", "{}-paper", "demo-{}")
+    assert {k.format(task) for k in kinds for task in ("mri", "cbct")} <= set(recipe_names())
 
 
-@pytest.mark.parametrize("name", ["mri", "cbct", "mri-submission", "cbct-submission", "demo-mri", "demo-cbct"])
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_loads_and_survives_writing(name: str, tmp_path: Path) -> None:
     plan = load_plan(name)
     assert plan.recipe.task.value == name.removeprefix("demo-").split("-")[0]
@@ -37,6 +38,21 @@ def test_follow_up_and_submission_differ_where_the_publications_do() -> None:
     assert [s.name for s in entry.final_stages] == ["AB-TH", "HN"]
     assert follow_up.data.held_out == 0.15
     assert load_plan("mri-submission").recipe.normalisation.kind == "zscore"
+
+
+@pytest.mark.parametrize(("name", "outside"), [("mri-paper", 0), ("cbct-paper", -1024)])
+def test_the_paper_s_protocol(name: str, outside: float) -> None:
+    """Whole slices on 512 x 512, padded at the end of each flipped view; percentiles of the blanked volume; float32."""
+    plan = load_plan(name)
+    normalisation, canvas = plan.recipe.normalisation, plan.recipe.canvas
+    assert (normalisation.scope, normalisation.fill) == ("volume", outside)
+    assert (normalisation.lower_percentile, normalisation.upper_percentile) == (0, 99.5)
+    assert (canvas.crop, canvas.fixed_yx, canvas.padding, canvas.pad_value) == ("none", (512, 512), "end", -1)
+    assert (canvas.flip_before_padding, canvas.larger) == (True, "tiles")
+    assert (plan.recipe.network.slices, plan.patch.size_yx, plan.patch.batch) == (5, (320, 320), 32)
+    assert (plan.stages[0].iterations, plan.data.held_out, plan.computing.precision) == (40_000, 0.15, "32")
+    for entry in ("mri-submission", "cbct-submission"):
+        assert load_plan(entry).recipe.canvas.flip_before_padding
 
 
 @pytest.mark.parametrize(
