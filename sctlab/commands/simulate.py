@@ -37,6 +37,10 @@ def simulate(
     centre: Annotated[
         str, typer.Option(help="Centre letter of the case ids; another one keeps cohorts of other seeds apart.")
     ] = "S",
+    fractions: Annotated[
+        bool,
+        typer.Option(help="Keep what the MR's voxels are made of (truth/fractions.npz): training can draw contrasts."),
+    ] = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Cases at a time; 1 when left out, on Ray a case a core or GPU.")
     ] = None,
@@ -59,6 +63,7 @@ def simulate(
                 "amplitude_mm": amplitude,
                 "content": content,
                 "seed": seed,
+                "fractions": fractions,
             },
             "cts": [str(path) for path in from_ct],
             "labels": [str(path) for path in labels],

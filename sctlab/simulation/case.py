@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from sctlab.simulation.acquisition import Acquisition, acquire
 from sctlab.simulation.anatomy import build_phantom, default_grid
 from sctlab.simulation.content import change_content
 from sctlab.simulation.deformation import Motion, sample_motion
 from sctlab.simulation.files import write_case
+from sctlab.simulation.fractions import Channel, average_slices, fractions_from_hu, sample_tissue_fat
+from sctlab.simulation.marrow import marrow_fat, sample_marrow_fat
 from sctlab.simulation.phantom import Phantom, public_labels
+from sctlab.simulation.sequences import Sequence
 from sctlab.simulation.settings import CaseSettings
+from sctlab.simulation.signals import magnetisation, tissue_signals
 from sctlab.simulation.tissues import PROPERTIES, Tissue
 from sctlab.simulation.truth import SimulationTruth
 from sctlab_model.cases import Region, Task
@@ -38,6 +43,7 @@ class SimulatedCase:
         content_changed: Where gas or filling changed, which no transform can carry (uint8).
         motion: Points of the source grid → points of the CT.
         truth: How the case was made.
+        fractions: What every voxel of an MR is made of, uint8 [6, z, y, x] on the source grid (`fractions.Channel`).
     """
 
     task: Task
@@ -50,6 +56,7 @@ class SimulatedCase:
     content_changed: Volume
     motion: Motion
     truth: SimulationTruth
+    fractions: np.ndarray | None = None
 
     def files(self) -> dict[str, Volume]:
         """The images by the names that they have in a case folder."""
@@ -68,7 +75,7 @@ class SimulatedCase:
 def streams(seed: int, task: Task, region: Region, index: int) -> dict[str, np.random.Generator]:
     """Independent random numbers for every part of a case; they depend on nothing else, so order and jobs don't matter."""
     key = (seed, list(Task).index(task), list(Region).index(region), index)
-    names = ("grid", "anatomy", "motion", "content", "noise", "source")
+    names = ("grid", "anatomy", "motion", "content", "noise", "source", "tissue")
     children = np.random.SeedSequence(key).spawn(len(names))
     return {name: np.random.default_rng(child) for name, child in zip(names, children, strict=True)}
 
@@ -112,19 +119,20 @@ def simulate(
     organs = Volume(public_labels(phantom.label), phantom.geometry)
     wide = ndimage.binary_dilation(changed, iterations=1)
     changed_source = resample(Volume(wide, phantom.geometry), grid, interpolation="nearest", transform=transform)
-    source, mask, facts = _source(task, region, other_day, grid, transform, hu_of, random["source"])
+    source = _source(task, region, other_day, grid, transform, hu_of, random)
     options = settings.model_dump(mode="json") | {"task": str(task), "index": index}
     return SimulatedCase(
         task=task,
-        source=source,
+        source=source.image,
         ct=_on_slices(phantom.with_hu(phantom.hu + noise), ct_grid),
-        mask=mask.with_array(mask.array.astype(np.uint8)),
+        mask=source.mask.with_array(source.mask.array.astype(np.uint8)),
         labels_ct=resample(organs, ct_grid, interpolation="nearest"),
         labels_source=resample(organs, grid, interpolation="nearest", transform=transform),
         ct_aligned=aligned,
         content_changed=changed_source.with_array(changed_source.array.astype(np.uint8)),
         motion=motion,
-        truth=SimulationTruth(region=str(region), options=options, motion=motion.facts, source=facts),
+        truth=SimulationTruth(region=str(region), options=options, motion=motion.facts, source=source.facts),
+        fractions=source.fractions,
     )
 
 
@@ -217,25 +225,49 @@ def _ct_noise(phantom: Phantom, rng: np.random.Generator) -> np.ndarray:
     return noise * (level / (noise.std() + 1e-9))
 
 
+@dataclass(frozen=True)
+class _Source:
+    """The source image and what belongs to it."""
+
+    image: Volume
+    mask: Volume
+    facts: dict[str, Any]
+    fractions: np.ndarray | None
+
+
 def _source(
-    task: Task, region: Region, phantom: Phantom, grid: Geometry, transform, hu_of: np.ndarray, rng: np.random.Generator
-) -> tuple[Volume, Volume, dict[str, Any]]:
+    task: Task,
+    region: Region,
+    phantom: Phantom,
+    grid: Geometry,
+    transform: object,
+    hu_of: np.ndarray,
+    random: dict[str, np.random.Generator],
+) -> _Source:
     """The MR or CBCT, its body mask, and how it was made."""
     fine = fine_grid(grid)
-    hu = resample(Volume(phantom.hu, phantom.geometry), fine, outside=-1000, transform=transform).array
-    tissue = resample(
-        Volume(phantom.tissue, phantom.geometry), fine, interpolation="nearest", transform=transform
-    ).array
+
+    def posed(array: np.ndarray, **options: Any) -> np.ndarray:
+        return resample(Volume(array, phantom.geometry), fine, transform=transform, **options).array
+
+    hu = posed(phantom.hu, outside=-1000)
+    tissue = posed(phantom.tissue, interpolation="nearest")
     solid = _body(hu, tissue)
     body = _pairs(solid.astype(np.float32), grid) > 0.25
     spacing = np.array(grid.spacing_xyz[::-1])
     mask = ndimage.distance_transform_edt(~body, sampling=spacing) < 4.0 if body.any() else ~body
+    fractions = None
     if task == Task.MRI:
-        array, seen, facts = _mr(hu, tissue, solid, grid, region, hu_of, rng)
+        table, fat_of = sample_marrow_fat(random["tissue"]), sample_tissue_fat(random["tissue"])
+        fat = marrow_fat(table, posed(phantom.label, interpolation="nearest"), tissue)
+        fractions = fractions_from_hu(hu, tissue, hu_of, fat_of, fat)
+        fractions[Channel.AIR][~ndimage.binary_dilation(solid, iterations=2)] = 255  # the couch gives no signal
+        array, seen, facts = _mr(fractions, body, grid, region, random["source"])
+        fractions = average_slices(fractions, grid.size_xyz[2])
     else:
-        array, seen, facts = _cbct(np.where(tissue == Tissue.METAL, METAL_HU, hu), grid, region, rng)
+        array, seen, facts = _cbct(np.where(tissue == Tissue.METAL, METAL_HU, hu), grid, region, random["source"])
     mask &= seen
-    return to_int16(Volume(array, grid)), Volume(mask, grid), facts
+    return _Source(to_int16(Volume(array, grid)), Volume(mask, grid), facts, fractions)
 
 
 def _body(hu: np.ndarray, tissue: np.ndarray) -> np.ndarray:
@@ -258,18 +290,14 @@ def _pairs(array: np.ndarray, grid: Geometry) -> np.ndarray:
     return array[: 2 * n].reshape(n, 2, *array.shape[1:]).mean(1)
 
 
-def _mr(hu, tissue, body, grid, region, hu_of, rng) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    from sctlab.simulation.mr import Sequence, tissue_signals, water_and_fat
-    from sctlab.simulation.mr_artefacts import Acquisition, acquire
-
+def _mr(
+    fractions: np.ndarray, body: np.ndarray, grid: Geometry, region: Region, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """The MR of fraction maps (sub-slices), the voxels inside its field of view, and its settings."""
     sequence = Sequence.sample(region, rng)
     settings = Acquisition.sample(sequence, rng)
-    signals = tissue_signals(sequence, rng)
-    near = ndimage.binary_dilation(body, iterations=2)  # the couch gives no signal
-    water, fat = np.zeros((2, *hu.shape), np.float32)
-    water[near], fat[near] = water_and_fat(hu[near], tissue[near], hu_of, signals)
-    air = np.isin(tissue, (Tissue.AIR, Tissue.GAS)).astype(np.float32)
-    water, fat, air = (_pairs(a, grid) for a in (water, fat, air))
+    water, fat = (_pairs(a, grid) for a in magnetisation(fractions, tissue_signals(sequence, rng)))
+    air = _pairs(fractions[Channel.AIR], grid) * np.float32(1 / 255)
     image = acquire(water, fat, air, grid, sequence, settings, rng)
     seen = _mr_field_of_view(body, grid, settings.cut)
     return image * seen, seen, {"sequence": asdict(sequence), "acquisition": asdict(settings)}

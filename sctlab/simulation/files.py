@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sctlab.simulation.deformation import Motion
+from sctlab.simulation.fractions import FRACTIONS_FILE, write_fractions
 from sctlab_model.io.writing import atomic_path, write_volume
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def write_case(case: SimulatedCase, folder: Path) -> None:
         for name, volume in files.items():
             write_volume(volume, part / name)
         write_transform(case.motion, part / "truth" / "deformation.h5")
+        if case.fractions is not None and case.truth.options.get("fractions"):
+            write_fractions(case.fractions, part / "truth" / FRACTIONS_FILE)
         save_overview(files, part / "overview.png", title=folder.name)
         case.truth.write(part / "truth" / "truth.json")
     except BaseException:

@@ -32,8 +32,13 @@ class Phantom:
 
 
 MANDIBLE = 200  # moves against the skull; `total` counts it as skull (91)
+SPINE = 201  # unlabelled bone of the spine or the thorax: marrow that is half fat
+CONVERTED_BONE = 202  # unlabelled bone of skull, pelvis or limbs: marrow that is nearly all fat
 
 
 def public_labels(label: np.ndarray) -> np.ndarray:
-    """TotalSegmentator ids for files: private ids are mapped to the structure they belong to."""
-    return np.where(label == MANDIBLE, 91, label).astype(np.uint8)
+    """TotalSegmentator ids for files: private ids are mapped to the structure they belong to, or to none."""
+    public = np.arange(256, dtype=np.uint8)
+    public[200:] = 0
+    public[MANDIBLE] = 91
+    return public[label]

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sctlab.simulation.mr import Kind, Sequence
-from sctlab.simulation.mr_artefacts import Acquisition, acquire
+from sctlab.simulation.acquisition import Acquisition, acquire
+from sctlab.simulation.sequences import Kind, Output, Sequence
 from sctlab_model.volume import Geometry
 
 GRID = Geometry((64, 56, 6), (1.0, 1.0, 3.0))
@@ -64,13 +64,36 @@ def test_bias_and_ghosts_and_motion_change_the_image():
 
 
 def test_opposed_phase_draws_dark_lines_between_water_and_fat():
-    half = np.zeros_like(disc())
-    half[:, :, :32] = 1
-    edge = np.clip((np.arange(64) - 30) / 3, 0, 1)[None, None, :] * np.ones_like(half)
-    te = 1000 / (3.4 * 42.577 * 1.5) / 2
-    found = [
-        acquire(1 - edge, edge, np.zeros_like(edge), GRID, replace(GRE, te_ms=te), CLEAN, np.random.default_rng(s))
-        for s in range(8)
-    ]
-    lines = [f[3, 28, 31:33].min() / f[3, 28, 10] for f in found]
-    assert min(lines) < 0.5 < max(lines)  # opposed in some protocols, in phase in others
+    edge = np.clip((np.arange(64) - 30) / 3, 0, 1)[None, None, :] * np.ones_like(disc())
+    lines = {}
+    for output in (Output.IN_PHASE, Output.OPPOSED):
+        found = acquire(
+            1 - edge, edge, np.zeros_like(edge), GRID, replace(GRE, output=output), CLEAN, np.random.default_rng(0)
+        )
+        lines[output] = found[3, 28, 31:33].min() / found[3, 28, 10]
+    assert lines[Output.OPPOSED] < 0.5
+    assert lines[Output.IN_PHASE] > 0.95
+
+
+def test_fat_is_opposed_to_water_in_balanced_ssfp_at_high_field_only():
+    edge = np.clip((np.arange(64) - 30) / 3, 0, 1)[None, None, :] * np.ones_like(disc())
+    darkest = []
+    for field in (0.35, 1.5):
+        sequence = Sequence(Kind.BSSFP, field, 3.4, 1.7, 55.0)
+        image_ = acquire(1 - edge, edge, np.zeros_like(edge), GRID, sequence, CLEAN, np.random.default_rng(1))
+        darkest.append(image_[3, 28, 30:34].min() / image_[3, 28, 20])
+    assert darkest[0] > 0.7 > 0.5 > darkest[1]
+
+
+def test_the_noise_floor_rises_with_the_coils():
+    floors = [image(replace(CLEAN, noise=0.05, coils=n))[disc(24) == 0].mean() for n in (1, 4)]
+    assert abs(floors[1] / (5 * 0.5 * 35 / 16 * np.sqrt(np.pi / 2) * 2) - 1) < 0.1  # mean of a chi of 8 degrees
+    assert floors[1] > 1.8 * floors[0]
+
+
+def test_a_vendors_mask_zeroes_the_outside_and_correction_undoes_the_shading():
+    masked = image(replace(CLEAN, noise=0.05, masked=True))
+    assert (masked[:, :2] == 0).all()
+    assert masked[disc(15) > 0].min() > 50
+    shaded = [image(replace(CLEAN, bias=0.5, corrected=c))[disc(15) > 0].std() for c in (0.0, 1.0)]
+    assert shaded[0] > 10 * shaded[1]
