@@ -25,7 +25,7 @@ RUN python3 -m venv --system-site-packages --without-pip /opt/venv \
     && python -c "import torch; assert not torch.__file__.startswith('/opt/venv'), f'the torch of the base was replaced: {torch.__file__}'"
 
 WORKDIR /opt/app
-COPY pyproject.toml README.md LICENSE process.py train.py ./
+COPY pyproject.toml setup.py README.md LICENSE process.py train.py ./
 COPY model model
 COPY sctlab sctlab
 COPY weights weights

@@ -39,8 +39,9 @@ lock() {
     echo "$name: $(grep -c '==' "$folder/$name.txt") packages"
 }
 
-lock run 3.11 requirements.txt "$@"
-lock test 3.11 --constraint "$folder/run.txt" requirements.txt requirements-dev.txt "$@"
+# setuptools installs the product itself; without it pip would fetch one that no hash covers.
+lock run 3.11 requirements.txt <(echo "setuptools>=77") "$@"
+lock test 3.11 --constraint "$folder/run.txt" requirements.txt requirements-dev.txt requirements-dose.txt "$@"
 
 # Without what a base with PyTorch brings, or a CPU-only installation takes from PyTorch's own index.
 without_torch=(--no-emit-package torch --no-emit-package torchvision --no-emit-package triton)
@@ -51,7 +52,7 @@ same=$(mktemp)
 grep '==' "$folder/run.txt" | sed 's/ \\$//; /^onnxruntime-gpu==/d' >"$same"
 # The last ONNX Runtime for CUDA 12, which the image's base has.
 onnxruntime=$(sed -n 's/^ARG ONNXRUNTIME_GPU=//p' Dockerfile)
-lock image 3.11 "${without_torch[@]}" --constraint "$same" requirements.txt \
+lock image 3.11 "${without_torch[@]}" --constraint "$same" requirements.txt <(echo "setuptools>=77") \
     --constraint <(echo "onnxruntime-gpu==$onnxruntime") "$@"
-lock cpu 3.11 "${without_torch[@]}" --constraint "$same" <(sed 's/^onnxruntime-gpu/onnxruntime/' requirements.txt) "$@"
+lock cpu 3.11 "${without_torch[@]}" --constraint "$same" <(sed 's/^onnxruntime-gpu/onnxruntime/' requirements.txt) <(echo "setuptools>=77") "$@"
 rm "$same"

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 MANIFEST = "bundle.json"
 FORMAT: Literal[2] = 2  # 1 had no padding rule and no scope of the percentiles in its recipe
 CHALLENGE_WEIGHTS = Path("/opt/ml/model")
-SHIPPED_WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+_HERE = Path(__file__).resolve().parent
+# Inside the package when it was installed from a wheel; beside `model/` in a checkout.
+SHIPPED_WEIGHTS = _HERE / "weights" if (_HERE / "weights").is_dir() else _HERE.parent / "weights"
 StorageType = Literal["float16", "float32"]
 
 
