@@ -45,9 +45,9 @@ lock test 3.11 --constraint "$folder/run.txt" requirements.txt requirements-dev.
 
 # Without what a base with PyTorch brings, or a CPU-only installation takes from PyTorch's own index.
 without_torch=(--no-emit-package torch --no-emit-package torchvision --no-emit-package triton)
-for package in $(sed -n 's/^\(nvidia-[a-z0-9-]*\|cuda-[a-z]*\)==.*/\1/p' "$folder/run.txt"); do
+while read -r package; do
     without_torch+=(--no-emit-package "$package")
-done
+done < <(sed -n 's/^\(nvidia-[a-z0-9-]*\|cuda-[a-z]*\)==.*/\1/p' "$folder/run.txt")
 same=$(mktemp)
 grep '==' "$folder/run.txt" | sed 's/ \\$//; /^onnxruntime-gpu==/d' >"$same"
 # The last ONNX Runtime for CUDA 12, which the image's base has.
