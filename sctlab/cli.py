@@ -24,8 +24,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "export-onnx": ("sctlab.commands.pack", "export_onnx", "Add ONNX files to a bundle."),
     "predict": ("sctlab.commands.predict", "predict", "Synthesise a cohort with folds that did not see it."),
     "evaluate": ("sctlab.commands.evaluate", "evaluate", "Score predictions as the challenge does, and beyond."),
-    "compare": ("sctlab.commands.evaluate", "compare", "Compare two evaluations case by case."),
-    "gamma": ("sctlab.commands.evaluate", "gamma", "Compare two dose files by the gamma index."),
+    "compare": ("sctlab.commands.compare", "compare", "Compare two evaluations case by case."),
+    "gamma": ("sctlab.commands.gamma", "gamma", "Compare two dose files by the gamma index."),
     "features": ("sctlab.commands.features", "app", "List or download feature extractors."),
     "info": ("sctlab.commands.info", "info", "Versions, devices and the bundles that are here."),
 }

@@ -12,6 +12,7 @@ from sctlab_model.io.writing import atomic_path
 from sctlab_model.volume import Volume
 
 CT_WINDOW = (-200.0, 300.0)  # soft tissue, HU
+BONE_WINDOW = (-500.0, 1500.0)  # HU
 WIDE_WINDOW = (-1000.0, 1000.0)  # lung to bone, HU
 DIFFERENCE_WINDOW = (-300.0, 300.0)  # HU
 GRID_LINE_MM = 10.0
@@ -58,7 +59,8 @@ def centre_index(mask: Volume | None, volume: Volume) -> tuple[int, int, int]:
     if mask is not None and mask.array.any():
         z, y, x = (round(float(axis.mean())) for axis in np.nonzero(mask.array))
         return x, y, z
-    return tuple(n // 2 for n in volume.geometry.size_xyz)
+    nx, ny, nz = volume.geometry.size_xyz
+    return nx // 2, ny // 2, nz // 2
 
 
 def save_planes(

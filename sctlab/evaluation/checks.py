@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sctlab.measures.ms_ssim import HU_RANGE, MIN_AXIS
@@ -155,5 +157,5 @@ def _grid(volume: Volume) -> str:
     return f"origin {_numbers(g.origin_xyz)}, spacing {_numbers(g.spacing_xyz)} mm"
 
 
-def _numbers(values) -> str:
+def _numbers(values: Sequence[float]) -> str:
     return "(" + ", ".join(f"{v:.5g}" for v in values) + ")"

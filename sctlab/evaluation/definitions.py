@@ -43,6 +43,7 @@ _ALL = (
     Metric("ms_ssim", "MS-SSIM", "", "higher", 4, _LEADERBOARD),
     Metric("DICE", "Dice", "", "higher", 4, _LEADERBOARD),
     Metric("HD95", "HD95", "mm", "lower", 2, _LEADERBOARD),
+    Metric("dice_shared", "Dice over labels that both have", "", "higher", 4),
     Metric("ms_ssim_textbook", "MS-SSIM, textbook", "", "higher", 4),
     Metric("mean_error", "Mean error", "HU", "zero", 2),
     Metric("rmse", "RMSE", "HU", "lower", 2),
@@ -58,8 +59,11 @@ _ALL = (
     Metric("ms_ssim_truth", "MS-SSIM against the aligned truth", "", "higher", 4, _BIAS),
     Metric("bias", "Bias: MAE registered minus MAE aligned", "HU", "zero", 2, _BIAS),
     Metric("reference_error", "Error of the registered reference itself", "HU", "lower", 2, _BIAS),
-    Metric("floor", "Registration floor", "HU", "lower", 2, _BIAS),
+    Metric("round_trip", "Round trip of one registration", "HU", "lower", 2, _BIAS),
+    Metric("control", "Control of two registrations", "HU", "lower", 2, _BIAS),
     Metric("spread_calibration", "Calibration error of the spread", "", "lower", 3),
     Metric("spread_rank", "Rank correlation of spread and error", "", "higher", 3),
 )
 METRICS: dict[str, Metric] = {m.key: m for m in _ALL}
+# what a terminal shows
+SUMMARY = (*CHALLENGE, "mean_error", "mae_truth", "bias", "round_trip", "control")

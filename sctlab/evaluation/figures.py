@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import itertools
 import tempfile
@@ -10,6 +9,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -17,14 +17,16 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sctlab.evaluation.case import CaseRecord, Images
 from sctlab.evaluation.definitions import METRICS
-from sctlab.pictures import CT_WINDOW, DIFFERENCE_WINDOW, Layer, centre_index, save_planes
+from sctlab.evaluation.images import Images
+from sctlab.evaluation.records import CaseRecord
+from sctlab.pictures import BONE_WINDOW, CT_WINDOW, DIFFERENCE_WINDOW, Layer, centre_index, save_planes
+from sctlab.reporting import data_address
 
 # Okabe and Ito's colours, told apart by all kinds of colour vision
 REGION_COLOURS = {"AB": "#0072B2", "HN": "#D55E00", "TH": "#009E73"}
 GREY = "#6b7280"
-STYLE = {
+STYLE: Any = {  # matplotlib types the keys as literals
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9.5,
     "axes.titleweight": "bold", "axes.edgecolor": "#9ca3af", "xtick.color": "#374151", "ytick.color": "#374151",
     "axes.grid": True, "grid.color": "#e5e7eb", "grid.linewidth": 0.6, "axes.axisbelow": True,
@@ -41,9 +43,7 @@ def distributions(records: Sequence[CaseRecord], keys: Sequence[str]) -> str | N
     with rc_context(STYLE):
         figure, axes = _panels(len(keys), columns=5, width=2.2, height=2.3)
         for axis, key in zip(axes, keys, strict=True):
-            groups = [
-                [r.metrics[key] for r in records if r.region == g and r.metrics.get(key) is not None] for g in regions
-            ]
+            groups = [[v for r in records if r.region == g and (v := r.metrics.get(key)) is not None] for g in regions]
             _boxes(axis, groups, regions, [REGION_COLOURS.get(g, GREY) for g in regions])
             axis.set_title(METRICS[key].label)
         return _svg(figure)
@@ -127,10 +127,10 @@ def depth(records: Sequence[CaseRecord]) -> str | None:
             ("Mean absolute error (HU)", "Mean error, sCT minus CT (HU)"),
             strict=True,
         ):
-            shells = sorted({d["from_mm"] for r in records for d in r.depth})
+            shells = sorted({d["from_mm"] or 0.0 for r in records for d in r.depth})
             for record in records:
                 axis.plot(
-                    [shells.index(d["from_mm"]) for d in record.depth],
+                    [shells.index(d["from_mm"] or 0.0) for d in record.depth],
                     [d[key] for d in record.depth],
                     color="#d1d5db",
                     linewidth=0.7,
@@ -174,16 +174,16 @@ def slices(record: CaseRecord) -> str | None:
 
 def calibration(records: Sequence[CaseRecord]) -> str | None:
     """Reliability diagram: error against spread, a line a case."""
-    chosen = [r for r in records if r.spread]
+    chosen = [(r.region, r.spread) for r in records if r.spread]
     if not chosen:
         return None
     with rc_context(STYLE):
         figure = _figure(4.2, 3.6)
         axis = figure.subplots()
         top = 0.0
-        for record in chosen:
-            spread, error = record.spread["spread_hu"], record.spread["error_hu"]
-            axis.plot(spread, error, "o-", color=REGION_COLOURS.get(record.region, GREY), alpha=0.6, markersize=3)
+        for region, found in chosen:
+            spread, error = found["spread_hu"], found["error_hu"]
+            axis.plot(spread, error, "o-", color=REGION_COLOURS.get(region, GREY), alpha=0.6, markersize=3)
             top = max(top, *spread, *error)
         axis.plot([0, top], [0, top], "--", color=GREY, linewidth=1, label="calibrated")
         axis.set_xlabel("spread of the ensemble, RMS of a bin (HU)")
@@ -194,18 +194,19 @@ def calibration(records: Sequence[CaseRecord]) -> str | None:
 
 def bias(records: Sequence[CaseRecord]) -> str | None:
     """MAE against the truth and against the registered reference, a line a case."""
-    chosen = sorted((r for r in records if r.truth), key=lambda r: r.truth["bias_hu"])
+    scored = [(r.id, {k: v or 0.0 for k, v in r.truth.items()}) for r in records if r.truth]
+    chosen = sorted(scored, key=lambda entry: entry[1]["bias_hu"])
     if not chosen:
         return None
     with rc_context(STYLE):
         figure = _figure(10.5, 1.0 + 0.24 * len(chosen))
         axis = figure.subplots()
-        for row, record in enumerate(chosen):
-            aligned, registered = record.truth["mae_aligned"], record.truth["mae_registered"]
+        for row, (_, truth) in enumerate(chosen):
+            aligned, registered = truth["mae_aligned"], truth["mae_registered"]
             axis.plot([aligned, registered], [row, row], color="#d1d5db", linewidth=3, zorder=1)
             axis.plot(aligned, row, "o", color="#009E73", label="aligned truth" if row == 0 else None)
             axis.plot(registered, row, "o", color="#D55E00", label="registered reference" if row == 0 else None)
-        axis.set_yticks(range(len(chosen)), [r.id for r in chosen])
+        axis.set_yticks(range(len(chosen)), [name for name, _ in chosen])
         axis.set_xlabel("MAE (HU), without content that changed between the scans")
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return _svg(figure)
@@ -239,11 +240,13 @@ def planes(images: Images, *, z: int | None = None) -> str:
     layers += [
         Layer("CT (reference)", images.reference, CT_WINDOW),
         Layer("sCT", images.prediction, CT_WINDOW),
+        Layer("CT, bone", images.reference, BONE_WINDOW),
+        Layer("sCT, bone", images.prediction, BONE_WINDOW),
         Layer("sCT - CT", images.reference.with_array(difference), DIFFERENCE_WINDOW, "RdBu_r", contour=contour),
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = save_planes(layers, Path(folder) / "planes.png", index_xyz=(x, y, middle if z is None else z))
-        return _address(path.read_bytes(), "image/png")
+        return data_address(path.read_bytes(), "image/png")
 
 
 def _boxes(axis: Axes, groups: Sequence[Sequence[float]], names: Sequence[str], colours: Sequence[str]) -> None:
@@ -288,8 +291,4 @@ def _panels(count: int, *, columns: int, width: float, height: float) -> tuple[F
 def _svg(figure: Figure) -> str:
     with io.BytesIO() as buffer:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-        return _address(buffer.getvalue(), "image/svg+xml")
-
-
-def _address(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+        return data_address(buffer.getvalue(), "image/svg+xml")

@@ -21,6 +21,7 @@ from scipy.ndimage import find_objects
 from sctlab.evaluation.class_names import CLASS_NAMES
 from sctlab.measures.overlap import confusion_counts, dice_of_counts
 from sctlab_model.cases import Region
+from sctlab_model.volume import Volume
 
 _TRUNK = (2, 3, 5, 6, *range(10, 15), *range(26, 51), 51, 79, *range(92, 116), 116)
 REGION_CLASSES: dict[Region, tuple[int, ...]] = {
@@ -126,6 +127,12 @@ def organ_metrics(
     )
 
 
+def region_metrics(predicted: Volume, reference: Volume, region: Region | None) -> OrganMetrics:
+    """`organ_metrics` of two label volumes with the region's classes; the abdomen's where the region isn't known."""
+    classes = REGION_CLASSES[region if region is not None else Region.AB]
+    return organ_metrics(predicted.array, reference.array, classes, reference.geometry.spacing_xyz[::-1])
+
+
 def hd95(
     prediction: np.ndarray, reference: np.ndarray, spacing_zyx: Sequence[float], *, device: str | torch.device = "cpu"
 ) -> float:
@@ -148,7 +155,9 @@ def _directed(edges: np.ndarray, target: np.ndarray, spacing_zyx: Sequence[float
     return float(torch.quantile(distances.float(), 0.95))
 
 
-def _nearest(edges: np.ndarray, target: np.ndarray, spacing_zyx, device: str | torch.device) -> torch.Tensor:
+def _nearest(
+    edges: np.ndarray, target: np.ndarray, spacing_zyx: Sequence[float], device: str | torch.device
+) -> torch.Tensor:
     """Distances by brute force, float64, in pieces: what a GPU is good at. Edges that coincide cost nothing."""
     scale = torch.tensor(tuple(spacing_zyx), dtype=torch.float64, device=device)
     distances = torch.zeros(int(edges.sum()), dtype=torch.float64, device=device)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sctlab_model.cases import Case
+from sctlab_model.cases import Case, Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import SUFFIXES, split_suffix
 from sctlab_model.synthesiser import SPREAD_FOLDER
@@ -22,18 +22,20 @@ CHALLENGE_FOLDERS = ("images", "synthetic-ct")
 
 @dataclass
 class Matched:
-    """Predictions sorted to cases.
+    """Predictions sorted to cases; keys are task, region and id, as `CaseKey` writes them.
 
     Args:
-        found: Case id → its one file.
-        duplicates: Case id → its several files.
-        missing: Cases without a file.
+        files: Case key and its one file.
+        duplicates: Case key and its several files.
+        ambiguous: Case key and the files that may be its prediction or that of a namesake in another task or region.
+        missing: Keys of cases without a file.
         unknown: Files of no case of the cohort.
-        spreads: Case id → the ensemble's standard deviation.
+        spreads: Case key and the ensemble's standard deviation.
     """
 
-    found: dict[str, Path] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
     duplicates: dict[str, list[Path]] = field(default_factory=dict)
+    ambiguous: dict[str, list[Path]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unknown: list[Path] = field(default_factory=list)
     spreads: dict[str, Path] = field(default_factory=dict)
@@ -71,42 +73,71 @@ def unpacked(predictions: Path, scratch: Path) -> Path:
     return scratch
 
 
-def match_predictions(folder: Path, cases: Sequence[Case], known: Sequence[Case] | None = None) -> Matched:
+def match_predictions(
+    folder: Path, cases: Sequence[Case], known: Sequence[Case] | None = None, tasks: Sequence[Task] = tuple(Task)
+) -> Matched:
     """Sort the image files below a folder to the cases.
 
     The case id is the file's name without `sct_` and suffix; for files called `sct`, it is their folder's name; in
     a Grand Challenge output (`<ID>/images/synthetic-ct/<any>.mha`) the folder above `images`, or the source's file
-    name where that is the case id.
+    name where that is the case id. Where several cases of the cohort share an id, the folders `Task1`, `Task2`, `AB`, `HN`
+    and `TH` above the file tell them apart, and then `tasks`.
 
     Args:
         folder: Predictions.
         cases: The cases to evaluate.
         known: All cases of the cohort: files of those aren't called unknown. The cases themselves by default.
+        tasks: What was predicted, as far as the predictions' record says.
     """
-    ids = {c.id for c in cases}
-    known_ids = ids | {c.id for c in known or ()}
+    namesakes: dict[str, dict[str, Case]] = defaultdict(dict)
+    for case in (*(known or ()), *cases):
+        namesakes[case.id][str(case.key)] = case
+    wanted = {str(c.key) for c in cases}
     files: dict[str, list[Path]] = defaultdict(list)
     result = Matched()
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name.startswith(".") or split_suffix(path)[1] not in SUFFIXES:
             continue
         relative = path.relative_to(folder)
-        name = _case_id(relative, known_ids)
-        if SPREAD_FOLDER in relative.parts[:-1] or split_suffix(path)[0].endswith("_spread"):
-            result.spreads[name.removesuffix("_spread")] = path
-        elif name in ids:
-            files[name].append(path)
-        elif name not in known_ids:
+        is_spread = SPREAD_FOLDER in relative.parts[:-1] or split_suffix(path)[0].endswith("_spread")
+        name = _case_id(relative, set(namesakes)).removesuffix("_spread" if is_spread else "")
+        candidates = _narrowed(namesakes.get(name, {}), relative.parts[:-1], tasks)
+        if is_spread:
+            if len(candidates) == 1:
+                result.spreads[candidates[0]] = path
+        elif not candidates:
             result.unknown.append(path)
-    for name in sorted(ids):
-        paths = files.get(name, [])
-        if not paths:
-            result.missing.append(name)
-        elif len(paths) > 1:
-            result.duplicates[name] = paths
+        elif len(candidates) == 1:
+            files[candidates[0]].append(path)
         else:
-            result.found[name] = paths[0]
+            for key in candidates:
+                result.ambiguous.setdefault(key, []).append(path)
+    for key in sorted(wanted):
+        paths = files.get(key, [])
+        if len(paths) > 1:
+            result.duplicates[key] = paths
+        elif paths:
+            result.files[key] = paths[0]
+            result.ambiguous.pop(key, None)
+        elif key not in result.ambiguous:
+            result.missing.append(key)
+    result.ambiguous = {k: v for k, v in result.ambiguous.items() if k in wanted}
     return result
+
+
+def _narrowed(candidates: dict[str, Case], parts: Sequence[str], tasks: Sequence[Task]) -> list[str]:
+    """Keys of the cases that a file below folders `parts` can belong to."""
+    left = dict(candidates)
+    named_tasks = [t for t in Task if t.folder in parts]
+    named_regions = [r for r in Region if r.value in parts]
+    if len(candidates) > 1:  # a lone case is known by its id alone, whatever the folders are called
+        if named_tasks:
+            left = {k: c for k, c in left.items() if c.task in named_tasks}
+        if named_regions:
+            left = {k: c for k, c in left.items() if c.region in named_regions}
+        if len(left) > 1:
+            left = {k: c for k, c in left.items() if c.task in tasks}
+    return list(left)
 
 
 def _case_id(relative: Path, known: set[str]) -> str:

@@ -137,7 +137,14 @@ def mismatches(trained: Sequence[Registration], references: Sequence[Registratio
     lines = []
     for one in trained:
         for other in references:
-            if unknown not in (one, other) and one != other:
+            if unknown in (one, other) or one == other:
+                continue
+            if other == ALIGNED:
+                lines.append(
+                    f"The weights were trained on pairs registered by {one}; the references are the simulation's aligned "
+                    "truth. Part of the error below is what the network learnt from that registration."
+                )
+            else:
                 lines.append(
                     f"The weights were trained on pairs registered by {one}; the references were registered by "
                     f"{other}. Part of the error below is the difference of the two registrations, not of the images."

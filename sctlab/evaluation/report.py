@@ -3,68 +3,66 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from datetime import datetime
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from sctlab.evaluation import figures
-from sctlab.evaluation.case import CaseRecord, load_images
-from sctlab.evaluation.definitions import CHALLENGE, METRICS, Metric
+from sctlab.evaluation.definitions import CHALLENGE, CHALLENGE_IMAGE, METRICS, Metric
+from sctlab.evaluation.images import load_images
+from sctlab.evaluation.records import CaseRecord, EvaluationRecord
 from sctlab.measures.statistics import aggregate
+from sctlab.reporting import number, render
 from sctlab_model.cases import Case
 from sctlab_model.io.writing import write_text
 
 CARDS = ("mae", "psnr", "ms_ssim", "DICE", "HD95")
 CASE_COLUMNS = ("mae", "psnr", "ms_ssim", "DICE", "HD95", "mean_error", "wepl_mean", "nmi_input", "mae_truth", "bias")
-WORST, BEST = 2, 1  # pictures a region
+ARROWS = {"higher": " ↑", "lower": " ↓", "zero": " → 0"}
+WORST, BEST = 2, 1  # pictures of each region
 
 
 def write_report(
-    path: Path, records: Sequence[CaseRecord], cases: dict[str, Case], summary: dict[str, Any], *, title: str
+    path: Path, record: EvaluationRecord, cases: Mapping[str, Case], *, title: str = "Synthetic CT evaluation"
 ) -> None:
     """Write the page.
 
     Args:
         path: `report.html`.
-        records: Scored cases.
-        cases: Case id → case, to read images for the pictures again.
-        summary: `mismatches`, `left_out`, `unknown`, `predictions`, `cohort`, `weights`.
+        record: The evaluation.
+        cases: Case key and case, to read images for the pictures again.
     """
+    records = record.cases
+    groups = group_cases(records)
+    weights = f", weights {record.weights}" if record.weights else ""
+    page = render(
+        "evaluation.html",
+        title=title,
+        subtitle=f"{len(records)} cases of {record.cohort}, predictions from {record.predictions}{weights}",
+        reference_notes=record.reference_notes,
+        mismatches=record.mismatches,
+        compared_origin=bool(record.weights),
+        left_out=record.left_out,
+        unknown=record.unknown,
+        cards=_cards(records, len(record.left_out)),
+        regions=[{"name": name, "count": len(chosen)} for name, chosen in groups],
+        tables=_tables(groups),
+        figures=_figures(records),
+        pictures=_pictures(records, cases),
+        case_table=_case_table(records),
+        notes=_notes(records),
+    )
+    write_text(path, page)
+
+
+def group_cases(records: Sequence[CaseRecord]) -> list[tuple[str, list[CaseRecord]]]:
+    """Regions and their cases, before them all cases where there are several regions."""
     regions = sorted({r.region for r in records})
     groups = [("all", list(records))] if len(regions) > 1 else []
-    groups += [(g, [r for r in records if r.region == g]) for g in regions]
-    write_text(
-        path,
-        _template().render(
-            title=title,
-            subtitle=f"{len(records)} cases of {summary['cohort']}, predictions from {summary['predictions']}"
-            + (f", weights {summary['weights']}" if summary.get("weights") else ""),
-            mismatches=summary["mismatches"],
-            left_out=summary["left_out"],
-            unknown=summary["unknown"],
-            cards=_cards(records, summary),
-            regions=[{"name": name, "count": len(chosen)} for name, chosen in groups],
-            tables=_tables(groups),
-            figures=_figures(records),
-            pictures=_pictures(records, cases, regions),
-            case_table=_case_table(records),
-            notes=_notes(records),
-            footer=f"Made by sctlab evaluate on {datetime.now():%Y-%m-%d %H:%M}. Definitions, sources and traps of every "
-            "metric: docs/evaluation.md.",
-        ),
-    )
+    return groups + [(g, [r for r in records if r.region == g]) for g in regions]
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
-
-
-def _cards(records: Sequence[CaseRecord], summary: dict[str, Any]) -> list[dict[str, str]]:
+def _cards(records: Sequence[CaseRecord], left: int) -> list[dict[str, str]]:
     cards = []
     for key in CARDS:
         values = aggregate(r.metrics.get(key) for r in records)
@@ -72,11 +70,10 @@ def _cards(records: Sequence[CaseRecord], summary: dict[str, Any]) -> list[dict[
             cards.append(
                 {
                     "title": METRICS[key].label,
-                    "value": number(values["mean"], METRICS[key]),
-                    "detail": f"median {number(values['50pc'], METRICS[key])}",
+                    "value": shown(values["mean"], METRICS[key]),
+                    "detail": f"median {shown(values['50pc'], METRICS[key])}" if values["count"] > 1 else "one case",
                 }
             )
-    left = len(summary["left_out"])
     cards.append({"title": "Cases scored", "value": str(len(records)), "detail": f"{left} left out"})
     return cards
 
@@ -84,24 +81,39 @@ def _cards(records: Sequence[CaseRecord], summary: dict[str, Any]) -> list[dict[
 def _tables(groups: Sequence[tuple[str, Sequence[CaseRecord]]]) -> list[dict[str, Any]]:
     tables: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for key, metric in METRICS.items():
-        cells = []
-        for _, chosen in groups:
-            values = aggregate(r.metrics.get(key) for r in chosen)
-            if not values["count"]:
-                cells.append(None)
-                continue
-            deviation = "" if values["std"] is None else f" ± {number(values['std'], metric)}"
-            quartiles = "–".join(number(values[q], metric) for q in ("25pc", "75pc"))
-            cells.append(
-                {
-                    "main": number(values["mean"], metric) + deviation,
-                    "detail": f"{number(values['50pc'], metric)} [{quartiles}]",
-                }
-            )
-        if any(cells):
-            arrow = {"higher": " ↑", "lower": " ↓", "zero": " → 0"}[metric.better]
-            tables[metric.group].append({"label": metric.label + arrow, "cells": cells})
+        cells = [_cell((r.metrics.get(key) for r in chosen), metric) for _, chosen in groups]
+        if not any(cells):
+            continue
+        tables[metric.group].append({"label": metric.label + ARROWS[metric.better], "cells": cells, "baseline": False})
+        for name, values in baselines(groups, key):
+            row = {"label": f"{metric.title}, {name}", "cells": [], "baseline": True}
+            row["cells"] = [None if v is None else {"main": shown(v, metric), "detail": ""} for v in values]
+            tables[metric.group].append(row)
     return [{"name": name, "rows": rows} for name, rows in tables.items()]
+
+
+def baselines(groups: Sequence[tuple[str, Sequence[CaseRecord]]], key: str) -> list[tuple[str, list[float | None]]]:
+    """Name of a baseline and its mean in every group, for the metrics that baselines have."""
+    if key not in CHALLENGE_IMAGE:
+        return []
+    names = list(dict.fromkeys(name for _, chosen in groups for r in chosen for name in r.baselines))
+    return [
+        (name, [aggregate(r.baselines.get(name, {}).get(key) for r in chosen)["mean"] for _, chosen in groups])
+        for name in names
+    ]
+
+
+def _cell(values: Any, metric: Metric) -> dict[str, str] | None:
+    found = aggregate(values)
+    if not found["count"]:
+        return None
+    if found["count"] == 1:  # neither a deviation nor quartiles exist
+        return {"main": shown(found["mean"], metric), "detail": ""}
+    quartiles = "–".join(shown(found[q], metric) for q in ("25pc", "75pc"))
+    return {
+        "main": f"{shown(found['mean'], metric)} ± {shown(found['std'], metric)}",
+        "detail": f"{shown(found['50pc'], metric)} [{quartiles}]",
+    }
 
 
 def _figures(records: Sequence[CaseRecord]) -> list[dict[str, str]]:
@@ -119,14 +131,14 @@ def _figures(records: Sequence[CaseRecord]) -> list[dict[str, str]]:
     return [{"title": t, "text": x, "address": a} for t, x, a in entries if a]
 
 
-def _pictures(records: Sequence[CaseRecord], cases: dict[str, Case], regions: Sequence[str]) -> list[dict[str, str]]:
+def _pictures(records: Sequence[CaseRecord], cases: Mapping[str, Case]) -> list[dict[str, str | None]]:
     pictures = []
-    for region in regions:
-        ranked = sorted((r for r in records if r.region == region), key=lambda r: -r.metrics["mae"])
+    for region in sorted({r.region for r in records}):
+        ranked = sorted((r for r in records if r.region == region), key=lambda r: -(r.metrics["mae"] or 0.0))
         worst = ranked[:WORST]
         best = [r for r in ranked[::-1][:BEST] if r not in worst]
         for record in (*worst, *best):
-            images = load_images(cases[record.id], Path(record.prediction), Path(record.reference), [])
+            images = load_images(cases[record.key], Path(record.prediction), Path(record.reference), [])
             z = _worst_slice(record, images.reference.geometry.spacing_xyz[2]) if record in worst else None
             pictures.append(
                 {
@@ -134,7 +146,7 @@ def _pictures(records: Sequence[CaseRecord], cases: dict[str, Case], regions: Se
                     "region": region,
                     "rank": "best" if record in best else f"worst {worst.index(record) + 1}",
                     "scores": ", ".join(
-                        f"{METRICS[k].title} {number(record.metrics[k], METRICS[k])} {METRICS[k].unit}".strip()
+                        f"{METRICS[k].title} {shown(record.metrics[k], METRICS[k])} {METRICS[k].unit}".strip()
                         for k in CHALLENGE
                         if record.metrics.get(k) is not None
                     ),
@@ -155,7 +167,7 @@ def _worst_slice(record: CaseRecord, spacing_mm: float) -> int | None:
 
 def _case_table(records: Sequence[CaseRecord]) -> dict[str, list]:
     keys = [k for k in CASE_COLUMNS if any(r.metrics.get(k) is not None for r in records)]
-    rows = [[r.id, r.region, *(number(r.metrics.get(k), METRICS[k]) for k in keys)] for r in records]
+    rows = [[r.id, r.region, *(shown(r.metrics.get(k), METRICS[k]) for k in keys)] for r in records]
     return {"header": ["case", "region", *(METRICS[k].label for k in keys)], "rows": rows}
 
 
@@ -171,6 +183,6 @@ def _notes(records: Sequence[CaseRecord]) -> list[dict[str, str]]:
     ]
 
 
-def number(value: float | None, metric: Metric) -> str:
+def shown(value: float | int | None, metric: Metric) -> str:
     """A value with the metric's digits; a dash where it is undefined."""
-    return "–" if value is None else f"{value:.{metric.digits}f}"
+    return number(value, metric.digits)

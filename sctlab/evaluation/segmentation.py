@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sctlab.evaluation.checks import SAME_GRID_MM
-from sctlab_model.cases import find_image
+from sctlab_model.cases import Case, find_image
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume
 from sctlab_model.volume import AIR_HU, Volume, resample
@@ -41,10 +41,15 @@ def make_segmenter(text: str, device: str = "cpu") -> Segmenter | None:
     return TorchScriptSegmenter(text, device)
 
 
-def read_labels(folder: Path, case_id: str) -> Volume | None:
-    """Labels `<ID>.*` of a folder, or of a region's folder in it; None when there are none."""
-    for place in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
-        for stem in (case_id, f"sct_{case_id}"):
+def read_labels(folder: Path, case: Case) -> Volume | None:
+    """Labels `<ID>.*` (or `sct_<ID>.*`) of a folder, or of the case's own task and region folder in it; None without any.
+
+    A file in a folder of another task or region belongs to another case of the same id.
+    """
+    region = str(case.region) if case.region is not None else ""
+    places = [folder / case.task.folder / region, folder / case.task.folder, folder / region, folder]
+    for place in dict.fromkeys(places):
+        for stem in (case.id, f"sct_{case.id}"):
             path = find_image(place, stem)
             if path is not None:
                 return read_volume(path)

@@ -92,10 +92,14 @@ def path_difference(
         samples = points[:, None, :] + steps[None, :, None] * towards_source / spacing
         values = map_coordinates(difference, samples.reshape(-1, 3).T, order=1, mode="constant", cval=0.0)
         totals.append(values.reshape(len(points), -1).sum(1) * STEP_MM)
-    totals = np.concatenate(totals).astype(np.float64)
-    absolute = np.abs(totals)
+    difference_mm = np.concatenate(totals).astype(np.float64)
+    absolute = np.abs(difference_mm)
     return PathDifference(
-        float(absolute.mean()), float(np.percentile(absolute, 95)), float(totals.mean()), len(totals), target_name
+        float(absolute.mean()),
+        float(np.percentile(absolute, 95)),
+        float(difference_mm.mean()),
+        len(difference_mm),
+        target_name,
     )
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,10 +49,10 @@ class _Level:
     """One level of the pyramid. Arrays cover a box of a larger grid on which the images are 0 elsewhere."""
 
     images: torch.Tensor  # [2, z, y, x]: prediction and reference
-    image_start: tuple[int, int, int]
+    image_start: tuple[int, ...]
     mask: torch.Tensor  # [z, y, x] bool
-    mask_start: tuple[int, int, int]
-    shape: tuple[int, int, int]  # of the whole grid, z, y, x
+    mask_start: tuple[int, ...]
+    shape: tuple[int, ...]  # of the whole grid, z, y, x
 
 
 def ms_ssim(
@@ -88,7 +89,7 @@ def ms_ssim(
     return MsSsim(challenge, textbook)
 
 
-def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
     """Smallest box that holds every voxel of a boolean array; None when there is none."""
     box = []
     for axis in range(mask.ndim):
@@ -162,7 +163,7 @@ def _windowed_means(images: torch.Tensor, mask: torch.Tensor, weight: float) -> 
 def _window_sums(images: torch.Tensor, mask: torch.Tensor, weight: float) -> torch.Tensor:
     """Slide a 7x7x7 window slice by slice with a running sum, so that everything stays in the cache."""
     depth, rows, columns = mask.shape
-    options = {"dtype": torch.float64, "device": images.device}
+    options: Any = {"dtype": torch.float64, "device": images.device}
     products = torch.empty((4, rows + 2 * BORDER, columns + 2 * BORDER), **options)  # x, y, x^2 + y^2, x y
     ring = torch.zeros((WINDOW, 4, rows, columns), **options)
     total = torch.zeros((4, rows, columns), **options)

@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 def aggregate(values: Iterable[float | None]) -> dict[str, float | int | None]:
     """mean, max, min, std, 25pc, 50pc, 75pc, count over the defined values; None for all but count without any.
 
-    std is the sample's (n - 1), as pandas' `describe` and so Grand Challenge's own kits; None for one value.
+    std is the population's (ddof 0), as the challenge's own aggregates; 0 for one value.
     """
     numbers = np.array([v for v in values if v is not None and math.isfinite(v)], dtype=np.float64)
     if numbers.size == 0:
@@ -26,7 +26,7 @@ def aggregate(values: Iterable[float | None]) -> dict[str, float | int | None]:
         "mean": float(numbers.mean()),
         "max": float(numbers.max()),
         "min": float(numbers.min()),
-        "std": float(numbers.std(ddof=1)) if numbers.size > 1 else None,
+        "std": float(numbers.std()),
         "25pc": float(quartiles[0]),
         "50pc": float(quartiles[1]),
         "75pc": float(quartiles[2]),

@@ -53,6 +53,7 @@ def write_itk(transform: Transform, path: str | Path, *, grid: Geometry | None =
             raise InputError(path, found="transforms combined by Add", expected="a grid to write them as vectors")
         transform = displacement_field(transform, grid)
     with atomic_path(path) as temporary:
+        temporary.unlink()  # HDF5 locks what it writes itself, and fails on a file that is locked already
         try:
             sitk.WriteTransform(Composite(tuple(flatten(transform))).to_sitk(), str(temporary))
         except RuntimeError as error:

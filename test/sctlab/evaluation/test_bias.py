@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from evaluation_phantom import make_phantom
 
-from sctlab.evaluation.bias import find_transform, registration_floor, truth_bias
+from sctlab.evaluation.bias import find_transform, round_trip, truth_bias
 from sctlab.transforms.itk_files import write_itk
 from sctlab.transforms.transforms import AffineTransform
 from sctlab_model.io.writing import write_volume
@@ -65,7 +65,7 @@ def test_truth_on_another_grid_is_not_compared(tmp_path: Path, phantom) -> None:
 
 def test_the_floor_of_doing_nothing_is_zero(phantom) -> None:
     still = AffineTransform(np.eye(3))
-    floor = registration_floor(phantom.ct, phantom.mask.array, still, phantom.ct.geometry)
+    floor = round_trip(phantom.ct, phantom.mask.array, still, phantom.ct.geometry)
     assert floor.mae == 0
     assert floor.covered == 1
 
@@ -74,7 +74,7 @@ def test_the_floor_is_what_interpolation_costs(tmp_path: Path, phantom) -> None:
     half = AffineTransform(np.eye(3), (1.5, 1.5, 0.0))
     write_itk(half, tmp_path / "transform.h5")
     path = find_transform(tmp_path)
-    floor = registration_floor(phantom.ct, phantom.mask.array, path, phantom.ct.geometry)
+    floor = round_trip(phantom.ct, phantom.mask.array, path, phantom.ct.geometry)
     assert 1 < floor.mae < 60  # half a voxel twice: blurred edges, no displaced ones
     assert floor.inverse_error_mm == pytest.approx(0, abs=1e-6)
     misplaced = np.abs(np.roll(phantom.ct.array, 1, 2).astype(float) - phantom.ct.array)[phantom.mask.array].mean()
@@ -83,9 +83,9 @@ def test_the_floor_is_what_interpolation_costs(tmp_path: Path, phantom) -> None:
 
 def test_what_leaves_the_view_does_not_count(phantom) -> None:
     away = AffineTransform(np.eye(3), (60.0, 0.0, 0.0))
-    floor = registration_floor(phantom.ct, phantom.mask.array, away, phantom.ct.geometry)
+    floor = round_trip(phantom.ct, phantom.mask.array, away, phantom.ct.geometry)
     assert 0.3 < floor.covered < 0.7
     far = Geometry(phantom.ct.geometry.size_xyz, SPACING, (1000.0, 0.0, 0.0))
-    nothing = registration_floor(phantom.ct, phantom.mask.array, AffineTransform(np.eye(3)), far)
+    nothing = round_trip(phantom.ct, phantom.mask.array, AffineTransform(np.eye(3)), far)
     assert nothing.covered == 0
     assert np.isnan(nothing.mae)

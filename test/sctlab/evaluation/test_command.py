@@ -46,7 +46,7 @@ def _details(root: Path, out: str = "out") -> dict:
 
 
 def test_all_files_of_a_whole_evaluation(root: Path) -> None:
-    assert _evaluate(root, "--labels", str(root / "labels"), "--floor") == ExitCode.OK
+    assert _evaluate(root, "--labels", str(root / "labels"), "--round-trip") == ExitCode.OK
     challenge = json.loads((root / "out/metrics.json").read_text())
     assert set(challenge) == {"results", "aggregates"}
     assert len(challenge["results"]) == 3
@@ -94,7 +94,7 @@ def test_a_case_name_cannot_inject_html(root: Path) -> None:
 def test_seen_cases_are_refused_unless_told(root: Path) -> None:
     write_provenance(root / "predictions", training={"AB+HN+TH/0": ["1ABA002"]})
     assert _evaluate(root, "--challenge-only") == ExitCode.SOME_CASES_FAILED
-    assert "trained on it" in _details(root)["left_out"]["1ABA002"]
+    assert "trained on it" in _details(root)["left_out"]["Task1/AB/1ABA002"]
     assert len(_details(root)["cases"]) == 2
     assert _evaluate(root, "--challenge-only", "--allow-seen") == ExitCode.OK
     assert "say nothing about new patients" in _details(root)["mismatches"][0]
@@ -137,7 +137,7 @@ def test_one_bad_case_is_named_and_stops_no_other(root: Path, damage, reason: st
     assert _evaluate(root, "--challenge-only") == ExitCode.SOME_CASES_FAILED
     details = _details(root)
     assert [c["id"] for c in details["cases"]] == ["1ABA001", "1HNA001"]
-    assert reason in details["left_out"]["1ABA002"]
+    assert reason in details["left_out"]["Task1/AB/1ABA002"]
 
 
 def test_what_is_left_out_stands_in_the_report(root: Path) -> None:
@@ -152,8 +152,8 @@ def test_bad_references_are_named_too(root: Path) -> None:
     _alter(root / "cohort/Task1/AB/1ABA002/mask.mha", np.zeros_like)
     assert _evaluate(root, "--challenge-only") == ExitCode.SOME_CASES_FAILED
     left_out = _details(root)["left_out"]
-    assert "the reference runs from" in left_out["1ABA001"]
-    assert "empty mask" in left_out["1ABA002"]
+    assert "the reference runs from" in left_out["Task1/AB/1ABA001"]
+    assert "empty mask" in left_out["Task1/AB/1ABA002"]
 
 
 def test_nothing_to_score_is_an_input_error(root: Path, capsys: pytest.CaptureFixture) -> None:
@@ -270,7 +270,7 @@ def test_a_volume_of_one_slice(tmp_path: Path) -> None:
 
 
 def test_an_extra_that_fails_costs_no_number_of_the_challenge(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sctlab.evaluation import case as module
+    from sctlab.evaluation import closer as module
 
     def fail(*args, **kwargs):
         raise ValueError("too small an array")
@@ -301,8 +301,8 @@ def test_the_floor_of_a_registered_pair(root: Path) -> None:
     from sctlab.transforms.transforms import AffineTransform
 
     write_itk(AffineTransform(np.eye(3), (2.0, 0.0, 0.0)), root / "cohort/Task1/AB/1ABA001/transform.h5")
-    _evaluate(root, "--only", "1ABA001", "--floor")
-    assert 0 < _details(root)["cases"][0]["metrics"]["floor"] < 100
+    _evaluate(root, "--only", "1ABA001", "--round-trip")
+    assert 0 < _details(root)["cases"][0]["metrics"]["round_trip"] < 100
 
 
 def test_rays_to_a_labelled_target(root: Path) -> None:

@@ -64,7 +64,7 @@ def test_without_pymedphys_the_message_says_what_to_install(monkeypatch: pytest.
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("pymedphys")
-    from sctlab.commands.evaluate import gamma
+    from sctlab.commands.gamma import gamma
 
     for name in ("a", "b"):
         write_volume(_dose(), tmp_path / f"{name}.mha")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from sctlab.evaluation.predictions import match_predictions, unpacked
-from sctlab_model.cases import Case, Task
+from sctlab_model.cases import Case, Region, Task
 from sctlab_model.errors import InputError
 
-CASES = [Case(i, Task.MRI, Path("mr.mha")) for i in ("1ABA001", "1ABA002")]
+CASES = [Case(i, Task.MRI, Path("mr.mha"), region=Region.AB) for i in ("1ABA001", "1ABA002")]
 
 
 def _touch(root: Path, *names: str) -> Path:
@@ -35,8 +35,8 @@ def _touch(root: Path, *names: str) -> Path:
 )
 def test_every_layout_finds_the_case(tmp_path: Path, name: str) -> None:
     matched = match_predictions(_touch(tmp_path, name), CASES)
-    assert matched.found == {"1ABA001": tmp_path / name}
-    assert matched.missing == ["1ABA002"]
+    assert matched.files == {"Task1/AB/1ABA001": tmp_path / name}
+    assert matched.missing == ["Task1/AB/1ABA002"]
     assert matched.unknown == []
 
 
@@ -52,16 +52,16 @@ def test_duplicates_strangers_and_spreads(tmp_path: Path) -> None:
         "predictions.json",
     )
     matched = match_predictions(tmp_path, CASES)
-    assert list(matched.duplicates) == ["1ABA001"]
-    assert len(matched.duplicates["1ABA001"]) == 2
-    assert matched.found == {"1ABA002": tmp_path / "AB/1ABA002.mha"}
-    assert matched.spreads == {"1ABA002": tmp_path / "uncertainty/AB/1ABA002.mha"}
+    assert list(matched.duplicates) == ["Task1/AB/1ABA001"]
+    assert len(matched.duplicates["Task1/AB/1ABA001"]) == 2
+    assert matched.files == {"Task1/AB/1ABA002": tmp_path / "AB/1ABA002.mha"}
+    assert matched.spreads == {"Task1/AB/1ABA002": tmp_path / "uncertainty/AB/1ABA002.mha"}
     assert matched.unknown == [tmp_path / "AB/1ABA009.mha"]
 
 
 def test_cases_outside_the_choice_are_not_strangers(tmp_path: Path) -> None:
     matched = match_predictions(_touch(tmp_path, "1ABA001.mha", "1ABA002.mha"), CASES[:1], CASES)
-    assert list(matched.found) == ["1ABA001"]
+    assert list(matched.files) == ["Task1/AB/1ABA001"]
     assert matched.unknown == []
 
 
@@ -74,8 +74,8 @@ def test_a_zip_is_unpacked_without_its_folders(tmp_path: Path) -> None:
     folder = unpacked(tmp_path / "p.zip", tmp_path / "in" / "scratch")
     assert not (tmp_path / "sct_1ABA001.mha").exists()
     matched = match_predictions(folder, CASES)
-    assert list(matched.found) == ["1ABA001"]
-    assert len(matched.duplicates["1ABA002"]) == 2
+    assert list(matched.files) == ["Task1/AB/1ABA001"]
+    assert len(matched.duplicates["Task1/AB/1ABA002"]) == 2
 
 
 def test_no_predictions(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_truth_as_a_prediction_is_off_by_the_references_own_error(tmp_path: 
         shutil.copy(case.folder / "truth" / "ct_aligned.mha", tmp_path / "predictions" / f"sct_{case.id}.mha")
 
     assert (
-        sctlab("evaluate", tmp_path / "predictions", "--cohort", pairs, "--truth", cohort, "--floor", "--out", out)
+        sctlab("evaluate", tmp_path / "predictions", "--cohort", pairs, "--truth", cohort, "--round-trip", "--out", out)
         == ExitCode.OK
     )
     assert (out / "report.html").stat().st_size > 10_000
@@ -62,6 +62,6 @@ def test_the_truth_as_a_prediction_is_off_by_the_references_own_error(tmp_path: 
         assert metrics["mae_truth"] == 0
         assert metrics["reference_error"] > 5  # rigid leaves the breathing and the bladder
         assert metrics["bias"] == pytest.approx(metrics["reference_error"])
-        assert 0 < metrics["floor"] < metrics["reference_error"]
+        assert 0 < metrics["round_trip"] < metrics["reference_error"]
         assert record["registration"]["method"] == "rigid"
         assert record["registration"]["convention"] == "ct_to_source"

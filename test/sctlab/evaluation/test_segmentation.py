@@ -14,6 +14,7 @@ import torch
 from nibabel.nifti1 import Nifti1Image
 
 from sctlab.evaluation.segmentation import TotalSegmentator, make_segmenter, read_labels
+from sctlab_model.cases import Case, Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Geometry, Volume
@@ -190,5 +191,14 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_label_files(tmp_path: Path) -> None:
     write_volume(_ct().with_array((_ct().array > 0).astype(np.uint8)), tmp_path / "AB" / "1ABA001.nii.gz")
-    assert read_labels(tmp_path, "1ABA001").array.sum() == 2 * 3 * 5
-    assert read_labels(tmp_path, "1ABA002") is None
+    assert read_labels(tmp_path, _case("1ABA001")).array.sum() == 2 * 3 * 5
+    assert read_labels(tmp_path, _case("1ABA002")) is None
+
+
+def _case(name: str) -> Case:
+    return Case(name, Task.MRI, Path("mr.mha"), region=Region.AB)
+
+
+def test_labels_of_a_namesake_in_another_region_are_not_taken(tmp_path: Path) -> None:
+    write_volume(_ct().with_array((_ct().array > 0).astype(np.uint8)), tmp_path / "HN" / "1ABA001.mha")
+    assert read_labels(tmp_path, _case("1ABA001")) is None

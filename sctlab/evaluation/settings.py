@@ -1,0 +1,48 @@
+"""What an evaluation computes, the same for every case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from sctlab_model.cases import Region, Task
+from sctlab_model.settings import Settings
+
+Modality = Literal["photons", "protons"]
+
+
+class EvaluationSettings(Settings):
+    """Settings of `evaluate_cohort`; everything has a default."""
+
+    reference: str = Field(
+        "",
+        description="File stem of the reference in the case folder. Empty takes `ct`, or `ct_def` where only that is "
+        "there; in simulated cohorts that nobody registered, `truth/ct_aligned`.",
+    )
+    labels: Path | None = Field(None, description="Folder with labels of the predictions, `<ID>.*`.")
+    segmenter: str = Field("none", description="Where no label file is: none, totalsegmentator, or a TorchScript file.")
+    input_labels: Path | None = Field(
+        None, description="Folder with labels drawn on the inputs; `truth/labels_source` of simulated cases by default."
+    )
+    target: int | None = Field(
+        None, description="Label of the reference that rays and plans aim at; None takes a ball at the mask's centre."
+    )
+    truth: Path | None = Field(None, description="Cohort that holds `truth/` folders, if it isn't the evaluated one.")
+    round_trip: bool = Field(False, description="Send each reference through its registration and back.")
+    control: Path | None = Field(
+        None, description="Pairs of another registration: each reference goes through that one, then through its own."
+    )
+    features: tuple[str, ...] = Field(
+        (), description="Registered extractors (or their files) whose feature distance is measured; `lpips` for LPIPS."
+    )
+    dose: tuple[Modality, ...] = Field((), description="Recalculate a default plan: photons, protons.")
+    strata: str = Field("", description="Column of SynthRAD's parameter files to group the scores by.")
+    challenge_only: bool = Field(False, description="Only the challenge's metrics.")
+    task: Task | None = Field(None, description="Only this task.")
+    region: Region | None = Field(None, description="Only this region.")
+    only: tuple[str, ...] = Field((), description="Only these cases: ids, or keys such as Task1/AB/1ABA001.")
+    allow_seen: bool = Field(False, description="Score cases that the weights were trained on, too.")
+    report: bool = Field(True, description="Write report.html.")
+    device: str = Field("cpu", description="auto, cpu, cuda or cuda:N.")
