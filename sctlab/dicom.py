@@ -1,15 +1,23 @@
-"""Read a CT series from a DICOM folder by slice position, whatever the file order, gaps and gantry tilt."""
+"""Read a CT series from a DICOM folder by slice position, whatever the file order, gaps and gantry tilt.
+
+GDCM decodes the files in a child process with limits (`sctlab_model.io.child`): one that is made to crash it is refused.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from sctlab_model.errors import InputError
-from sctlab_model.io.grids import DEFAULT_MAX_VOXELS
+from sctlab_model.io.child import read_in_child
+from sctlab_model.io.grids import DEFAULT_MAX_VOXELS, checked_grid
 from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 _SERIES, _MODALITY, _POSITION, _ORIENTATION = "0020|000e", "0008|0060", "0020|0032", "0020|0037"
@@ -52,7 +60,27 @@ def read_dicom_series(folder: str | Path, *, tolerance_mm: float = 0.02) -> Volu
         InputError: No DICOM files; several series; not CT; mixed sizes, spacings or orientations; two slices at one
             position; missing slices; fewer than 3 slices.
     """
-    folder = Path(folder)
+    found = read_in_child("sctlab.dicom:series_in_child", folder, tolerance_mm=tolerance_mm)
+    axes = np.array(found["direction"]).reshape(3, 3)
+    geometry, notes = checked_grid(
+        tuple(found["array"].shape[::-1]), tuple(found["spacing"]), tuple(found["origin"]), axes, str(folder)
+    )
+    return Volume(found["array"], geometry, str(folder), notes)
+
+
+def series_in_child(path: str, tolerance_mm: float) -> dict[str, Any]:
+    """`read_dicom_series`, called by name in the child process: the array and where it lies."""
+    volume = _read_series(Path(path), tolerance_mm)
+    grid = volume.geometry
+    return {
+        "array": volume.array,
+        "spacing": grid.spacing_xyz,
+        "origin": grid.origin_xyz,
+        "direction": grid.direction,
+    }
+
+
+def _read_series(folder: Path, tolerance_mm: float) -> Volume:
     slices = _headers(folder)
     first = slices[0]
     for name, values in (("series", {s.series for s in slices}), ("image sizes", {s.size_xy for s in slices})):
@@ -145,11 +173,12 @@ def _headers(folder: Path) -> list[_Slice]:
     for path in files:
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
-        reader.SetFileName(str(path))
-        try:
-            reader.ReadImageInformation()
-        except RuntimeError as error:
-            raise InputError(path, found="a damaged DICOM file", expected="a complete one") from error
+        with _itk_name(path) as name:
+            reader.SetFileName(name)
+            try:
+                reader.ReadImageInformation()
+            except RuntimeError as error:
+                raise InputError(path, found="a damaged DICOM file", expected="a complete one") from error
         modality = _value(reader, _MODALITY)
         if modality and modality != "CT":
             raise InputError(
@@ -162,6 +191,8 @@ def _headers(folder: Path) -> list[_Slice]:
             raise InputError(
                 path, found="no position or orientation", expected="both tags of an axial CT slice"
             ) from error
+        if len(position) != 3 or not np.isfinite(position).all() or not np.isfinite(row_column).all():
+            raise InputError(path, found=f"position {position.tolist()}", expected="three finite numbers")
         if reader.GetSize()[2:] not in ((), (1,)):
             raise InputError(
                 path, found="several frames in one file", expected="one slice a file", advice="export as single frames"
@@ -171,6 +202,18 @@ def _headers(folder: Path) -> list[_Slice]:
             _Slice(path, position, axes, reader.GetSpacing()[:2], reader.GetSize()[:2], _value(reader, _SERIES))
         )
     return slices
+
+
+@contextmanager
+def _itk_name(path: Path) -> Iterator[str]:
+    """A name that ITK can open: a file whose own name is no UTF-8 goes by its descriptor."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as handle:
+            yield f"/proc/self/fd/{handle.fileno()}"
+    else:
+        yield os.fspath(path)
 
 
 def _value(reader, key: str) -> str:
@@ -184,7 +227,8 @@ def _pixels(slices: list[_Slice]) -> np.ndarray:
     planes = []
     for item in slices:
         try:
-            plane = sitk.GetArrayFromImage(sitk.ReadImage(str(item.path), imageIO="GDCMImageIO"))
+            with _itk_name(item.path) as name:
+                plane = sitk.GetArrayFromImage(sitk.ReadImage(name, imageIO="GDCMImageIO"))
         except RuntimeError as error:
             raise InputError(
                 item.path, found="pixels can't be decoded", expected="a supported transfer syntax"

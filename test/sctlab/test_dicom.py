@@ -1,5 +1,6 @@
 """DICOM series by slice position: order, gaps, tilt; and what is refused."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from sctlab.dicom import is_dicom_folder, read_dicom_series
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, ProductError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -124,6 +125,34 @@ def test_a_folder_without_dicom_is_refused(tmp_path):
     (tmp_path / "note.txt").write_text("x")
     with pytest.raises(InputError, match="no DICOM file"):
         read_dicom_series(tmp_path)
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    folder = write_series(tmp_path / "s", [(0, 0, z) for z in (0, 2, 4, 6)])
+    for path in list(folder.iterdir()):
+        path.rename(folder / os.fsdecode(b"\xff" + path.name.encode()))
+    folder = folder.rename(tmp_path / os.fsdecode(b"k\xf6rper"))
+    assert read_dicom_series(folder).geometry.size_xyz == (24, 20, 4)
+
+
+def test_damaged_files_are_refused_in_one_line(tmp_path):
+    """Bytes changed at random, and cut: an answer or one sentence, from one child for all."""
+    folder = write_series(tmp_path / "s", [(0, 0, z) for z in (0, 2, 4, 6)])
+    path = sorted(folder.iterdir())[1]
+    raw, random = path.read_bytes(), np.random.default_rng(0)
+    for number in range(60):
+        damaged = bytearray(raw)
+        for place in random.integers(132, 1200, 4):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged if number % 3 else damaged[: int(random.integers(132, len(raw)))])
+        try:
+            volume = read_dicom_series(folder)
+        except ProductError as error:
+            assert "\n" not in str(error)
+        else:
+            assert np.isfinite(volume.array).all()
+    path.write_bytes(raw)
+    assert read_dicom_series(folder).geometry.size_xyz == (24, 20, 4)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no real images beside the checkout")
