@@ -1,9 +1,9 @@
 """Atomic writing: a file or folder appears under its final name whole, or not at all.
 
-What is being written has a name of its own: a dot, the final name, eight hexadecimal digits and `.part`. Its writer holds
-a lock on it (`flock`), which the system drops when the writer ends, however it ends. So `remove_stale_parts` can tell
-what a killed process left behind from what another process is writing at the moment, also across containers that share
-a folder.
+What is being written has a name of its own: a dot, the final name, eight hexadecimal digits and `.part`. Its writer shares
+a lock on the folder that holds it (`flock`), which the system drops when the writer ends, however it ends. So
+`remove_stale_parts`, which needs the lock for itself, knows that nobody writes there at the moment, also across containers
+that share the folder. (A lock on the file itself would be in HDF5's way, which locks what it writes.)
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def writing_error(path: str | Path, error: OSError) -> ProductError:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it when the block ends without an error.
 
-    The temporary file exists already and is empty. Its name starts with a dot and keeps the suffix, so that writers
-    that choose the format by suffix work. The file is synced before the rename and its folder after it; a folder that
-    can't be synced (Samba, WSL, some FUSE systems) does not fail a file that is in place.
+    The temporary name starts with a dot and keeps the suffix, so that writers that choose the format by suffix work. The
+    file is synced before the rename and its folder after it; a folder that can't be synced (Samba, WSL, some FUSE systems)
+    does not fail a file that is in place.
 
     Raises:
         ResourceError: The disk is full.
@@ -54,21 +54,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     stem, suffix = split_suffix(path)
     temporary = path.with_name(f".{stem}.{_token()}.part{suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _create_locked(temporary)
-    except OSError as error:
-        raise writing_error(path, error) from error
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise writing_error(path, error) from error
-    finally:
-        with suppress(OSError):  # the folder itself may be what is wrong
-            temporary.unlink(missing_ok=True)
-        os.close(lock)
+    with _writing_into(path):
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+        except OSError as error:
+            raise writing_error(path, error) from error
+        finally:
+            with suppress(OSError):  # the folder itself may be what is wrong
+                temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
@@ -88,24 +83,20 @@ def atomic_folder(path: str | Path, *, keep_existing: bool = False) -> Iterator[
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{_token()}.part")
     aside = path.with_name(f".{path.name}.{_token()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _create_locked(temporary, folder=True)
-    except OSError as error:
-        raise writing_error(path, error) from error
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file() and not file.is_symlink():
-                _sync(file)
-        if not (keep_existing and path.is_dir()):
-            _exchange(temporary, path, aside, keep_existing)
-    except OSError as error:
-        raise writing_error(path, error) from error
-    finally:
-        for folder in (temporary, aside):
-            shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+    with _writing_into(path):
+        try:
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    _sync(file)
+            if not (keep_existing and path.is_dir()):
+                _exchange(temporary, path, aside, keep_existing)
+        except OSError as error:
+            raise writing_error(path, error) from error
+        finally:
+            for folder in (temporary, aside):
+                shutil.rmtree(folder, ignore_errors=True)
     _sync_folder(path.parent)
 
 
@@ -134,11 +125,10 @@ def remove_stale_parts(folder: str | Path) -> list[Path]:
     """
     removed = []
     for parent, folders, files in os.walk(folder):
-        for name in [*folders, *files]:
-            path = Path(parent, name)
-            if _PART.fullmatch(name) and _remove_if_stale(path):
-                removed.append(path)
+        parts = [Path(parent, name) for name in [*folders, *files] if _PART.fullmatch(name)]
         folders[:] = [name for name in folders if not _PART.fullmatch(name)]
+        if parts:
+            removed += _remove_unless_used(Path(parent), parts)
     return removed
 
 
@@ -157,54 +147,51 @@ def _token() -> str:
     return uuid.uuid4().hex[:8]
 
 
-def _create_locked(path: Path, *, folder: bool = False) -> int:
-    """Create a file or folder and lock it; again if somebody took it for stale between the two."""
-    while True:
-        if folder:
-            path.mkdir(exist_ok=True)
+@contextmanager
+def _writing_into(path: Path) -> Iterator[None]:
+    """Make the folder of a path and share its lock."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise writing_error(path, error) from error
+    descriptor = -1
+    with suppress(OSError):  # a file system without locks, or a folder that can't be listed
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _remove_unless_used(folder: Path, parts: list[Path]) -> list[Path]:
+    """Remove parts of a folder into which nobody writes; where there are no locks, those that are a day old."""
+    removed = []
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return []
+    try:
+        least_age = 0
         try:
-            descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:
-            if not folder or not path.parent.is_dir():
-                raise
-            continue
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        os.close(descriptor)
-
-
-def _remove_if_stale(path: Path) -> bool:
-    """Remove a part that nobody has locked."""
-    try:
-        is_folder = path.is_dir()
-        descriptor = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False  # gone, a link, or somebody else's
-    try:
-        if not _is_stale(descriptor):
-            return False
-        if is_folder:
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    except OSError:
-        return False
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return []
+        except OSError:
+            least_age = STALE_AFTER_S
+        for part in parts:
+            with suppress(OSError):
+                if part.is_symlink() or time.time() - part.stat().st_mtime < least_age:
+                    continue
+                if part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
+                removed.append(part)
     finally:
         os.close(descriptor)
-    return True
-
-
-def _is_stale(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # this file system has no locks
-        return time.time() - os.fstat(descriptor).st_mtime > STALE_AFTER_S
-    return True
+    return removed
 
 
 def _sync(file: Path) -> None:

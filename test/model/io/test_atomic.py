@@ -177,3 +177,13 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / name):
         pass
     assert sorted(os.fsencode(p.name) for p in tmp_path.iterdir()) == [b"k\xf6rper", b"k\xf6rper.txt"]
+
+
+def test_writers_that_lock_what_they_write(tmp_path: Path) -> None:
+    """HDF5 does, on opening."""
+    import h5py
+
+    with atomic_path(tmp_path / "a.h5") as temporary, h5py.File(temporary, "w") as file:
+        file["x"] = [1, 2]
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["x"][:].tolist() == [1, 2]
