@@ -60,6 +60,17 @@ def download_extractor(
     Console().print(str(path), soft_wrap=True, highlight=False)
 
 
+@app.command("trust")
+def trust_torchscript(
+    files: Annotated[list[Path], typer.Argument(help="TorchScript files (.pt) that may run on this computer.")],
+) -> None:
+    """Vouch for TorchScript files: they are code, and run only when their SHA-256 is recorded."""
+    from sctlab.features.trust import trust_file
+
+    for file in files:
+        Console().print(f"{trust_file(file)}  {file}", soft_wrap=True, highlight=False)
+
+
 @app.command("import")
 def import_extractor(
     plans: Annotated[Path, typer.Argument(help="plans.json of nnU-Net.")],

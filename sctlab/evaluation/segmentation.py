@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from sctlab.evaluation.checks import SAME_GRID_MM
+from sctlab.features.trust import load_torchscript
 from sctlab_model.cases import Case, find_image
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume
@@ -110,7 +110,7 @@ class TorchScriptSegmenter:
 
     It returns scores or one-hot [1, classes, z, y, x], a label map [1, z, y, x] or [1, 1, z, y, x], or a list of layers of
     which the last is one of these; channel k is class k. The CT is resampled to cubes of 3 mm for it (or to `spacing_mm`), and the labels
-    back by nearest neighbour.
+    back by nearest neighbour. Such a file is code: it must be trusted, see `sctlab.features.trust`.
     """
 
     def __init__(self, path: str | Path, device: str = "cpu", spacing_mm: float = TORCHSCRIPT_SPACING_MM) -> None:
@@ -119,16 +119,7 @@ class TorchScriptSegmenter:
             raise InputError(
                 "--segmenter", found=f"no file '{path}'", expected="none, totalsegmentator, or a TorchScript file"
             )
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch.jit is deprecated, published segmenters still use it
-                self._script = torch.jit.load(str(path), map_location=device).eval()
-        except (RuntimeError, ValueError) as error:
-            raise InputError(
-                path,
-                found=f"can't be loaded ({str(error).strip().splitlines()[0][:120]})",
-                expected="a TorchScript file (torch.jit.save)",
-            ) from error
+        self._script = load_torchscript(path, device=device)
         self.name, self._device, self._spacing = path.stem, device, spacing_mm
 
     def segment(self, ct: Volume) -> Volume:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from sctlab.features.trust import trust_file
 
 
 class TwoLayers(nn.Module):
@@ -26,12 +29,22 @@ class TwoLayers(nn.Module):
         return found
 
 
+@pytest.fixture(scope="session", autouse=True)
+def features_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty folder of downloaded weights and of trust, instead of the user's own."""
+    folder = tmp_path_factory.mktemp("features-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCTLAB_FEATURES", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
-def torchscript_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def torchscript_file(tmp_path_factory: pytest.TempPathFactory, features_folder: Path) -> Path:
     """A TorchScript extractor with two layers, strides 1 and 2."""
     path = tmp_path_factory.mktemp("features") / "two_layers.pt"
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.script(TwoLayers()).save(str(path))
+    trust_file(path)
     return path

@@ -148,9 +148,12 @@ def test_damaged_files_are_refused_in_one_line(tmp_path):
         try:
             volume = read_dicom_series(folder)
         except ProductError as error:
-            assert "\n" not in str(error)
+            message = str(error)
         else:
+            message = str(folder)
             assert np.isfinite(volume.array).all()
+        assert message.startswith(str(folder))
+        assert "\n" not in message
     path.write_bytes(raw)
     assert read_dicom_series(folder).geometry.size_xyz == (24, 20, 4)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from sctlab.features.extractor import FeatureExtractor, Layer, Statistics, crop_to_stride, pad_to_multiple
 from sctlab.features.probing import PROBE, measure_reach, multiple_of, strides_of
 from sctlab.features.registry import register, register_suffix
+from sctlab.features.trust import load_torchscript
 from sctlab.features.weights import Source
 from sctlab_model.errors import InputError
 
@@ -24,30 +24,19 @@ class TorchScriptExtractor(FeatureExtractor):
     The model normalises raw intensities itself: with `stats` (min, max, mean, std) when they are given, with its
     input's own otherwise. Channels, dimension, layers and strides are found by probing it with a small image, and so
     is whether it takes any size: for a U-Net that doesn't pad by itself inputs are padded and its maps cropped.
-    The file is TorchScript's own archive; no Python pickle is executed.
+    Such a file is code: it is loaded only when somebody vouches for it, see `sctlab.features.trust`.
 
     Args:
         path: The `.pt` file.
         field_of_view: Edge of the region that each layer sees, in voxels; measured by probing when left out.
 
     Raises:
-        InputError: Not a TorchScript file, or one with another interface.
+        InputError: Not a TorchScript file, one that is not trusted, or one with another interface.
     """
 
     def __init__(self, path: str | Path, *, field_of_view: tuple[int, ...] | None = None) -> None:
         path = Path(path)
-        if not path.is_file():
-            raise InputError(path, found="no such file", expected="a TorchScript extractor")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch.jit is deprecated, the published models still use it
-                script = torch.jit.load(str(path), map_location="cpu").eval()
-        except (RuntimeError, ValueError) as error:
-            raise InputError(
-                path,
-                found=f"can't be loaded ({str(error).strip().splitlines()[0][:120]})",
-                expected="a TorchScript file (torch.jit.save)",
-            ) from error
+        script = load_torchscript(path)
         dimension, channels, maps = _probe(script, path)
         strides = strides_of(maps)
         neutral = Statistics(0.0, 1.0, 0.5, 0.3)

@@ -14,6 +14,7 @@ import pytest
 from evaluation_cohort import write_cohort, write_provenance
 
 from sctlab.cli import app, run
+from sctlab.features.trust import trust_file
 from sctlab_model.errors import ExitCode
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
@@ -360,6 +361,7 @@ def test_a_segmenter_labels_both_images(root: Path) -> None:
             return (x > 150).squeeze(1).to(torch.uint8) * 5
 
     torch.jit.script(Bone()).save(str(root / "bone.pt"))
+    trust_file(root / "bone.pt")
     for path in (root / "cohort").rglob("labels.mha"):
         path.unlink()
     assert _evaluate(root, "--only", "1ABA001", "--segmenter", str(root / "bone.pt")) == ExitCode.OK

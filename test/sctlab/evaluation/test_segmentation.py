@@ -14,6 +14,7 @@ import torch
 from nibabel.nifti1 import Nifti1Image
 
 from sctlab.evaluation.segmentation import TotalSegmentator, make_segmenter, read_labels
+from sctlab.features.trust import trust_file
 from sctlab_model.cases import Case, Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_volume
@@ -163,6 +164,9 @@ class _Map(torch.nn.Module):
 def test_a_torchscript_file(tmp_path: Path, module: torch.nn.Module, label: int) -> None:
     path = tmp_path / "segmenter.pt"
     torch.jit.script(module).save(str(path))
+    with pytest.raises(InputError, match="nobody vouches"):
+        make_segmenter(str(path))
+    trust_file(path)
     grid = Geometry((30, 28, 20), (3.0, 3.0, 3.0))
     ct = Volume(np.full(grid.shape_zyx, -1000, np.int16), grid)
     ct.array[5:12, 6:20, 4:22] = 300
@@ -176,6 +180,7 @@ def test_a_torchscript_file(tmp_path: Path, module: torch.nn.Module, label: int)
 def test_a_map_of_no_class_ids_is_refused(tmp_path: Path, label: float) -> None:
     path = tmp_path / "segmenter.pt"
     torch.jit.script(_Map(label)).save(str(path))
+    trust_file(path)
     with pytest.raises(InputError, match="whole numbers from 0 to 255"):
         make_segmenter(str(path)).segment(_ct())
 
@@ -184,6 +189,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="TorchScript"):
         make_segmenter(str(tmp_path / "none.pt"))
     (tmp_path / "text.pt").write_text("no archive")
+    trust_file(tmp_path / "text.pt")
     with pytest.raises(InputError, match="can't be loaded"):
         make_segmenter(str(tmp_path / "text.pt"))
     assert make_segmenter("none") is None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sctlab.features import FeatureExtractor, Statistics, load_extractor
+from sctlab.features.trust import trust_file
 from sctlab_model.errors import InputError
 
 
@@ -57,6 +58,7 @@ def load(model: nn.Module, folder: Path) -> FeatureExtractor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.script(model).save(str(path))
+    trust_file(path)
     return load_extractor(path)
 
 

@@ -14,6 +14,7 @@ from sctlab.features import FeatureExtractor, MindSSC, load_extractor, save_extr
 from sctlab.features.extractors.nnunet import TotalSegmentator
 from sctlab.features.extractors.sam import Sam2Hiera
 from sctlab.features.extractors.vgg import Vgg
+from sctlab.features.trust import trust_file
 from sctlab.training.losses import FeatureL1, SynthesisLoss
 from sctlab.training.plan import L1, ImpactSynth
 from sctlab_model.errors import InputError
@@ -130,6 +131,7 @@ def build(kind: str, folder: Path) -> tuple[FeatureL1, int]:
         return feature_loss(MindSSC(3), {0: 1.0}, 4), 4
     if kind == "torchscript":
         torch.jit.script(TorchScriptLike()).save(str(folder / "published.pt"))
+        trust_file(folder / "published.pt")
         return feature_loss(load_extractor(folder / "published.pt"), {0: 0.5, 1: 1.0}, 4), 4
     if kind == "totalsegmentator":
         path = save_extractor(TotalSegmentator(SMALL_PLANS, classes=3), folder / "ts.safetensors")
