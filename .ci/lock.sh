@@ -50,9 +50,10 @@ while read -r package; do
 done < <(sed -n 's/^\(nvidia-[a-z0-9-]*\|cuda-[a-z]*\)==.*/\1/p' "$folder/run.txt")
 same=$(mktemp)
 grep '==' "$folder/run.txt" | sed 's/ \\$//; /^onnxruntime-gpu==/d' >"$same"
-# The last ONNX Runtime for CUDA 12, which the image's base has.
-onnxruntime=$(sed -n 's/^ARG ONNXRUNTIME_GPU=//p' Dockerfile)
-lock image 3.11 "${without_torch[@]}" --constraint "$same" requirements.txt <(echo "setuptools>=77") \
-    --constraint <(echo "onnxruntime-gpu==$onnxruntime") "$@"
-lock cpu 3.11 "${without_torch[@]}" --constraint "$same" <(sed 's/^onnxruntime-gpu/onnxruntime/' requirements.txt) <(echo "setuptools>=77") "$@"
+# 1.26.0 is the last ONNX Runtime for CUDA 12, which the challenge's machines have.
+lock image 3.11 "${without_torch[@]}" --constraint "$same" --constraint <(echo "onnxruntime-gpu==1.26.0") \
+    requirements.txt <(echo "setuptools>=77") "$@"
+lock image-cuda13 3.11 "${without_torch[@]}" --constraint "$folder/run.txt" requirements.txt <(echo "setuptools>=77") "$@"
+lock cpu 3.11 "${without_torch[@]}" --constraint "$same" <(sed 's/^onnxruntime-gpu/onnxruntime/' requirements.txt) \
+    <(echo "setuptools>=77") "$@"
 rm "$same"

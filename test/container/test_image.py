@@ -253,6 +253,23 @@ def test_other_doors(door, word):
     assert word in docker("run", "--rm", "--network", "none", *LOCKED, "--tmpfs", "/tmp", *door).stdout
 
 
+def test_health_is_checked_only_where_a_server_runs():
+    assert "Healthcheck" not in inspect(EXEC)
+    assert "/health" in " ".join(inspect(INVOKE)["Healthcheck"]["Test"])
+
+
+def test_there_is_no_pip():
+    code = "import importlib.util; print(importlib.util.find_spec('pip'))"
+    assert docker("run", "--rm", "--entrypoint", "python", EXEC, "-c", code).stdout.strip() == "None"
+
+
+def test_the_bill_of_materials_lists_the_base_too():
+    bill = json.loads((ROOT / "export/sctlab.cdx.json").read_text())
+    names = {c["name"] for c in bill["components"]}
+    assert names >= {"torch", "simpleitk", "pydantic", "libc6"}
+    assert "pip" not in names
+
+
 def test_base_torch_was_kept():
     """The requirements are installed beside the base's torch, never over it."""
     code = "import torch, torchvision; print(torch.__file__, torchvision.__file__)"
