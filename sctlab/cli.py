@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "predict": ("sctlab.commands.predict", "predict", "Synthesise a cohort with folds that did not see it."),
     "evaluate": ("sctlab.commands.evaluate", "evaluate", "Score predictions as the challenge does, and beyond."),
     "compare": ("sctlab.commands.compare", "compare", "Compare two evaluations case by case."),
+    "rank": ("sctlab.commands.rank", "rank", "Rank methods by the challenge's scheme."),
     "gamma": ("sctlab.commands.gamma", "gamma", "Compare two dose files by the gamma index."),
     "features": ("sctlab.commands.features", "app", "List or download feature extractors."),
     "info": ("sctlab.commands.info", "info", "Versions, devices and the bundles that are here."),

@@ -15,6 +15,7 @@ _PLACES = {
     "EvaluationResult": "sctlab.evaluation.cohort",
     "EvaluationSettings": "sctlab.evaluation.settings",
     "compare_evaluations": "sctlab.evaluation.compare",
+    "rank_evaluations": "sctlab.evaluation.rank",
 }
 __all__ = list(_PLACES)
 

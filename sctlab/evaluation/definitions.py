@@ -36,6 +36,8 @@ CHALLENGE_IMAGE = ("mae", "psnr", "ms_ssim")
 CHALLENGE_ORGANS = ("DICE", "HD95")
 CHALLENGE = CHALLENGE_IMAGE + CHALLENGE_ORGANS
 
+CHALLENGE_DOSE = ("dose_mae_photon", "dvh_photon", "gamma_photon", "dose_mae_proton", "dvh_proton", "gamma_proton")
+
 _LEADERBOARD, _REFERENCE_FREE, _BIAS = "The challenge's metrics", "Without a registered reference", "Registration bias"
 _ALL = (
     Metric("mae", "MAE", "HU", "lower", 2, _LEADERBOARD),
@@ -43,6 +45,14 @@ _ALL = (
     Metric("ms_ssim", "MS-SSIM", "", "higher", 4, _LEADERBOARD),
     Metric("DICE", "Dice", "", "higher", 4, _LEADERBOARD),
     Metric("HD95", "HD95", "mm", "lower", 2, _LEADERBOARD),
+    Metric("dose_mae_photon", "Dose MAE, photons", "of prescription", "lower", 4, _LEADERBOARD),
+    Metric("dvh_photon", "DVH, photons", "", "lower", 4, _LEADERBOARD),
+    Metric("gamma_photon", "Gamma 2 %/2 mm, photons", "%", "higher", 2, _LEADERBOARD),
+    Metric("dose_mae_proton", "Dose MAE, protons", "of prescription", "lower", 4, _LEADERBOARD),
+    Metric("dvh_proton", "DVH, protons", "", "lower", 4, _LEADERBOARD),
+    Metric("gamma_proton", "Gamma 2 %/2 mm, protons", "%", "higher", 2, _LEADERBOARD),
+    Metric("coverage_photon", "V95 of the target, photons, sCT − CT", "%", "zero", 2),
+    Metric("coverage_proton", "V95 of the target, protons, sCT − CT", "%", "zero", 2),
     Metric("dice_shared", "Dice over labels that both have", "", "higher", 4),
     Metric("ms_ssim_textbook", "MS-SSIM, textbook", "", "higher", 4),
     Metric("mean_error", "Mean error", "HU", "zero", 2),
@@ -66,4 +76,4 @@ _ALL = (
 )
 METRICS: dict[str, Metric] = {m.key: m for m in _ALL}
 # what a terminal shows
-SUMMARY = (*CHALLENGE, "mean_error", "mae_truth", "bias", "round_trip", "control")
+SUMMARY = (*CHALLENGE, *CHALLENGE_DOSE, "mean_error", "mae_truth", "bias", "round_trip", "control")

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from sctlab.evaluation.definitions import METRICS
 from sctlab.evaluation.images import Images
+from sctlab.evaluation.ranking import Ranking, Stability
 from sctlab.evaluation.records import CaseRecord
 from sctlab.pictures import BONE_WINDOW, CT_WINDOW, DIFFERENCE_WINDOW, Layer, centre_index, save_planes
 from sctlab.reporting import data_address
@@ -227,6 +228,35 @@ def comparison(names: tuple[str, str], pairs: dict[str, list[tuple[str, float, f
             better = METRICS[key].better
             hint = {"higher": "above 0", "lower": "below 0", "zero": "closer to 0 counts"}[better]
             axis.set_title(f"{textwrap.fill(METRICS[key].label, 30)}\n{names[1]} better: {hint}", fontsize=8)
+        return _svg(figure)
+
+
+def ranking(ranking: Ranking, stability: Stability | None, significant: dict[str, np.ndarray] | None) -> str | None:
+    """Places under resampling, and in how many metrics a method beats another significantly; None without cases."""
+    if stability is None or significant is None:
+        return None
+    names, count = [textwrap.shorten(n, 24, placeholder="…") for n in ranking.methods], len(ranking.methods)
+    balance = np.sum(list(significant.values()), axis=0)
+    with rc_context(STYLE):
+        figure = _figure(11, 1.6 + 0.42 * count)
+        left, right = figure.subplots(1, 2)
+        rows, places = np.nonzero(stability.shares)
+        left.scatter(places + 1, rows, s=420 * stability.shares[rows, places], color="#0072B2", alpha=0.75, linewidth=0)
+        left.plot(ranking.places, range(count), "x", color="black", label="place on all cases")
+        left.set_xlim(0.5, count + 0.5)
+        left.set_xticks(range(1, count + 1))
+        left.set_xlabel("place; area: share of resamplings")
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2 - 0.6 / count))
+        limit = max(1, int(np.abs(balance).max()))
+        right.imshow(balance, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+        for a, b in zip(*np.nonzero(~np.eye(count, dtype=bool)), strict=True):
+            right.text(b, a, f"{balance[a, b]:+d}" if balance[a, b] else "0", ha="center", va="center", fontsize=8)
+        right.set_xticks(range(count), names, rotation=40, ha="right")
+        right.set_title("metrics won minus lost, row against column")
+        right.grid(visible=False)
+        for axis in (left, right):
+            axis.set_yticks(range(count), names)
+            axis.set_ylim(count - 0.5, -0.5)
         return _svg(figure)
 
 
