@@ -17,7 +17,7 @@ from registration_pairs import CASES, MODALITIES, Pair, errors, load_ct, make_pa
 from scipy.ndimage import distance_transform_edt
 
 from sctlab.registration.elastix.register import TUNED_HU, TUNED_MARGIN_MM, baseline_settings, register_elastix
-from sctlab.transforms.transforms import displacement_field
+from sctlab.transforms.field import displacement_field
 from sctlab_model.volume import AIR_HU, Volume
 
 EVERYWHERE = {"UseRandomSampleRegion": ["false"]}

@@ -25,18 +25,19 @@ from pathlib import Path
 import numpy as np
 
 from sctlab.registration.exclusion import DEFAULT_RULE, Rule, judge, signals
-from sctlab.registration.pairs import Convention, Pair, PairFiles, load_pair
-from sctlab.registration.quality import measure, working_grid
-from sctlab.transforms.itk_files import read_itk
-from sctlab.transforms.transforms import (
+from sctlab.registration.pairs import Pair, PairFiles, load_pair
+from sctlab.registration.quality import measure, measure_grid
+from sctlab.registration.settings import Convention
+from sctlab.transforms.data import (
     AffineTransform,
     BSplineTransform,
     DisplacementField,
     EulerTransform,
     Transform,
     compose,
-    grid_points,
 )
+from sctlab.transforms.field import grid_points
+from sctlab.transforms.itk_files import read_itk
 from sctlab_model.cases import Region, find_cohort
 from sctlab_model.errors import ProductError
 from sctlab_model.io.writing import write_json
@@ -70,7 +71,7 @@ def variants(
     pair: Pair, truth: Transform, other: Pair | None, rng: np.random.Generator
 ) -> Iterator[tuple[str, Pair, Transform]]:
     """Sound registrations and failures of one case: name, pair, transform."""
-    grid = working_grid(pair)
+    grid = measure_grid(pair)
     centre = tuple(grid.centre_xyz)
     body = np.argwhere(pair.fixed_mask.array)[:, ::-1]
     inside = pair.fixed.geometry.to_physical(body[rng.integers(len(body))])

@@ -103,7 +103,7 @@ def one(options: argparse.Namespace) -> None:
         save(options.result, field, time.perf_counter() - started, time.process_time() - processor)
     elif options.method in ("elastix", "elastix-tuned"):
         from sctlab.registration.elastix.register import register_elastix
-        from sctlab.transforms.transforms import displacement_field
+        from sctlab.transforms.field import displacement_field
 
         started = time.perf_counter()
         result = register_elastix(
@@ -124,7 +124,8 @@ def one(options: argparse.Namespace) -> None:
 def peer(options: argparse.Namespace, pair: Pair) -> None:
     """A peer on voxels: the moving image is carried over by our rigid stage, and the result put back."""
     from sctlab.registration.engine.register import register
-    from sctlab.transforms.transforms import DisplacementField, compose, displacement_field
+    from sctlab.transforms.data import DisplacementField, compose
+    from sctlab.transforms.field import displacement_field
     from sctlab_model.volume import resample
 
     started, processor = time.perf_counter(), time.process_time()

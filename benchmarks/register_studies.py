@@ -14,7 +14,6 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,10 @@ import torch
 from registration_pairs import CASES, MODALITIES, Pair, errors, load_ct, make_pair, simulated_pairs
 from scipy.stats import spearmanr
 
-from sctlab.registration.engine.register import Registration, register
-from sctlab.registration.presets import PRESETS, Level, Preset, default_preset
-from sctlab.transforms.transforms import EulerTransform
+from sctlab.registration.engine.register import EngineResult, register
+from sctlab.registration.engine.settings import Level, Preset
+from sctlab.registration.presets import PRESETS, default_preset
+from sctlab.transforms.data import EulerTransform
 from sctlab_model.volume import Geometry, Volume, resample
 
 SEEDS = (10, 11)
@@ -32,13 +32,17 @@ ERRORS = ("body_mm", "edges_mm", "p95_mm", "smallest_determinant")
 
 # Ways to the presets: the first is what the engine began with.
 _MIND = PRESETS["mind"]
-_COARSE = (Level(8.0, 80, 1.0), Level(4.0, 80, 0.6), Level(3.0, 80, 0.4))
+_COARSE = (
+    Level(voxel_mm=8.0, iterations=80, rate_mm=1.0),
+    Level(voxel_mm=4.0, iterations=80, rate_mm=0.6),
+    Level(voxel_mm=3.0, iterations=80, rate_mm=0.4),
+)
 VARIANTS: dict[str, Preset] = {
-    "3 mm, knots 10 mm, bending 1": replace(_MIND, levels=_COARSE, knots_mm=10.0, bending=1.0),
+    "3 mm, knots 10 mm, bending 1": _MIND.changed(levels=_COARSE, knots_mm=10.0, bending=1.0),
     "2 mm, knots 12 mm, bending 2 (mind)": _MIND,
-    "… and mutual information 0.3": replace(_MIND, mutual_information=0.3),
-    "… and mutual information 0.5": replace(_MIND, mutual_information=0.5),
-    "… and bending 4": replace(_MIND, mutual_information=0.5, bending=4.0),
+    "… and mutual information 0.3": _MIND.changed(mutual_information=0.3),
+    "… and mutual information 0.5": _MIND.changed(mutual_information=0.5),
+    "… and bending 4": _MIND.changed(mutual_information=0.5, bending=4.0),
 }
 
 
@@ -53,7 +57,7 @@ def real_pairs(
                 yield make_pair(case, ct, modality, seed, breathing_mm=keywords.get("breathing_mm"))
 
 
-def timed(pair: Pair, preset: str | Preset, **keywords: object) -> tuple[Registration, dict[str, float]]:
+def timed(pair: Pair, preset: str | Preset, **keywords: object) -> tuple[EngineResult, dict[str, float]]:
     """A registration, its errors and its processor seconds."""
     started = time.process_time()
     found = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=preset, **keywords)
@@ -133,7 +137,7 @@ def breathing(options: argparse.Namespace) -> None:
         preset = PRESETS[own_preset(pair)]
         start, values = timed(pair, "rigid")
         means.add(pair, "rigid", values | {"largest_mm": float(np.sqrt((pair.truth**2).sum(0))[pair.body].max())})
-        for label, chosen in (("with search", preset), ("without search", replace(preset, discrete=None))):
+        for label, chosen in (("with search", preset), ("without search", preset.changed(discrete=None))):
             means.add(pair, label, timed(pair, chosen, initial=start.rigid)[1])
     means.show()
 

@@ -14,17 +14,12 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes, gaussian_filter, label
 
+from sctlab.measures.jacobian import jacobian_determinant
 from sctlab.registration.truth import tissue_edges
-from sctlab.transforms.applying import field_of_view
+from sctlab.transforms.apply import field_of_view
+from sctlab.transforms.data import AffineTransform, DisplacementField, EulerTransform, compose
+from sctlab.transforms.field import displacement_field
 from sctlab.transforms.itk_files import read_itk
-from sctlab.transforms.transforms import (
-    AffineTransform,
-    DisplacementField,
-    EulerTransform,
-    compose,
-    displacement_field,
-    jacobian_determinant,
-)
 from sctlab_model.cases import Region, Task, find_cohort, find_image
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.volume import AIR_HU, Geometry, Volume, resample

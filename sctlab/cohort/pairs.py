@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sctlab.registration.records import PairRecord
 from sctlab.workflow.jobs import refuse_broken, run_jobs
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Case, Region, Task, find_cohort, find_image, read_json
@@ -123,13 +124,13 @@ def _pair(case: Case, target_file: Path, target: Target) -> Pair:
     assert case.folder is not None
     assert case.region is not None
     assert case.mask_file is not None
-    described = _read_if_there(case.folder / "pair.json")
+    record = PairRecord.of(case.folder)
     if target == "truth":
         registration = {"method": "simulated-aligned", "convention": "ct_to_source"}
     else:
         registration = {
-            "method": str(described.get("method", "as delivered")),
-            "convention": str(described.get("convention", "unknown")),
+            "method": (record.method if record else "") or "as delivered",
+            "convention": (record.convention if record else "") or "unknown",
         }
     return Pair(
         id=case.id,
@@ -142,7 +143,7 @@ def _pair(case: Case, target_file: Path, target: Target) -> Pair:
         centre=case.id[CENTRE_POSITION] if len(case.id) > CENTRE_POSITION else "",
         registration=tuple(sorted(registration.items())),
         field_of_view=find_image(case.folder, "fov") if target == "ct" else None,
-        images=tuple((described.get("inputs") or {}).values()),
+        images=tuple(record.inputs.values()) if record else (),
     )
 
 
@@ -151,13 +152,13 @@ def patient_of(folder: Path, case_id: str) -> str:
 
     Cases simulated from one CT are one patient.
     """
-    described, truth = _read_if_there(folder / "pair.json"), _read_if_there(folder / "truth" / "truth.json")
-    told = described.get("patient")
-    if told == case_id:  # what registration writes where it doesn't know
-        told = None
+    record, truth = PairRecord.of(folder), _read_if_there(folder / "truth" / "truth.json")
+    recorded = record.patient if record else ""
+    if recorded == case_id:  # what registration writes where it doesn't know
+        recorded = ""
     # Only the end of the path: where a user keeps their CTs is nobody's business in a published bundle.
     simulated_from = "/".join(Path((truth.get("options") or {}).get("ct") or "").parts[-2:])
-    return str(told or truth.get("patient") or simulated_from or case_id)
+    return str(recorded or truth.get("patient") or simulated_from or case_id)
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:

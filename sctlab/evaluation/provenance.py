@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sctlab.registration.records import PairRecord
 from sctlab_model.cases import Case, Region, Task, read_json
 from sctlab_model.errors import InputError
 
@@ -115,15 +116,8 @@ def reference_registration(folder: Path | None, reference: Path) -> Registration
         return Registration()
     if (folder / "truth") in reference.parents:
         return ALIGNED
-    path = folder / "pair.json"
-    if not path.is_file():
-        return Registration()
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(
-            path, found=f"a JSON {type(content).__name__}", expected="an object with method and convention"
-        )
-    return Registration.of(str(content.get("method", "")), str(content.get("convention", "")))
+    record = PairRecord.of(folder)
+    return Registration() if record is None else Registration.of(record.method, record.convention)
 
 
 def mismatches(trained: Sequence[Registration], references: Sequence[Registration]) -> list[str]:

@@ -5,36 +5,53 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sctlab.cohort.pairs import file_digest
-from sctlab.registration.methods import Registration, Settings, register_back, register_pair
+from sctlab.registration.methods import (MethodResult, register_back, register_pair, result_key)
 from sctlab.registration.overview import save_overview
 from sctlab.registration.pairs import Pair, PairFiles, check_overlap, load_pair
 from sctlab.registration.quality import measure
+from sctlab.registration.records import FAILURE, PAIR, QUALITY, FailureRecord, PairRecord, QualityRecord, TransformFiles
 from sctlab.registration.scratch import scratch_folder
+from sctlab.registration.settings import RegistrationSettings
 from sctlab.registration.truth import measure_truth
-from sctlab.transforms.applying import apply_to_image, apply_to_labels, field_of_view
-from sctlab.transforms.elastix_files import write_elastix
+from sctlab.transforms.apply import apply_to_image, apply_to_labels, field_of_view
+from sctlab.transforms.elastix_writing import write_elastix
+from sctlab.transforms.field import displacement_field
 from sctlab.transforms.itk_files import write_displacement, write_itk
-from sctlab.transforms.transforms import displacement_field
-from sctlab_model.cases import read_json
 from sctlab_model.errors import InputError, ProductError
-from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Volume
 
-PAIR, QUALITY, FAILURE, OVERVIEW = "pair.json", "quality.json", "failure.json", "overview.png"
+OVERVIEW = "overview.png"
 PARTIAL = ".partial-"  # folders that aren't complete
 COARSE_RANGE = 50.0  # an image with a smaller range would lose its contrast as whole numbers
 
 
+@dataclass(frozen=True)
+class CaseResult:
+    """One registered case.
+
+    Args:
+        folder: Where its files lie.
+        pair, quality: Its records.
+        skipped: It was finished before.
+    """
+
+    folder: Path
+    pair: PairRecord
+    quality: QualityRecord
+    skipped: bool = False
+
+
 def register_case(
-    files: PairFiles, settings: Settings, folder: str | Path, scratch: str | Path | None = None
-) -> dict[str, Any]:
+    files: PairFiles, settings: RegistrationSettings, folder: str | Path, scratch: str | Path | None = None
+) -> CaseResult:
     """Register one case into `folder`, or leave a finished one as it is.
 
     The folder is made beside its place and moved there when it is complete. A case that fails leaves a folder
@@ -46,19 +63,15 @@ def register_case(
         folder: The case's folder.
         scratch: Where the folder is made, on the same file system; beside `folder` when left out.
 
-    Returns:
-        `{"skipped": bool, "seconds": float}`.
-
     Raises:
         ProductError: What the case lacks; it is recorded as well, unless the folder is one that a result must not
             replace.
     """
     folder, scratch = Path(folder), Path(scratch or Path(folder).parent)
-    start = time.monotonic()
     refuse_inputs(folder, *(p for p in (files.source, files.ct, files.mask, files.ct_labels, files.source_labels) if p))
     refuse_foreign(folder)
     try:
-        key = settings.hash(files)
+        key = result_key(settings, files)
         finished = is_finished(folder, key)
         if not finished:
             with scratch_folder(scratch, f"{PARTIAL}{files.id}-") as partial:
@@ -68,30 +81,34 @@ def register_case(
         reason = str(error) if isinstance(error, ProductError) else f"{type(error).__name__}: {error}"
         record_failure(folder, scratch, files.id, reason, settings)
         raise
-    if not finished:
-        return {"skipped": False, "seconds": time.monotonic() - start}
-    # The patient is no setting: what an older version wrote is corrected without registering again.
-    described = read_json(folder / PAIR)
-    corrected = described | _origin(files)
-    if corrected != described:
-        write_json(folder / PAIR, corrected)
-    return {"skipped": True, "seconds": 0.0}
+    pair, quality = PairRecord.read(folder / PAIR), QualityRecord.read(folder / QUALITY)
+    if finished:
+        # The patient is no setting: what an older version wrote is corrected without registering again.
+        corrected = pair.model_copy(update=_origin(files))
+        if corrected != pair:
+            corrected.write(folder / PAIR)
+            pair = corrected
+    return CaseResult(folder, pair, quality, skipped=finished)
 
 
-def record_failure(folder: Path, scratch: Path, case_id: str, reason: str, settings: Settings) -> None:
+def record_failure(folder: Path, scratch: Path, case_id: str, reason: str, settings: RegistrationSettings) -> None:
     """Make `folder` hold nothing but `failure.json`.
 
     Raises:
         InputError: The folder holds files that are no earlier result.
     """
     with scratch_folder(scratch, f"{PARTIAL}{case_id}-") as partial:
-        write_json(partial / FAILURE, {"case": case_id, "error": reason, "settings": asdict(settings)})
+        record = FailureRecord(case=case_id, error=reason, settings=settings.model_dump(mode="json"))
+        record.write(partial / FAILURE)
         _replace(folder, partial)
 
 
 def recorded_failure(folder: Path) -> str:
     """The reason in a folder's `failure.json`; empty without one."""
-    return str(_read(folder / FAILURE).get("error", ""))
+    try:
+        return FailureRecord.read(folder / FAILURE).error
+    except InputError:
+        return ""
 
 
 def refuse_inputs(folder: Path, *inputs: Path) -> None:
@@ -123,108 +140,92 @@ def refuse_foreign(folder: Path) -> None:
 
 def is_finished(folder: Path, key: str) -> bool:
     """Whether a folder holds the complete result of the same settings and inputs."""
-    return _read(folder / PAIR).get("key") == key
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none that can be read."""
     try:
-        value = read_json(path)
-    except (ProductError, OSError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        pair, _ = PairRecord.read(folder / PAIR), QualityRecord.read(folder / QUALITY)
+    except InputError:
+        return False
+    return pair.key == key
 
 
-def _register_into(folder: Path, files: PairFiles, settings: Settings, key: str) -> None:
+def _register_into(folder: Path, files: PairFiles, settings: RegistrationSettings, key: str) -> None:
     pair = load_pair(files, settings.convention)
     start = time.monotonic()
-    found = register_pair(pair, settings)
-    seconds = time.monotonic() - start
-    coverage = check_overlap(pair, found.transform, stage="after registration")
-    back = register_back(pair, settings) if settings.both_ways else None
+    result = register_pair(pair, settings)
+    seconds = round(time.monotonic() - start, 2)
+    coverage = check_overlap(pair, result.transform, stage="after registration")
+    backward = register_back(pair, settings) if settings.both_ways else None
 
-    names = write_images(pair, found, folder)
-    transforms = write_transforms(pair, found, folder, displacement=settings.displacement)
-    quality = {
-        "case": files.id,
-        **measure(pair, found.transform, backward=back, spread=found.spread),
-        "truth": measure_truth(pair, found.transform),
-        "seconds": round(seconds, 2),
-    }
-    write_json(folder / QUALITY, quality)
-    save_overview(
-        pair,
-        found.transform,
-        folder / OVERVIEW,
-        title=f"{files.id} · {files.task.folder} {files.region} · {settings.method} · {settings.convention}",
-    )
-    write_json(
-        folder / PAIR,
-        {
-            "case": files.id,
-            **_origin(files),
-            "task": files.task,
-            "region": files.region,
-            "convention": settings.convention,
-            "method": settings.method,
-            "presets": list(found.details.get("presets", settings.presets)),
-            "fixed_image": pair.fixed_name,
-            "fixed_file": files.ct.name if pair.ct_is_fixed else files.source.name,
-            "moving_image": pair.moving_name,
-            "moving_file": files.source.name if pair.ct_is_fixed else files.ct.name,
-            "outside_value": pair.outside,
-            "images": names,
-            "transform": transforms,
-            "transform_direction": "points of the fixed image to points of the moving image, mm, LPS",
-            "body_with_data": coverage,
-            "seed": settings.seed,
-            "device": found.device,
-            "seconds": round(seconds, 2),
-            "notes": list(found.notes),
-            "details": found.details,
-            "key": key,
-        },
-    )
+    names = write_images(pair, result, folder)
+    transforms = write_transforms(pair, result, folder, displacement=settings.displacement)
+    quality = measure(pair, result.transform, backward=backward, spread=result.spread)
+    quality.case, quality.seconds = files.id, seconds
+    quality.truth = measure_truth(pair, result.transform)
+    quality.write(folder / QUALITY)
+    title = f"{files.id} · {files.task.folder} {files.region} · {settings.method} · {settings.convention}"
+    save_overview(pair, result.transform, folder / OVERVIEW, title=title)
+    PairRecord(
+        case=files.id,
+        **_origin(files),
+        task=files.task,
+        region=files.region,
+        convention=settings.convention,
+        method=settings.method,
+        presets=list(result.details.get("presets", settings.presets)),
+        fixed_image=pair.fixed_name,
+        fixed_file=files.ct.name if pair.ct_is_fixed else files.source.name,
+        moving_image=pair.moving_name,
+        moving_file=files.source.name if pair.ct_is_fixed else files.ct.name,
+        outside_value=pair.outside,
+        images=names,
+        transform=transforms,
+        body_with_data=coverage,
+        seed=settings.seed,
+        device=result.device,
+        seconds=seconds,
+        notes=list(result.notes),
+        details=result.details,
+        key=key,
+    ).write(folder / PAIR)
 
 
-def write_images(pair: Pair, found: Registration, folder: Path) -> list[str]:
+def write_images(pair: Pair, result: MethodResult, folder: Path) -> list[str]:
     """Fixed image as it is, moving image on the fixed grid, mask, field of view, labels; returns their names.
 
     The mask is the fixed image's own, or the source's where that alone is known under `source_to_ct`. Labels are the
     CT's, or else the source's.
     """
     grid = pair.fixed.geometry
-    registered = apply_to_image(pair.moving, found.transform, grid, outside=pair.outside)
+    registered = apply_to_image(pair.moving, result.transform, grid, outside=pair.outside)
     mask = pair.fixed_mask
     if pair.ct_is_fixed and pair.source_mask is not None:
-        mask = _as_mask(apply_to_labels(pair.source_mask, found.transform, grid))
+        mask = _as_mask(apply_to_labels(pair.source_mask, result.transform, grid))
     volumes = {
         pair.fixed_name: pair.fixed,
         pair.moving_name: as_int16(registered),
         "mask": mask,
-        "fov": field_of_view(pair.moving.geometry, found.transform, grid),
+        "fov": field_of_view(pair.moving.geometry, result.transform, grid),
     }
     if pair.fixed_labels is not None and (pair.ct_is_fixed or pair.moving_labels is None):
         volumes["labels"] = pair.fixed_labels
     elif pair.moving_labels is not None:
-        volumes["labels"] = apply_to_labels(pair.moving_labels, found.transform, grid)
-    if found.spread is not None:
-        volumes["spread_mm"] = found.spread.with_array(found.spread.array.astype(np.float32))
+        volumes["labels"] = apply_to_labels(pair.moving_labels, result.transform, grid)
+    if result.spread is not None:
+        volumes["spread_mm"] = result.spread.with_array(result.spread.array.astype(np.float32))
     for name, volume in volumes.items():
         write_volume(volume, folder / f"{name}.mha")
     return [f"{name}.mha" for name in volumes]
 
 
-def write_transforms(pair: Pair, found: Registration, folder: Path, *, displacement: bool) -> dict[str, Any]:
+def write_transforms(pair: Pair, result: MethodResult, folder: Path, *, displacement: bool) -> TransformFiles:
     """elastix text files, an ITK composite and, if asked for, vectors on the fixed grid."""
-    paths = write_elastix(found.transform, folder, pair.fixed.geometry, default_value=pair.outside)
-    itk_path = write_itk(found.transform, folder / "transform.h5", grid=pair.fixed.geometry)
+    grid = pair.fixed.geometry
+    paths = write_elastix(result.transform, folder, grid, default_value=pair.outside)
+    itk_path = write_itk(result.transform, folder / "transform.h5", grid=grid)
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in paths)).hexdigest()
-    files = {"elastix": [p.name for p in paths], "itk": itk_path.name, "sha256": digest}
+    field = None
     if displacement:
-        field = displacement_field(found.transform, pair.fixed.geometry)
-        files["displacement"] = write_displacement(field, folder / "displacement.mha").name
-    return files
+        field = write_displacement(displacement_field(result.transform, grid), folder / "displacement.mha").name
+    return TransformFiles(elastix=[p.name for p in paths], itk=itk_path.name, sha256=digest, displacement=field)
 
 
 def as_int16(volume: Volume) -> Volume:

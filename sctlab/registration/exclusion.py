@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sctlab.registration.quality import WORKING_MM
+from sctlab.registration.quality import MEASURE_MM
+from sctlab.registration.records import QualityRecord
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,20 @@ class Rule:
     outlier_signals: tuple[str, ...] = ("feature distance",)
     smallest_group: int = 6
 
+    def described(self) -> dict[str, Any]:
+        """JSON values for the record."""
+        return {
+            "limits": dict(self.limits),
+            "outlier_z": self.outlier_z,
+            "outlier_signals": list(self.outlier_signals),
+        }
+
 
 DEFAULT_RULE = Rule()
 
 
 @dataclass(frozen=True)
-class Judgement:
+class CohortJudgement:
     """A case's place in the report.
 
     Args:
@@ -65,38 +74,38 @@ class Judgement:
         return bool(self.reasons)
 
 
-def signals(quality: Mapping[str, Any], method: str = "") -> dict[str, float]:
+def signals(quality: QualityRecord, method: str = "") -> dict[str, float]:
     """What the rule looks at, each larger when worse; measures that weren't made are left out.
 
     Args:
-        quality: See `quality.measure`.
+        quality: Of the registration.
         method: What registered the pair; a field of zeros is sound from `rigid` only.
     """
-    before, after = quality["similarity"]["before"], quality["similarity"]["after"]
-    found: dict[str, float | None] = {
-        "folds": quality["field"]["jacobian"]["folds"],
-        "body without data": 1 - quality["overlap"]["field_of_view"],
-        "feature distance": after["feature_distance"],
-        "feature distance ratio": after["feature_distance"] / max(before["feature_distance"], 1e-6),
-        "edges lost": 1 - after["edges"],
-        "information lost": 2 - after["nmi"],
-        "deformation p95 (mm)": quality["field"]["deformation_mm"]["p95"],
-        "volume change": quality["field"]["jacobian"]["log_std"],
-        "inverse consistency p95 (mm)": (quality.get("inverse_consistency_mm") or {}).get("p95"),
-        "preset spread p95 (mm)": (quality.get("preset_spread_mm") or {}).get("p95"),
+    before, after = quality.similarity.before, quality.similarity.after
+    inverse, spread, gain = quality.inverse_consistency_mm, quality.preset_spread_mm, quality.local_gain
+    body_dice = quality.overlap.after.body_dice
+    values: dict[str, float | None] = {
+        "folds": quality.field.jacobian.folds,
+        "body without data": 1 - quality.overlap.field_of_view,
+        "feature distance": after.feature_distance,
+        "feature distance ratio": after.feature_distance / max(before.feature_distance, 1e-6),
+        "edges lost": 1 - after.edges,
+        "information lost": 2 - after.nmi,
+        "deformation p95 (mm)": quality.field.deformation_mm.p95,
+        "volume change": quality.field.jacobian.log_std,
+        "inverse consistency p95 (mm)": None if inverse is None else inverse.p95,
+        "preset spread p95 (mm)": None if spread is None else spread.p95,
+        "feature loss in one place": None if gain is None else -gain.worst,
+        "bodies apart": None if body_dice is None else 1 - body_dice,
     }
-    gain = quality.get("local_gain")
-    found["feature loss in one place"] = None if gain is None else -gain["worst"]
     # A pair that was aligned before can't gain anything. A field of zeros from a method that deforms is no answer, though.
-    moved = quality["field"]["displacement_mm"]["p95"]
-    if moved < WORKING_MM and (moved > 0 or method == "rigid"):
-        found["feature distance ratio"] = None
-    dice = quality["overlap"]["after"]["body_dice"]
-    found["bodies apart"] = None if dice is None else 1 - dice
-    return {name: float(value) for name, value in found.items() if value is not None}
+    moved = quality.field.displacement_mm.p95
+    if moved < MEASURE_MM and (moved > 0 or method == "rigid"):
+        values["feature distance ratio"] = None
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def judge(cases: Sequence[tuple[str, str, Mapping[str, float]]], rule: Rule = DEFAULT_RULE) -> list[Judgement]:
+def judge(cases: Sequence[tuple[str, str, Mapping[str, float]]], rule: Rule = DEFAULT_RULE) -> list[CohortJudgement]:
     """Judge a cohort.
 
     Args:
@@ -104,7 +113,7 @@ def judge(cases: Sequence[tuple[str, str, Mapping[str, float]]], rule: Rule = DE
         rule: Limits.
 
     Returns:
-        One judgement a case, in the same order.
+        One judgement for each case, in the same order.
     """
     groups: dict[str, list[Mapping[str, float]]] = defaultdict(list)
     for _, group, values in cases:
@@ -126,7 +135,7 @@ def judge(cases: Sequence[tuple[str, str, Mapping[str, float]]], rule: Rule = DE
                 z = (values[name] - centre[0]) / centre[1]
                 ratios.append((z / rule.outlier_z, f"{name} {values[name]:.3g}, {z:.1f} deviations worse than {group}"))
         reasons = tuple(text for ratio, text in sorted(ratios, reverse=True) if ratio > 1)
-        judgements.append(Judgement(case_id, max((r for r, _ in ratios), default=0.0), reasons))
+        judgements.append(CohortJudgement(case_id, max((r for r, _ in ratios), default=0.0), reasons))
     return judgements
 
 

@@ -4,96 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sctlab.cohort.pairs import file_digest
 from sctlab.registration.elastix.register import BONE_HU, register_elastix
-from sctlab.registration.pairs import Convention, Pair, PairFiles, exchanged
-from sctlab.transforms.transforms import Transform
+from sctlab.registration.pairs import Pair, PairFiles, exchanged
+from sctlab.registration.settings import Method, RegistrationSettings
+from sctlab.transforms.data import Transform
+from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.volume import Volume
 
 if TYPE_CHECKING:
-    from sctlab.registration.presets import Preset
+    from sctlab.registration.engine.settings import Preset
 
-NETWORK_SUFFIXES = (".pt", ".safetensors")  # of extractors that are files
-RESULT_VERSION = 3  # raise it when results of older code must be made again
-
-
-class Method(StrEnum):
-    """How pairs are registered.
-
-    `elastix`: the organisers' baseline. `impact`: the engine with feature metrics. `mi`: the engine with mutual
-    information. `rigid`: the engine's rigid stage alone.
-    """
-
-    ELASTIX = "elastix"
-    IMPACT = "impact"
-    MI = "mi"
-    RIGID = "rigid"
+RESULT_VERSION = 4  # raise it when results of older code must be made again
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything of the command that changes a result.
-
-    Args:
-        method: How.
-        presets: Names of the engine's presets, several are averaged; empty chooses by task and region.
-        convention: Which image is fixed.
-        seed: Of every random choice.
-        device: `auto`, `cpu` or `cuda`.
-        both_ways: Register with the roles exchanged too and report the inverse consistency.
-        displacement: Also write the displacement field.
-    """
-
-    method: Method = Method.IMPACT
-    presets: tuple[str, ...] = ()
-    convention: Convention = Convention.CT_TO_SOURCE
-    seed: int = 0
-    device: str = "auto"
-    both_ways: bool = False
-    displacement: bool = False
-
-    def hash(self, files: PairFiles) -> str:
-        """SHA-256 of everything that a result depends on.
-
-        That is the result version, these settings, every number of the presets, what the images are said to be, and
-        the input files: role, name and content.
-
-        Raises:
-            InputError: A file that can't be read, or an unknown preset.
-        """
-        presets = presets_of(self, files)
-        chosen = asdict(replace(self, presets=()))  # what they say counts, not where their files lie
-        said = [
-            RESULT_VERSION,
-            chosen,
-            repr([_without_places(p) for p in presets]),
-            files.task,
-            files.region,
-            files.mask_is_fixed,
-        ]
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-        networks = {t.extractor for p in presets for t in p.features if Path(t.extractor).suffix in NETWORK_SUFFIXES}
-        for role, path in (*files.inputs().items(), *(("extractor", Path(n)) for n in sorted(networks))):
-            try:
-                content = file_digest(path)
-            except OSError as error:
-                raise InputError(
-                    path, found=f"can't be read ({error.strerror or error})", expected="a readable file"
-                ) from error
-            digest.update(f"{role}:{path.name}:{content}\n".encode())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Registration:
-    """What a method found.
+class MethodResult:
+    """The outcome of a method.
 
     Args:
         transform: From fixed to moving points.
@@ -107,49 +40,106 @@ class Registration:
     device: str = "cpu"
     notes: tuple[str, ...] = ()
     spread: Volume | None = None
-    details: dict = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
-def register_pair(pair: Pair, settings: Settings) -> Registration:
+def register_pair(pair: Pair, settings: RegistrationSettings) -> MethodResult:
     """Register one pair.
 
     Raises:
-        InputError: The method can't register this pair, or doesn't know the preset.
+        InputError: The method can't take this pair, or doesn't know the preset.
+        RegistrationError: No usable transform.
     """
     if settings.method is Method.ELASTIX:
         result = register_elastix(
             pair.fixed,
             pair.moving,
             pair.fixed_mask,
-            task=pair.files.task,
-            region=pair.files.region,
+            task=pair.task,
+            region=pair.region,
             ct_is_fixed=pair.ct_is_fixed,
             seed=settings.seed,
         )
         notes = result.notes
         if settings.device == "cuda":
             notes = (*notes, "elastix runs on the CPU")
-        return Registration(result.transform, device_in_words(settings), notes)
+        return MethodResult(result.transform, device_in_words(settings), notes)
     return _with_engine(pair, settings)
 
 
-def register_back(pair: Pair, settings: Settings) -> Transform:
+def register_back(pair: Pair, settings: RegistrationSettings) -> Transform:
     """The same registration with fixed and moving exchanged: from moving to fixed points."""
     return register_pair(exchanged(pair), settings).transform
 
 
-def presets_of(settings: Settings, files: PairFiles) -> tuple[Preset, ...]:
+def presets_of(settings: RegistrationSettings, task: Task, region: Region) -> tuple[Preset, ...]:
     """The engine's presets for a case with all their numbers; none for elastix.
 
     Raises:
         InputError: An unknown preset.
     """
+    from sctlab.registration.presets import default_preset, find_presets
+
+    if settings.method is Method.ELASTIX:
+        return ()
+    if settings.presets:
+        return find_presets(",".join(settings.presets))
+    return find_presets(default_preset(task, region) if settings.method is Method.IMPACT else settings.method.value)
+
+
+def result_key(settings: RegistrationSettings, files: PairFiles) -> str:
+    """SHA-256 of everything that a result depends on.
+
+    That is the result version, the settings, every number of the presets, what the images are said to be, and the
+    input files: role, name and content.
+
+    Raises:
+        InputError: A file that can't be read, or an unknown preset.
+    """
+    presets = presets_of(settings, files.task, files.region)
+    described = [
+        RESULT_VERSION,
+        settings.changed(presets=()).model_dump(mode="json"),  # what the presets say counts, not where they lie
+        [_without_places(p).model_dump(mode="json") for p in presets],
+        files.task,
+        files.region,
+        files.mask_is_fixed,
+    ]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    networks = sorted({t.extractor for p in presets for t in p.features if _is_file(t.extractor)})
+    for role, path in (*files.inputs().items(), *(("extractor", Path(name)) for name in networks)):
+        try:
+            content = file_digest(path)
+        except OSError as error:
+            raise InputError(
+                path, found=f"can't be read ({error.strerror or error})", expected="a readable file"
+            ) from error
+        digest.update(f"{role}:{path.name}:{content}\n".encode())
+    return digest.hexdigest()
+
+
+def check_settings(settings: RegistrationSettings) -> None:
+    """Refuse what no case can be registered with, before the first one is read.
+
+    Raises:
+        InputError: An unknown device, a GPU that isn't there, an unknown preset, presets of another method.
+    """
+    from sctlab.registration.engine.register import choose_device
     from sctlab.registration.presets import find_presets
 
-    return () if settings.method is Method.ELASTIX else find_presets(preset_names(settings, files))
+    choose_device(settings.device)
+    if settings.presets and settings.method is not Method.IMPACT:
+        raise InputError(
+            "--preset",
+            found=", ".join(settings.presets),
+            expected=f"none with --method {settings.method}",
+            advice="presets belong to --method impact",
+        )
+    if settings.presets:
+        find_presets(",".join(settings.presets))
 
 
-def device_in_words(settings: Settings) -> str:
+def device_in_words(settings: RegistrationSettings) -> str:
     """The device that runs, for the record.
 
     Raises:
@@ -162,16 +152,7 @@ def device_in_words(settings: Settings) -> str:
     return describe_device(choose_device(settings.device))
 
 
-def preset_names(settings: Settings, files: PairFiles) -> str:
-    """The engine's presets for a case, as `a,b,c`."""
-    from sctlab.registration.presets import default_preset
-
-    if settings.presets:
-        return ",".join(settings.presets)
-    return default_preset(files.task, files.region) if settings.method is Method.IMPACT else settings.method.value
-
-
-def _with_engine(pair: Pair, settings: Settings) -> Registration:
+def _with_engine(pair: Pair, settings: RegistrationSettings) -> MethodResult:
     from sctlab.registration.engine.register import register
 
     # The engine's rigidity follows the moving image; the CT is the one that shows bone.
@@ -181,11 +162,11 @@ def _with_engine(pair: Pair, settings: Settings) -> Registration:
         pair.moving,
         fixed_mask=pair.fixed_mask,
         bone=bone,
-        preset=preset_names(settings, pair.files),
+        preset=presets_of(settings, pair.task, pair.region),
         device=settings.device,
         seed=settings.seed,
     )
-    return Registration(result.transform, result.device, spread=result.spread, details=result.record())
+    return MethodResult(result.transform, result.device, spread=result.spread, details=result.record())
 
 
 def _version(package: str) -> str:
@@ -195,10 +176,15 @@ def _version(package: str) -> str:
         return "unknown"
 
 
+def _is_file(extractor: str) -> bool:
+    from sctlab.registration.presets import NETWORK_SUFFIXES
+
+    return Path(extractor).suffix in NETWORK_SUFFIXES
+
+
 def _without_places(preset: Preset) -> Preset:
     """A preset without its own name and the folders of its network files: their content is hashed apart."""
     features = tuple(
-        replace(t, extractor=Path(t.extractor).name) if Path(t.extractor).suffix in NETWORK_SUFFIXES else t
-        for t in preset.features
+        t.changed(extractor=Path(t.extractor).name) if _is_file(t.extractor) else t for t in preset.features
     )
-    return replace(preset, name="", features=features)
+    return preset.changed(name="", features=features)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sctlab.measures.jacobian import jacobian_determinant
 from sctlab.pictures import Layer, centre_index, save_planes
 from sctlab.registration.pairs import Pair
 from sctlab.registration.quality import IDENTITY, best_rigid
-from sctlab.transforms.applying import apply_to_image
-from sctlab.transforms.transforms import Transform, displacement_field, grid_points, jacobian_determinant
+from sctlab.transforms.apply import apply_to_image
+from sctlab.transforms.data import Transform
+from sctlab.transforms.field import displacement_field, grid_points
 from sctlab_model.volume import Geometry, Volume, resample
 
 PICTURE_MM = 2.0

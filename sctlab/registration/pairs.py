@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from sctlab.cohort.pairs import patient_of
-from sctlab.transforms.applying import field_of_view
-from sctlab.transforms.transforms import AffineTransform, Transform
+from sctlab.registration.settings import Convention
+from sctlab.transforms.apply import field_of_view
+from sctlab.transforms.data import AffineTransform, Transform
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Case, Region, Task, find_image, list_images
 from sctlab_model.errors import InputError
@@ -19,17 +19,6 @@ from sctlab_model.io.writing import split_suffix
 from sctlab_model.volume import AIR_HU, Volume
 
 MIN_OVERLAP = 0.05  # of the fixed body; elastix asks as much of its samples
-
-
-class Convention(StrEnum):
-    """Which image stays and which one is resampled.
-
-    `ct_to_source` (the organisers'): fixed = MR/CBCT, the CT is resampled onto its grid.
-    `source_to_ct` (IMPACT's): fixed = CT, which stays untouched; the MR/CBCT is resampled.
-    """
-
-    CT_TO_SOURCE = "ct_to_source"
-    SOURCE_TO_CT = "source_to_ct"
 
 
 @dataclass(frozen=True)
@@ -139,16 +128,21 @@ class Pair:
     """The images of a pair, by their roles.
 
     Args:
-        files: Where they came from.
-        convention: Which one is fixed.
+        id: Case id.
+        task: What the source is.
+        region: Body region; chooses settings.
+        convention: Which image is fixed.
         fixed, moving: Images as they were read (array z, y, x).
         fixed_mask: The body on the fixed grid (bool).
         source_mask: The body on the source's grid (bool); the fixed mask itself under `ct_to_source`, and None
             under `source_to_ct` where the given mask is the CT's.
         moving_labels, fixed_labels: Labels on each grid, where given.
+        truth: A simulated case's `truth` folder.
     """
 
-    files: PairFiles
+    id: str
+    task: Task
+    region: Region
     convention: Convention
     fixed: Volume
     moving: Volume
@@ -156,6 +150,7 @@ class Pair:
     source_mask: Volume | None
     moving_labels: Volume | None = None
     fixed_labels: Volume | None = None
+    truth: Path | None = None
 
     @property
     def ct_is_fixed(self) -> bool:
@@ -165,12 +160,12 @@ class Pair:
     @property
     def fixed_name(self) -> str:
         """File stem of the fixed image: `mr`, `cbct` or `ct`."""
-        return "ct" if self.ct_is_fixed else self.files.task.source_name
+        return "ct" if self.ct_is_fixed else self.task.source_name
 
     @property
     def moving_name(self) -> str:
         """File stem of the moving image."""
-        return self.files.task.source_name if self.ct_is_fixed else "ct"
+        return self.task.source_name if self.ct_is_fixed else "ct"
 
     @property
     def outside(self) -> float:
@@ -186,22 +181,69 @@ def load_pair(files: PairFiles, convention: Convention) -> Pair:
             bodies that don't overlap in physical space.
     """
     source, ct = read_volume(files.source), read_volume(files.ct)
+    mask = None if files.mask is None else read_mask(files.mask)
+    pair = make_pair(
+        source,
+        ct,
+        task=files.task,
+        region=files.region,
+        convention=convention,
+        case_id=files.id,
+        mask=mask,
+        mask_is_fixed=files.mask_is_fixed,
+        ct_labels=None if files.ct_labels is None else read_volume(files.ct_labels),
+        source_labels=None if files.source_labels is None else read_volume(files.source_labels),
+        truth=files.truth,
+    )
+    check_overlap(pair, AffineTransform(np.eye(3)))
+    return pair
+
+
+def make_pair(
+    source: Volume,
+    ct: Volume,
+    *,
+    task: Task,
+    region: Region,
+    convention: Convention = Convention.CT_TO_SOURCE,
+    case_id: str = "pair",
+    mask: Volume | None = None,
+    mask_is_fixed: bool = False,
+    ct_labels: Volume | None = None,
+    source_labels: Volume | None = None,
+    truth: Path | None = None,
+) -> Pair:
+    """A pair of images in memory; the arguments are those of `PairFiles`.
+
+    Raises:
+        InputError: A constant image, an empty mask, a mask or labels on another grid.
+    """
     for volume in (source, ct):
         if volume.array.min() == volume.array.max():
             raise InputError(
-                volume.name,
+                volume.name or "image",
                 found=f"every voxel is {volume.array.flat[0]}",
                 expected="an image with contrast",
                 advice="the export of this image failed: make it again",
             )
     ct_is_fixed = convention is Convention.SOURCE_TO_CT
     fixed, moving = (ct, source) if ct_is_fixed else (source, ct)
-    fixed_mask, source_mask = _masks(files, source, ct, ct_is_fixed)
-    labels = [_labels(path, grid) for path, grid in ((files.ct_labels, ct), (files.source_labels, source))]
-    moving_labels, fixed_labels = reversed(labels) if ct_is_fixed else labels
-    pair = Pair(files, convention, fixed, moving, fixed_mask, source_mask, moving_labels, fixed_labels)
-    check_overlap(pair, AffineTransform(np.eye(3)))
-    return pair
+    fixed_mask, source_mask = _masks(mask, mask_is_fixed, source, ct, task, ct_is_fixed)
+    on_ct, on_source = _labels(ct_labels, ct), _labels(source_labels, source)
+    moving_labels, fixed_labels = (on_source, on_ct) if ct_is_fixed else (on_ct, on_source)
+    return Pair(
+        case_id,
+        task,
+        region,
+        convention,
+        fixed,
+        moving,
+        fixed_mask,
+        source_mask,
+        moving_labels,
+        fixed_labels,
+        truth,
+    )
 
 
 def exchanged(pair: Pair) -> Pair:
@@ -210,8 +252,16 @@ def exchanged(pair: Pair) -> Pair:
     mask = pair.source_mask if pair.ct_is_fixed else None
     if mask is None:
         mask = body_mask(pair.moving, Task.MRI if pair.moving_name == "mr" else Task.CBCT)
-    source_mask = mask if pair.ct_is_fixed else pair.source_mask
-    return Pair(pair.files, back, pair.moving, pair.fixed, mask, source_mask, pair.fixed_labels, pair.moving_labels)
+    return replace(
+        pair,
+        convention=back,
+        fixed=pair.moving,
+        moving=pair.fixed,
+        fixed_mask=mask,
+        source_mask=mask if pair.ct_is_fixed else pair.source_mask,
+        moving_labels=pair.fixed_labels,
+        fixed_labels=pair.moving_labels,
+    )
 
 
 def check_overlap(pair: Pair, transform: Transform, *, stage: str = "before registration") -> float:
@@ -224,7 +274,7 @@ def check_overlap(pair: Pair, transform: Transform, *, stage: str = "before regi
     share = float(covered.array[pair.fixed_mask.array].mean())
     if share < MIN_OVERLAP:
         raise InputError(
-            pair.files.id,
+            pair.id,
             found=f"{share:.0%} of the fixed body lies inside the moving image {stage}",
             expected=f"at least {MIN_OVERLAP:.0%}",
             advice="the images are in different frames of reference: check their origins and directions",
@@ -232,24 +282,26 @@ def check_overlap(pair: Pair, transform: Transform, *, stage: str = "before regi
     return share
 
 
-def _masks(files: PairFiles, source: Volume, ct: Volume, ct_is_fixed: bool) -> tuple[Volume, Volume | None]:
+def _masks(
+    mask: Volume | None, mask_is_fixed: bool, source: Volume, ct: Volume, task: Task, ct_is_fixed: bool
+) -> tuple[Volume, Volume | None]:
     """Fixed mask and source mask, as in `Pair`."""
     fixed = ct if ct_is_fixed else source
-    if files.mask is None:
-        source_mask = body_mask(source, files.task)
+    if mask is None:
+        source_mask = body_mask(source, task)
         return (body_mask(ct, Task.CBCT) if ct_is_fixed else source_mask), source_mask
-    mask = read_mask(files.mask)
+    where = mask.name or "mask"
     if not mask.array.any():
         raise InputError(
-            files.mask, found="an empty mask", expected="a body mask", advice="leave the mask out to have one computed"
+            where, found="an empty mask", expected="a body mask", advice="leave the mask out to have one computed"
         )
-    if mask.geometry.same_grid(source.geometry, 1e-2) and not (files.mask_is_fixed and ct_is_fixed):
+    if mask.geometry.same_grid(source.geometry, 1e-2) and not (mask_is_fixed and ct_is_fixed):
         mask = Volume(mask.array, source.geometry, mask.name)
         return (body_mask(ct, Task.CBCT) if ct_is_fixed else mask), mask
     if mask.geometry.same_grid(fixed.geometry, 1e-2):  # the CT's own body
         return Volume(mask.array, fixed.geometry, mask.name), None
     raise InputError(
-        files.mask,
+        where,
         found=f"a grid of {mask.geometry.size_xyz} voxels at {mask.geometry.origin_xyz} mm",
         expected=f"that of the {'source or CT' if ct_is_fixed else 'source image'}: {fixed.geometry.size_xyz} voxels "
         f"at {fixed.geometry.origin_xyz} mm",
@@ -257,17 +309,17 @@ def _masks(files: PairFiles, source: Volume, ct: Volume, ct_is_fixed: bool) -> t
     )
 
 
-def _labels(path: Path | None, image: Volume) -> Volume | None:
-    if path is None:
+def _labels(labels: Volume | None, image: Volume) -> Volume | None:
+    """Labels as whole numbers on the image's grid."""
+    if labels is None:
         return None
-    labels = read_volume(path)
     if labels.array.dtype.kind == "f":
         labels = labels.with_array(np.rint(labels.array).astype(np.int32))
     if not labels.geometry.same_grid(image.geometry, 1e-2):
         raise InputError(
-            path,
+            labels.name or "labels",
             found=f"a grid of {labels.geometry.size_xyz} voxels",
-            expected=f"that of {image.name}",
+            expected=f"that of {image.name or 'their image'}",
             advice="resample the labels",
         )
     return Volume(labels.array, image.geometry, labels.name)

@@ -1,102 +1,28 @@
-"""What a registration does, by name: levels, metrics and regularisation per task and region."""
+"""Presets by name: levels, metrics and regularisation per task and region, and presets of one's own in YAML files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
-from sctlab.registration.engine.impact import FeatureTerm
-from sctlab.registration.engine.rigid import RigidSettings
+from sctlab.features import load_extractor
+from sctlab.registration.engine.settings import FeatureTerm, Preset
 from sctlab_model.cases import Region, Task
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, ProductError
+from sctlab_model.settings import load_yaml
 
-
-@dataclass(frozen=True)
-class Level:
-    """One resolution of the deformable stage; its knots are the final ones times a power of two.
-
-    Args:
-        voxel_mm: Working voxels (never finer than the finest voxels of the two images).
-        iterations: Steps of Adam.
-        rate_mm: First step of a control point; it shrinks to a tenth.
-        points: Samples an iteration, about: the stride of the random subgrid follows from it.
-    """
-
-    voxel_mm: float
-    iterations: int
-    rate_mm: float
-    points: int = 16000
-
-
-@dataclass(frozen=True)
-class Discrete:
-    """The coarse search over displacements.
-
-    Args:
-        reach_mm: Largest displacement along an axis.
-        step_mm: Step of the search, and pitch of the pooled features.
-        caution: Cost of a displacement of `reach_mm`, as a share of the mean feature distance.
-        gain: Share by which metric and bending together must fall before the result is used.
-    """
-
-    reach_mm: float = 30.0
-    step_mm: float = 10.0
-    caution: float = 0.3
-    gain: float = 0.02
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Every choice of a registration.
-
-    Args:
-        name: For records.
-        features: IMPACT terms.
-        mutual_information: Weight of mutual information of the intensities.
-        bins: Its histogram bins.
-        knots_mm: Final knot spacing; each coarser level doubles it.
-        levels: Coarse to fine; none leaves the rigid start.
-        bending: Weight of the bending energy times the knot spacing squared, without unit.
-        rigidity: Weight of the rigidity of bone, where a bone mask is given.
-        folding: Weight that keeps the Jacobian determinant above `least_determinant` while optimising.
-        least_determinant: The guard's margin.
-        discrete: The coarse search; None leaves it out.
-        rigid: The rigid start.
-    """
-
-    name: str
-    features: tuple[FeatureTerm, ...] = (FeatureTerm(),)
-    mutual_information: float = 0.0
-    bins: int = 32
-    knots_mm: float = 12.0
-    levels: tuple[Level, ...] = (
-        Level(6.0, 50, 1.0),
-        Level(3.0, 50, 0.6),
-        Level(2.0, 120, 0.4),
-    )
-    bending: float = 2.0
-    rigidity: float = 0.0
-    folding: float = 1.0
-    least_determinant: float = 0.2
-    discrete: Discrete | None = field(default_factory=Discrete)
-    rigid: RigidSettings = field(default_factory=RigidSettings)
-
-    def __post_init__(self) -> None:
-        if self.levels and not self.features and not self.mutual_information:
-            raise InputError(self.name, found="neither a feature term nor mutual information", expected="a metric")
-        if self.knots_mm <= 0 or any(v.voxel_mm <= 0 or v.iterations < 1 for v in self.levels):
-            raise InputError(
-                self.name,
-                found="a knot spacing, voxel size or number of iterations below its least value",
-                expected="positive values",
-            )
+SUFFIXES = (".yaml", ".yml")
+NETWORK_SUFFIXES = (".pt", ".safetensors")  # of extractors that are files
 
 
 PRESETS: dict[str, Preset] = {
-    "rigid": Preset("rigid", levels=(), discrete=None),
-    "mi": Preset("mi", features=(), mutual_information=1.0),
-    "mind": Preset("mind"),
-    "mind-mi": Preset("mind-mi", mutual_information=0.5),
+    preset.name: preset
+    for preset in (
+        Preset(name="rigid", levels=(), discrete=None),
+        Preset(name="mi", features=(), mutual_information=1.0),
+        Preset(name="mind"),
+        Preset(name="mind-mi", mutual_information=0.5),
+    )
 }
 
 
@@ -111,37 +37,97 @@ _INFORMATION = {Task.MRI: 0.5, Task.CBCT: 0.3}
 for _task in Task:
     for _region in Region:
         _name = default_preset(_task, _region)
-        PRESETS[_name] = Preset(_name, mutual_information=_INFORMATION[_task])
+        PRESETS[_name] = Preset(name=_name, mutual_information=_INFORMATION[_task])
+
+
+class PresetFile(Preset):
+    """A preset in a YAML file: the fields that it names change those of `base`.
+
+    Args:
+        base: A built-in preset.
+    """
+
+    base: str = "mind"
+
+
+def load_preset(path: str | Path) -> Preset:
+    """The preset that a YAML file describes; its name is the file's.
+
+    Keys are the fields of `Preset` but for `name`, and `base`: the built-in preset whose fields they change (`mind`
+    when left out). An extractor that is a file is looked for from the YAML file's folder.
+
+    Raises:
+        InputError: No such file, not YAML, an unknown key, a wrong type, an impossible value, an unknown extractor or
+            layer; names the file and the key.
+        WeightsError: An extractor whose weights aren't here.
+    """
+    path = Path(path)
+    file = load_yaml(PresetFile, path)
+    given = file.model_fields_set
+    if "name" in given:
+        raise InputError(path, found="the key 'name'", expected="none: a preset from a file has the file's name")
+    if file.base not in PRESETS or not PRESETS[file.base].levels:
+        deformable = [name for name, preset in PRESETS.items() if preset.levels]
+        raise InputError(f"{path}, base", found=f"'{file.base}'", expected="one of " + ", ".join(deformable))
+    if "levels" in given and not file.levels:
+        raise InputError(f"{path}, levels", found="[]", expected="one level or more")
+    changes = {name: getattr(file, name) for name in given - {"base"}}
+    preset = PRESETS[file.base].changed(name=path.name, **changes)
+    features = [_checked(term, path, f"features.{i}") for i, term in enumerate(preset.features)]
+    return preset.changed(features=tuple(features))
 
 
 def find_presets(names: str) -> tuple[Preset, ...]:
-    """Presets of `a,b,c`, each the name of a built-in one or a YAML file (see `presets_file.load_preset`).
+    """Presets of `a,b,c`, each the name of a built-in one or a YAML file (see `load_preset`).
 
     Raises:
         InputError: An unknown name, none, presets that can't be averaged, or a file that describes none.
         WeightsError: A file's extractor whose weights aren't here.
     """
-    from sctlab.registration.presets_file import SUFFIXES, load_preset
-
-    found = []
+    chosen = []
     for name in (n.strip() for n in names.split(",") if n.strip()):
         if Path(name).suffix in SUFFIXES:
-            found.append(load_preset(name))
+            chosen.append(load_preset(name))
         elif name in PRESETS:
-            found.append(PRESETS[name])
+            chosen.append(PRESETS[name])
         else:
             raise InputError(
                 "--preset", found=f"unknown preset '{name}'", expected="a .yaml file, or one of " + ", ".join(PRESETS)
             )
-    if not found:
+    if not chosen:
         raise InputError("--preset", found="no name", expected="a .yaml file, or one of " + ", ".join(PRESETS))
-    if len({p.name for p in found}) < len(found):
+    if len({p.name for p in chosen}) < len(chosen):
         raise InputError("--preset", found=f"one name twice in {names}", expected="presets of different names")
-    if len({len(p.levels) for p in found}) > 1:  # their control points would differ, and a rigid one has none
+    if len({len(p.levels) for p in chosen}) > 1:  # their control points would differ, and a rigid one has none
         raise InputError(
             "--preset",
-            found=", ".join(f"{p.name} with {len(p.levels)} levels" for p in found),
+            found=", ".join(f"{p.name} with {len(p.levels)} levels" for p in chosen),
             expected="presets with as many levels each",
             advice="only such fields can be averaged",
         )
-    return tuple(found)
+    return tuple(chosen)
+
+
+def _checked(term: FeatureTerm, path: Path, key: str) -> FeatureTerm:
+    """A feature term whose extractor and layers exist; files are looked for beside the preset's."""
+    if Path(term.extractor).suffix in NETWORK_SUFFIXES:
+        term = term.changed(extractor=str((path.parent / term.extractor).resolve()))
+    try:
+        names = _layer_names(term.extractor)
+    except ProductError as error:
+        raise type(error)(
+            f"{path}, {key}", found=f"{error.where}: {error.found}", expected=error.expected, advice=error.advice
+        ) from error
+    if max(term.layers) >= len(names):
+        raise InputError(
+            f"{path}, {key}.layers",
+            found=f"{list(term.layers)}",
+            expected=f"some of 0 to {len(names) - 1}: " + ", ".join(names),
+        )
+    return term
+
+
+@lru_cache
+def _layer_names(extractor: str) -> tuple[str, ...]:
+    """Layers of an extractor; remembered, because a cohort asks once for each case and a network takes seconds to load."""
+    return tuple(layer.name for layer in load_extractor(extractor).layers)

@@ -8,25 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from sctlab.measures.jacobian import jacobian_determinant
 from sctlab.measures.overlap import confusion_counts, dice, dice_of_counts
 from sctlab.measures.similarity import edge_agreement, normalised_mutual_information
 from sctlab.registration.pairs import Pair
-from sctlab.transforms.applying import apply_to_image, apply_to_labels, field_of_view
-from sctlab.transforms.inversion import inverse_consistency
-from sctlab.transforms.transforms import (
-    AffineTransform,
-    DisplacementField,
-    Transform,
-    displacement_field,
-    grid_points,
-    jacobian_determinant,
-)
+from sctlab.registration.records import QualityRecord
+from sctlab.transforms.apply import apply_to_image, apply_to_labels, field_of_view
+from sctlab.transforms.data import AffineTransform, DisplacementField, Transform
+from sctlab.transforms.field import displacement_field, grid_points
+from sctlab.transforms.invert import inverse_consistency
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError, ProductError
 from sctlab_model.volume import Geometry, Volume, resample
 
-WORKING_MM = 3.0  # similarity is measured at this spacing: features of a full grid would take gigabytes
+MEASURE_MM = 3.0  # similarity is measured at this spacing: features of a full grid would take gigabytes
 LOCAL_MM = 12.0  # standard deviation of the windows in which agreement is looked at locally
 IDENTITY = AffineTransform(np.eye(3))
 
@@ -37,8 +33,8 @@ def measure(
     *,
     backward: Transform | None = None,
     spread: Volume | None = None,
-) -> dict[str, Any]:
-    """Every measure of a registration that needs no truth, as JSON values.
+) -> QualityRecord:
+    """Every measure of a registration that needs no truth.
 
     Args:
         pair: The images.
@@ -51,7 +47,7 @@ def measure(
         and after, share of the body with data), `field` (displacements, deformation beyond a rigid motion,
         Jacobian), `inverse_consistency_mm`, `preset_spread_mm` (None where not measured).
     """
-    grid = working_grid(pair)
+    grid = measure_grid(pair)
     mask = resample(pair.fixed_mask, grid, interpolation="nearest")
     field = displacement_field(transform, grid)
     steps = {"before": IDENTITY, "after": field}
@@ -78,27 +74,27 @@ def measure(
             "body_dice": body_dice(step, grid, bodies, views[name]),
             "label_dice": label_dice(pair, IDENTITY if name == "before" else transform),
         }
-    return {
-        "similarity": similarity,
-        "local_gain": local_gain(*distances, region, grid),
-        "overlap": overlap,
-        "field": field_measures(field, mask.array),
-        "inverse_consistency_mm": None
+    return QualityRecord(
+        similarity=similarity,
+        local_gain=local_gain(*distances, region, grid),
+        overlap=overlap,
+        field=field_measures(field, mask.array),
+        inverse_consistency_mm=None
         if backward is None
         else _summary(inverse_consistency(transform, backward, grid, region)),
-        "preset_spread_mm": None if spread is None else _summary(spread.array[pair.fixed_mask.array]),
-    }
+        preset_spread_mm=None if spread is None else _summary(spread.array[pair.fixed_mask.array]),
+    )
 
 
-def working_grid(pair: Pair) -> Geometry:
+def measure_grid(pair: Pair) -> Geometry:
     """The box around the fixed body at about 3 mm (its own spacing where that is coarser)."""
     index = np.argwhere(pair.fixed_mask.array)
     low, high = index.min(0)[::-1], index.max(0)[::-1]
-    margin = np.ceil(4 * WORKING_MM / np.array(pair.fixed.geometry.spacing_xyz)).astype(int)
+    margin = np.ceil(4 * MEASURE_MM / np.array(pair.fixed.geometry.spacing_xyz)).astype(int)
     low = np.maximum(low - margin, 0)
     high = np.minimum(high + margin, np.array(pair.fixed.geometry.size_xyz) - 1)
     box = pair.fixed.geometry.cropped(tuple(int(n) for n in low), tuple(int(n) for n in high - low + 1))
-    grid = box.resized(tuple(max(WORKING_MM, s) for s in box.spacing_xyz))
+    grid = box.resized(tuple(max(MEASURE_MM, s) for s in box.spacing_xyz))
     return grid if min(grid.size_xyz) > 1 else box
 
 
@@ -239,11 +235,11 @@ def _summary(values: np.ndarray) -> dict[str, float]:
 
 
 def _blurred(volume: Volume) -> Volume:
-    """The image low-pass filtered for sampling at the working spacing."""
+    """The image low-pass filtered for sampling at the spacing of the measures."""
     from scipy.ndimage import gaussian_filter
 
     spacing = np.array(volume.geometry.spacing_xyz[::-1])
-    sigma = np.sqrt(np.maximum((0.4 * WORKING_MM) ** 2 - (0.4 * spacing) ** 2, 0)) / spacing
+    sigma = np.sqrt(np.maximum((0.4 * MEASURE_MM) ** 2 - (0.4 * spacing) ** 2, 0)) / spacing
     values = volume.array.astype(np.float32)
     return volume.with_array(gaussian_filter(values, sigma, mode="nearest") if sigma.any() else values)
 

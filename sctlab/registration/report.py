@@ -8,17 +8,17 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sctlab.registration.case import FAILURE, OVERVIEW, PAIR, QUALITY
-from sctlab.registration.exclusion import DEFAULT_RULE, Judgement, Rule, judge, signals
-from sctlab_model.cases import Region, Task, read_json
+from sctlab.registration.case import OVERVIEW
+from sctlab.registration.exclusion import DEFAULT_RULE, CohortJudgement, Rule, judge, signals
+from sctlab.registration.records import EXCLUSIONS, FAILURE, ExclusionsRecord, FailureRecord, PairRecord, QualityRecord
+from sctlab_model.cases import CaseKey, Region, Task
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import write_json, write_text
+from sctlab_model.io.writing import write_text
 
 MAX_PICTURES = 120  # the worst ones; more would make a file that browsers refuse
 PICTURE_WIDTH = 1300
-REPORT, EXCLUSIONS = "report.html", "exclusions.json"
+REPORT = "report.html"
 
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1340px; color: #222; }
@@ -30,41 +30,50 @@ th { position: sticky; top: 0; background: #fff; } img { max-width: 100%; } h3 {
 
 
 @dataclass(frozen=True)
-class CaseResult:
-    """What lies in one case's folder."""
+class CaseEntry:
+    """What lies in one case's folder: a result, or why there is none."""
 
     folder: Path
-    id: str
-    group: str
-    pair: dict[str, Any] | None = None
-    quality: dict[str, Any] | None = None
+    key: CaseKey
+    pair: PairRecord | None = None
+    quality: QualityRecord | None = None
     error: str = ""
 
+    @property
+    def id(self) -> str:
+        """Case id."""
+        return self.key.id
 
-def find_results(root: str | Path) -> list[CaseResult]:
+    @property
+    def group(self) -> str:
+        """Task and region in words."""
+        return f"{self.key.task.folder} {self.key.region}"
+
+
+def find_results(root: str | Path) -> list[CaseEntry]:
     """Results under `<out>/<method>` (or one method's folder), failures included.
 
     Raises:
         InputError: No such folder, or nothing registered in it.
     """
     root = Path(root)
-    results = []
+    entries = []
     for task in Task:
         for region in Region:
             for folder in sorted((root / task.folder / region).glob("[!.]*")):
-                group = f"{task.folder} {region}"
-                if (folder / PAIR).is_file() and (folder / QUALITY).is_file():
-                    pair, quality = read_json(folder / PAIR), read_json(folder / QUALITY)
-                    results.append(CaseResult(folder, folder.name, group, pair, quality))
+                key = CaseKey(task, region, folder.name)
+                pair, quality = PairRecord.of(folder), QualityRecord.of(folder)
+                if pair is not None and quality is not None:
+                    entries.append(CaseEntry(folder, key, pair, quality))
                 elif (folder / FAILURE).is_file():
-                    results.append(CaseResult(folder, folder.name, group, error=read_json(folder / FAILURE)["error"]))
-    if not results:
+                    entries.append(CaseEntry(folder, key, error=FailureRecord.read(folder / FAILURE).error))
+    if not entries:
         raise InputError(
             root,
             found="no registered case",
             expected="Task{1,2}/{AB,HN,TH}/<ID>/pair.json, as `sctlab register` writes",
         )
-    return results
+    return entries
 
 
 def write_report(root: str | Path, rule: Rule = DEFAULT_RULE) -> dict[str, str]:
@@ -74,35 +83,23 @@ def write_report(root: str | Path, rule: Rule = DEFAULT_RULE) -> dict[str, str]:
         The proposed exclusions: case id → reason.
     """
     root = Path(root)
-    results = find_results(root)
-    registered = [r for r in results if r.quality is not None]
-    cases = [(r.id, r.group, signals(r.quality, r.pair.get("method", ""))) for r in registered]
-    judged = dict(zip((r.folder for r in registered), judge(cases, rule), strict=True))
-    exclude = {r.id: f"not registered: {r.error}" for r in results if r.error}
-    exclude |= {r.id: "; ".join(judged[r.folder].reasons) for r in registered if judged[r.folder].exclude}
-    ordered = sorted(registered, key=lambda r: -judged[r.folder].suspicion)
-    failed = [r for r in results if r.error]
-    write_json(
-        root / EXCLUSIONS,
-        {
-            "exclude": exclude,
-            "cases": len(results),
-            "rule": {
-                "limits": dict(rule.limits),
-                "outlier_z": rule.outlier_z,
-                "outlier_signals": list(rule.outlier_signals),
-            },
-        },
-    )
-    write_text(root / REPORT, _page(root.name, ordered, failed, judged, exclude))
+    entries = find_results(root)
+    registered = [e for e in entries if e.quality is not None]
+    cases = [(e.id, e.group, signals(e.quality, e.pair.method)) for e in registered]
+    judged = dict(zip((e.folder for e in registered), judge(cases, rule), strict=True))
+    exclude = {e.id: f"not registered: {e.error}" for e in entries if e.error}
+    exclude |= {e.id: "; ".join(judged[e.folder].reasons) for e in registered if judged[e.folder].exclude}
+    ordered = sorted(registered, key=lambda e: -judged[e.folder].suspicion)
+    ExclusionsRecord(exclude=exclude, cases=len(entries), rule=rule.described()).write(root / EXCLUSIONS)
+    write_text(root / REPORT, _page(root.name, ordered, [e for e in entries if e.error], judged, exclude))
     return exclude
 
 
 def _page(
     name: str,
-    ordered: Sequence[CaseResult],
-    failed: Sequence[CaseResult],
-    judged: dict[Path, Judgement],
+    ordered: Sequence[CaseEntry],
+    failed: Sequence[CaseEntry],
+    judged: dict[Path, CohortJudgement],
     exclude: dict[str, str],
 ) -> str:
     parts = [
@@ -134,7 +131,7 @@ def _page(
         anchor = html.escape(f"{result.group} {result.id}")
         parts.append(f"<h3 id='{anchor}'>{html.escape(result.id)} <span class='note'>{result.group}</span></h3>")
         parts += [f"<div class='reason'>{html.escape(reason)}</div>" for reason in verdict.reasons]
-        parts += [f"<div class='note'>{html.escape(note)}</div>" for note in result.pair.get("notes", [])]
+        parts += [f"<div class='note'>{html.escape(note)}</div>" for note in result.pair.notes]
         if (result.folder / OVERVIEW).is_file():
             parts.append(f"<img alt='{anchor}' loading='lazy' src='{_embedded(result.folder / OVERVIEW)}'>")
     return "\n".join(parts) + "</html>\n"
@@ -145,33 +142,35 @@ _COLUMNS = ("case", "group", "suspicion", "NMI before → after", "features befo
             "spread p95 mm", "TRE body mm", "TRE edges mm", "HU floor", "s")  # fmt: skip
 
 
-def _row(result: CaseResult, verdict: Judgement) -> list[str]:
-    q = result.quality
-    before, after = q["similarity"]["before"], q["similarity"]["after"]
-    labels = q["overlap"]["after"]["label_dice"]
-    truth = q.get("truth") or {}
-    tre = truth.get("tre_mm", {})
-    jacobian = q["field"]["jacobian"]
+def _row(result: CaseEntry, verdict: CohortJudgement) -> list[str]:
+    quality = result.quality
+    assert quality is not None
+    before, after = quality.similarity.before, quality.similarity.after
+    labels = quality.overlap.after.label_dice
+    truth = quality.truth or {}
+    error = truth.get("tre_mm", {})
+    jacobian = quality.field.jacobian
+    inverse, spread = quality.inverse_consistency_mm, quality.preset_spread_mm
     anchor = html.escape(f"{result.group} {result.id}")
     return [
         f"<a href='#{anchor}'>{html.escape(result.id)}</a>",
         result.group,
         f"{verdict.suspicion:.2f}",
-        f"{before['nmi']:.3f} → {after['nmi']:.3f}",
-        f"{before['feature_distance']:.3f} → {after['feature_distance']:.3f}",
-        f"{before['edges']:.2f} → {after['edges']:.2f}",
-        _number(q["overlap"]["after"]["body_dice"], 3),
+        f"{before.nmi:.3f} → {after.nmi:.3f}",
+        f"{before.feature_distance:.3f} → {after.feature_distance:.3f}",
+        f"{before.edges:.2f} → {after.edges:.2f}",
+        _number(quality.overlap.after.body_dice, 3),
         _number(labels and labels["mean"], 3),
-        f"{q['overlap']['field_of_view']:.0%}",
-        f"{jacobian['folds']:.2%}",
-        f"{jacobian['minimum']:.2f}",
-        f"{q['field']['deformation_mm']['p95']:.1f}",
-        _number((q.get("inverse_consistency_mm") or {}).get("p95"), 1),
-        _number((q.get("preset_spread_mm") or {}).get("p95"), 1),
-        _number(tre.get("body", {}).get("mean"), 2),
-        _number(tre.get("edges", {}).get("mean"), 2),
+        f"{quality.overlap.field_of_view:.0%}",
+        f"{jacobian.folds:.2%}",
+        f"{jacobian.minimum:.2f}",
+        f"{quality.field.deformation_mm.p95:.1f}",
+        _number(inverse and inverse.p95, 1),
+        _number(spread and spread.p95, 1),
+        _number(error.get("body", {}).get("mean"), 2),
+        _number(error.get("edges", {}).get("mean"), 2),
         _number((truth.get("hu_floor") or {}).get("mae"), 0),
-        f"{q['seconds']:.0f}",
+        f"{quality.seconds:.0f}",
     ]
 
 

@@ -9,10 +9,11 @@ import numpy as np
 from scipy import ndimage
 
 from sctlab.registration.pairs import Pair
-from sctlab.transforms.applying import apply_to_image, apply_to_labels, field_of_view
-from sctlab.transforms.inversion import invert
+from sctlab.transforms.apply import apply_to_image, apply_to_labels, field_of_view
+from sctlab.transforms.data import AffineTransform, Transform
+from sctlab.transforms.field import displacement_field
+from sctlab.transforms.invert import invert
 from sctlab.transforms.itk_files import read_itk
-from sctlab.transforms.transforms import AffineTransform, Transform, displacement_field
 from sctlab_model.cases import find_image
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.volume import Volume
@@ -58,7 +59,7 @@ def measure_truth(pair: Pair, transform: Transform) -> dict[str, Any] | None:
     The stored truth maps source points to CT points. Under `source_to_ct` it is inverted numerically (its error
     is reported) and there is no HU floor, because the CT isn't resampled.
     """
-    folder = pair.files.truth
+    folder = pair.truth
     if folder is None or not (folder / "deformation.h5").is_file():
         return None
     truth = read_itk(folder / "deformation.h5")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sctlab.transforms.applying import apply_to_image, field_of_view, read_transform
-from sctlab.transforms.elastix_files import ElastixTransform
-from sctlab.transforms.inversion import invert, invert_points
-from sctlab.transforms.transforms import Transform
+from sctlab.transforms.apply import apply_to_image, field_of_view
+from sctlab.transforms.data import Transform
+from sctlab.transforms.files import TransformFile, read_transform
+from sctlab.transforms.invert import invert, invert_points
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_text, write_volume
@@ -90,7 +90,7 @@ def _outside_value(volume: Volume, stated: float, interpolation: str) -> float:
     return stated or (float(AIR_HU) if in_hu else 0.0)
 
 
-def _grid(found: ElastixTransform, transform: Path, like: Path | None, inverse: bool) -> tuple[Geometry, str]:
+def _grid(found: TransformFile, transform: Path, like: Path | None, inverse: bool) -> tuple[Geometry, str]:
     """The result's grid, and a line if the file's own one was set aside."""
     if like is not None:
         grid = read_volume(like).geometry

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sctlab.transforms.transforms import (
+from sctlab.transforms.data import (
     AffineTransform,
     BSplineTransform,
     Composite,
@@ -15,9 +15,9 @@ from sctlab.transforms.transforms import (
     Sum,
     Transform,
     compose,
-    displacement_field,
     flatten,
 )
+from sctlab.transforms.field import displacement_field
 from sctlab_model.errors import InputError
 from sctlab_model.io.grids import check_direction
 from sctlab_model.io.writing import atomic_path

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from sctlab.registration.scratch import remove_stale, scratch_folder
-from sctlab.transforms.elastix_files import read_elastix
-from sctlab.transforms.transforms import Transform
+from sctlab.transforms.data import Transform
+from sctlab.transforms.elastix_reading import read_elastix
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_json, write_volume

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sctlab.transforms.cubic import cubic_slopes, cubic_weights
+
 
 @dataclass(frozen=True)
 class ControlGrid:
@@ -56,11 +58,7 @@ class ControlGrid:
         t = t.clamp(1.0, count - 2.0)
         base = t.floor().clamp(1, count - 3)
         f = t - base
-        if derivative == 0:
-            values = ((1 - f) ** 3 / 6, (3 * f**3 - 6 * f**2 + 4) / 6, (-3 * f**3 + 3 * f**2 + 3 * f + 1) / 6, f**3 / 6)
-        else:
-            values = (-((1 - f) ** 2) / 2, (3 * f**2 - 4 * f) / 2, (-3 * f**2 + 2 * f + 1) / 2, f**2 / 2)
-            values = tuple(v / spacing for v in values)
+        values = cubic_weights(f) if derivative == 0 else tuple(v / spacing for v in cubic_slopes(f))
         weights = torch.zeros(len(t), count, dtype=torch.float64)
         columns = base.long()[:, None] + torch.arange(-1, 3)[None, :]
         weights.scatter_(1, columns, torch.stack(values, dim=1))
@@ -92,11 +90,7 @@ def evaluate_at(coefficients: Tensor, grid: ControlGrid, points: Tensor) -> Tens
         t = t.clamp(1.0, grid.size_zyx[axis] - 2.0)
         base = t.floor().clamp(1, grid.size_zyx[axis] - 3)
         f = t - base
-        weights.append(
-            torch.stack(
-                ((1 - f) ** 3 / 6, (3 * f**3 - 6 * f**2 + 4) / 6, (-3 * f**3 + 3 * f**2 + 3 * f + 1) / 6, f**3 / 6)
-            )
-        )
+        weights.append(torch.stack(cubic_weights(f)))
         index.append(base.long() + torch.arange(-1, 3, device=points.device)[:, None])
     flat = coefficients.flatten(1).T
     total = points.new_zeros(len(points), 3)
@@ -121,23 +115,6 @@ def refine(coefficients: Tensor) -> Tensor:
     return coefficients
 
 
-def bending_energy(coefficients: Tensor, spacing_zyx: tuple[float, float, float]) -> Tensor:
-    """Mean squared second differences of the control points, mm² per mm⁴ (Rueckert et al., IEEE TMI 18(8), 1999).
-
-    Differences of control points stand in for the spline's second derivatives: a cubic spline's are weighted
-    means of them, so that one vanishes where the others do.
-    """
-    energy = coefficients.new_zeros(())
-    for first in range(3):
-        for second in range(first, 3):
-            if coefficients.shape[first + 1] < 3 or coefficients.shape[second + 1] < 3:
-                continue
-            step = spacing_zyx[first] * spacing_zyx[second]
-            difference = coefficients.diff(dim=first + 1).diff(dim=second + 1) / step
-            energy = energy + (1 if first == second else 2) * difference.square().sum(0).mean()
-    return energy
-
-
 def jacobian(coefficients: Tensor, grid: ControlGrid, positions_zyx: tuple[np.ndarray, ...]) -> Tensor:
     """I + ∂u_i/∂x_j on a rectilinear grid: [3, 3, z, y, x], rows and columns in z, y, x order."""
     values = [grid.basis(a, positions_zyx[a]).to(coefficients) for a in range(3)]
@@ -145,13 +122,7 @@ def jacobian(coefficients: Tensor, grid: ControlGrid, positions_zyx: tuple[np.nd
     columns = [
         evaluate(coefficients, tuple(slopes[a] if a == along else values[a] for a in range(3))) for along in range(3)
     ]
-    found = torch.stack(columns, dim=1)
+    matrix = torch.stack(columns, dim=1)
     for k in range(3):
-        found[k, k] += 1
-    return found
-
-
-def determinant(matrix: Tensor) -> Tensor:
-    """Determinant of [3, 3, ...] along the first two axes."""
-    (a, b, c), (d, e, f), (g, h, i) = matrix
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+        matrix[k, k] += 1
+    return matrix

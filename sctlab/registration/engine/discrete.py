@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sctlab.registration.engine.frame import Lattice, sample_at
-from sctlab.registration.presets import Discrete
+from sctlab.registration.engine.lattice import Lattice, sample_at
+from sctlab.registration.engine.settings import Discrete
 
 COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # per squared step, the published schedule
 

@@ -1,4 +1,4 @@
-"""The guard against folding: the Jacobian determinant of the field, measured, and repaired where it must be."""
+"""After the optimisation: the Jacobian determinant of the field, measured, and repaired where it must be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sctlab.registration.engine.bspline import ControlGrid, determinant, evaluate, jacobian
+from sctlab.measures.jacobian import determinant
+from sctlab.registration.engine.bspline import ControlGrid, evaluate, jacobian
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,6 @@ def repair(
         repaired = True
         report = measure(coefficients, grid, positions_zyx, body)
     return coefficients, FoldingReport(report.smallest, report.folded_percent, report.voxels, repaired)
-
-
-def penalty(coefficients: Tensor, grid: ControlGrid, positions_zyx: tuple[np.ndarray, ...], least: float) -> Tensor:
-    """Mean squared shortfall of the determinant below `least`: zero for a field with room to spare."""
-    values = determinant(jacobian(coefficients, grid, positions_zyx))
-    return (least - values).clamp_min(0).square().mean()
 
 
 def _box_mean(values: Tensor) -> Tensor:

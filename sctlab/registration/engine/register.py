@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from sctlab.registration.engine.bspline import ControlGrid
-from sctlab.registration.engine.deformable import Images, deform
+from sctlab.registration.engine.deformable import deform
 from sctlab.registration.engine.folding import FoldingReport, measure, repair
-from sctlab.registration.engine.frame import extent_zyx
-from sctlab.registration.engine.rigid import Side, register_rigid
-from sctlab.registration.presets import Preset, find_presets
-from sctlab.transforms.transforms import (
-    BSplineTransform,
-    Composite,
-    EulerTransform,
-    Transform,
-    compose,
-    displacement_field,
-)
-from sctlab_model.errors import InputError
+from sctlab.registration.engine.images import Images
+from sctlab.registration.engine.lattice import extent_zyx
+from sctlab.registration.engine.rigid import MaskedImage, register_rigid
+from sctlab.registration.engine.settings import Preset
+from sctlab.transforms.data import BSplineTransform, Composite, EulerTransform, Transform, compose
+from sctlab.transforms.field import displacement_field
+from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.volume import Geometry, Volume
 
 Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Registration:
+class EngineResult:
     """The result: points of the fixed image to points of the moving image, first the spline, then the rigid part.
 
     Args:
@@ -113,12 +108,12 @@ def register(
     fixed_mask: Volume | None = None,
     moving_mask: Volume | None = None,
     bone: Volume | None = None,
-    preset: str | Preset = "mind",
+    preset: Preset | Sequence[Preset] = Preset(name="mind"),
     initial: EulerTransform | None = None,
     device: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
-) -> Registration:
+) -> EngineResult:
     """Register `moving` to `fixed`.
 
     Args:
@@ -126,17 +121,17 @@ def register(
         fixed_mask: Where similarity counts, on any grid in the fixed image's space (the body; all when left out).
         moving_mask: Where the moving image can be believed, likewise in its own space.
         bone: Bone in the moving image, for presets with a rigidity weight.
-        preset: A name or YAML file, several as `a,b,c` (fields averaged, spread measured), or a `Preset`.
+        preset: What to do; of several with as many levels each the fields are averaged and their spread measured.
         initial: A rigid start that is already known: the search for one is skipped.
         device: `auto`, `cpu` or `cuda[:N]`.
         seed: The same seed gives the same result on the same machine.
         progress: Called with the stage's name and the share done, 0 to 1.
 
     Raises:
-        InputError: Images or masks that can't be registered (see `check_images`), an unknown preset or device, a
-            field that folds and can't be repaired.
+        InputError: Images or masks that can't be registered (see `check_images`), an unknown device.
+        RegistrationError: No usable transform: images that don't overlap, a field that folds and can't be repaired.
     """
-    chosen = (preset,) if isinstance(preset, Preset) else find_presets(preset)
+    chosen = (preset,) if isinstance(preset, Preset) else tuple(preset)
     target = choose_device(device)
     check_images(fixed, moving, fixed_mask, moving_mask)
     report = progress or (lambda stage, share: None)
@@ -147,14 +142,17 @@ def register(
     started = time.perf_counter()
     report("rigid", 0.0)
     if initial is None:
-        sides = (Side(images.fixed, images.fixed_mask, fixed.geometry),
-                 Side(images.moving, images.moving_mask, moving.geometry))  # fmt: skip
-        rigid, quality = register_rigid(*sides, chosen[0].rigid, seed=seed)
+        rigid, quality = register_rigid(
+            MaskedImage(images.fixed, images.fixed_mask, fixed.geometry),
+            MaskedImage(images.moving, images.moving_mask, moving.geometry),
+            chosen[0].rigid,
+            seed=seed,
+        )
         metrics |= {f"rigid_{k}": v for k, v in quality.items()}
     else:
         rigid = initial
     seconds["rigid"] = time.perf_counter() - started
-    result = Registration(
+    result = EngineResult(
         rigid, None, tuple(p.name for p in chosen), describe_device(target), seed, metrics=metrics, seconds=seconds
     )
     if not chosen[0].levels:  # and so none has any
@@ -168,7 +166,7 @@ def register(
         coefficients, grid, values = deform(
             images,
             rigid,
-            replace(settings, knots_mm=knots),
+            settings.changed(knots_mm=knots),
             seed=seed,
             progress=lambda share, n=number: report("deformable", (n + share) / len(chosen)),
         )
@@ -225,8 +223,8 @@ def _inside_share(mask: Volume, geometry: Geometry) -> float:
 
 
 def _finish(
-    result: Registration, every: torch.Tensor, grid: ControlGrid, images: Images, fixed: Volume
-) -> Registration:
+    result: EngineResult, every: torch.Tensor, grid: ControlGrid, images: Images, fixed: Volume
+) -> EngineResult:
     """Average the presets' splines, guard against folding, and put the result into physical space.
 
     Args:
@@ -235,7 +233,7 @@ def _finish(
         images, fixed: The masks, and the fixed image.
 
     Raises:
-        InputError: A field that folds and can't be repaired.
+        RegistrationError: A field that folds and can't be repaired.
     """
     started = time.perf_counter()
     coefficients = every.mean(0)
@@ -247,7 +245,7 @@ def _finish(
     )
     final = measure(coefficients, grid, own, images.fixed_mask[0, 0] > 0.5)
     if min(final.smallest, folding.smallest) <= 0:
-        raise InputError(
+        raise RegistrationError(
             fixed.name or "registration",
             found=f"a field that folds in {final.folded_percent:.2f} % of the body and can't be repaired",
             expected="a Jacobian determinant above 0",
@@ -284,6 +282,3 @@ def _physical(coefficients: torch.Tensor, grid: ControlGrid, fixed: Geometry) ->
     control = Geometry(grid.size_zyx[::-1], grid.spacing_zyx[::-1], tuple(origin), fixed.direction)
     along_axes = coefficients.flip(0).double().cpu().numpy()  # rows z, y, x → x, y, z
     return BSplineTransform(control, np.einsum("ij,jzyx->izyx", fixed.axes, along_axes))
-
-
-__all__ = ["Registration", "check_images", "choose_device", "describe_device", "register"]

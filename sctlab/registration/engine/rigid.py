@@ -14,41 +14,15 @@ from torch import Tensor
 
 from sctlab.features import load_extractor
 from sctlab.registration.engine.adam import Adam
-from sctlab.registration.engine.frame import Lattice, carry, extent_zyx, sample_at, smoothed
-from sctlab.registration.pairs import MIN_OVERLAP
-from sctlab.transforms.transforms import EulerTransform
-from sctlab_model.errors import InputError
+from sctlab.registration.engine.lattice import Lattice, carry, extent_zyx, sample_at, smoothed
+from sctlab.registration.engine.settings import RigidSettings
+from sctlab.transforms.data import EulerTransform
+from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.volume import Geometry
 
 
 @dataclass(frozen=True)
-class RigidSettings:
-    """How the rigid stage searches.
-
-    Args:
-        search_mm: Half-width of the search over shifts, around the centres of both images and of both bodies.
-        step_mm: Its step.
-        search_voxel_mm: Its voxels.
-        candidates: Shifts that are refined at the first level.
-        levels_mm: Voxels of the refinements.
-        iterations: Gradient steps a level.
-        samples: Points a step.
-        least_overlap: Share of the largest overlap that the search finds, below which a place doesn't count: a CBCT of
-            100 mm can't cover more of a CT of 550 mm than it is long.
-    """
-
-    search_mm: float = 48.0
-    step_mm: float = 16.0
-    search_voxel_mm: float = 8.0
-    candidates: int = 6
-    levels_mm: tuple[float, ...] = (8.0, 4.0)
-    iterations: tuple[int, ...] = (60, 40)
-    samples: int = 6000
-    least_overlap: float = 0.25
-
-
-@dataclass(frozen=True)
-class Side:
+class MaskedImage:
     """One image as the rigid stage sees it: tensors [1, 1, z, y, x] on the image's own grid."""
 
     image: Tensor
@@ -57,7 +31,7 @@ class Side:
 
 
 def register_rigid(
-    fixed: Side, moving: Side, settings: RigidSettings, *, seed: int
+    fixed: MaskedImage, moving: MaskedImage, settings: RigidSettings, *, seed: int
 ) -> tuple[EulerTransform, dict[str, float]]:
     """The rigid transform from fixed points to moving points, and how good it is.
 
@@ -66,7 +40,7 @@ def register_rigid(
             mask don't count).
 
     Raises:
-        InputError: The masks of the images can't be made to overlap by `MIN_OVERLAP`.
+        RegistrationError: The masks of the images can't be made to overlap by `RigidSettings.least_share`.
     """
     generator = torch.Generator().manual_seed(seed)
     centre = _centre_of(fixed)
@@ -84,20 +58,27 @@ def register_rigid(
     return euler, {"likeness": score, "after_search": searched}
 
 
-def _centre_of(side: Side) -> np.ndarray:
+def _centre_of(masked: MaskedImage) -> np.ndarray:
     """Physical centre of mass of the mask (x, y, z), mm."""
-    index = torch.nonzero(side.mask[0, 0] > 0.5)
+    index = torch.nonzero(masked.mask[0, 0] > 0.5)
     if not len(index):
         raise InputError("registration", found="an empty mask", expected="a mask with voxels")
-    return side.geometry.to_physical(index.double().mean(0).flip(0).cpu().numpy())
+    return masked.geometry.to_physical(index.double().mean(0).flip(0).cpu().numpy())
 
 
 class _Level:
     """Both images at one voxel size, with the fixed samples in physical space."""
 
-    def __init__(self, fixed: Side, moving: Side, spacing: float, settings: RigidSettings, generator: torch.Generator):
+    def __init__(
+        self,
+        fixed: MaskedImage,
+        moving: MaskedImage,
+        spacing: float,
+        settings: RigidSettings,
+        generator: torch.Generator,
+    ):
         self.settings, self.generator = settings, generator
-        self.least = MIN_OVERLAP  # share of the samples that must overlap; the search raises it
+        self.least = settings.least_share  # share of the samples that must overlap; the search raises it
         # A stack of a few slices keeps enough of them to tell a shift along it.
         thinnest = min(extent_zyx(fixed.geometry).min(), extent_zyx(moving.geometry).min())
         spacing = min(spacing, float(thinnest) / 6)
@@ -188,7 +169,7 @@ def rotation(angles: Tensor) -> Tensor:
 
 
 def _search(
-    fixed: Side, moving: Side, centre: np.ndarray, settings: RigidSettings, generator: torch.Generator
+    fixed: MaskedImage, moving: MaskedImage, centre: np.ndarray, settings: RigidSettings, generator: torch.Generator
 ) -> tuple[list[Tensor], float, float]:
     """Starts (angles and shifts) worth refining, the best first; its score; and the least overlap that counts.
 
@@ -217,15 +198,15 @@ def _search(
         compared = [level.compare(parameters(shift), pivot, chosen) for shift in shifts]
     scores, overlaps = np.array([[float(value) for value in pair] for pair in compared]).T
     attainable = float(overlaps.max())
-    if attainable < MIN_OVERLAP:
-        raise InputError(
+    if attainable < settings.least_share:
+        raise RegistrationError(
             "registration",
             found=f"at best {attainable:.1%} of the fixed mask lies inside the moving image and "
             "its mask, wherever that is put: the images don't overlap",
-            expected=f"at least {MIN_OVERLAP:.0%}",
+            expected=f"at least {settings.least_share:.0%}",
             advice="check that both images show the same region and that the masks are right",
         )
-    least = max(MIN_OVERLAP, settings.least_overlap * attainable)
+    least = max(settings.least_share, settings.least_overlap * attainable)
     found: list[int] = []
     for k in np.argsort(-scores):
         near = any(np.linalg.norm(shifts[k] - shifts[other]) < 1.5 * settings.step_mm for other in found)
@@ -236,11 +217,11 @@ def _search(
     return [parameters(shifts[k]) for k in found], float(scores[found[0]]), least
 
 
-def _coarse(side: Side, spacing: float) -> tuple[Tensor, Tensor, Lattice]:
+def _coarse(masked: MaskedImage, spacing: float) -> tuple[Tensor, Tensor, Lattice]:
     """Image, mask (edges of the grid included) and lattice of one image at a voxel size, along its own axes."""
-    own = np.array(side.geometry.spacing_xyz[::-1])
+    own = np.array(masked.geometry.spacing_xyz[::-1])
     spacing = max(spacing, float(own.min()))
-    lattice = Lattice.between(np.zeros(3), extent_zyx(side.geometry), spacing)
-    image = carry(smoothed(side.image, own, spacing), side.geometry, lattice, side.geometry)
-    mask = carry(side.mask, side.geometry, lattice, side.geometry)
+    lattice = Lattice.between(np.zeros(3), extent_zyx(masked.geometry), spacing)
+    image = carry(smoothed(masked.image, own, spacing), masked.geometry, lattice, masked.geometry)
+    mask = carry(masked.mask, masked.geometry, lattice, masked.geometry)
     return image, mask, lattice

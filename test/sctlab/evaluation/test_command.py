@@ -298,8 +298,8 @@ def test_the_spread_is_calibrated(root: Path) -> None:
 
 
 def test_the_floor_of_a_registered_pair(root: Path) -> None:
+    from sctlab.transforms.data import AffineTransform
     from sctlab.transforms.itk_files import write_itk
-    from sctlab.transforms.transforms import AffineTransform
 
     write_itk(AffineTransform(np.eye(3), (2.0, 0.0, 0.0)), root / "cohort/Task1/AB/1ABA001/transform.h5")
     _evaluate(root, "--only", "1ABA001", "--round-trip")

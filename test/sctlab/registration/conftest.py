@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sctlab.transforms.applying import apply_to_image, apply_to_labels
+from sctlab.transforms.apply import apply_to_image, apply_to_labels
+from sctlab.transforms.data import BSplineTransform, Composite, EulerTransform, Transform, compose
+from sctlab.transforms.field import grid_points
 from sctlab.transforms.itk_files import write_itk
-from sctlab.transforms.transforms import (
-    BSplineTransform,
-    Composite,
-    EulerTransform,
-    Transform,
-    compose,
-    grid_points,
-)
 from sctlab_model.cases import Task
 from sctlab_model.io.writing import write_json, write_volume
 from sctlab_model.volume import AIR_HU, Geometry, Volume

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sctlab.transforms.apply_file import apply_file
-from sctlab.transforms.elastix_files import write_elastix
-from sctlab.transforms.transforms import BSplineTransform, EulerTransform, Transform, compose
+from sctlab.transforms.data import BSplineTransform, EulerTransform, Transform, compose
+from sctlab.transforms.elastix_writing import write_elastix
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Geometry, Volume

@@ -5,16 +5,13 @@ import re
 import numpy as np
 import pytest
 
-from sctlab.transforms.applying import apply_to_image, apply_to_labels, field_of_view, read_transform
-from sctlab.transforms.elastix_files import read_elastix, write_elastix
+from sctlab.transforms.apply import apply_to_image, apply_to_labels, field_of_view
+from sctlab.transforms.data import AffineTransform, EulerTransform, Sum, compose
+from sctlab.transforms.elastix_reading import read_elastix
+from sctlab.transforms.elastix_writing import write_elastix
+from sctlab.transforms.field import displacement_field
+from sctlab.transforms.files import read_transform
 from sctlab.transforms.itk_files import write_displacement, write_itk
-from sctlab.transforms.transforms import (
-    AffineTransform,
-    EulerTransform,
-    Sum,
-    compose,
-    displacement_field,
-)
 from sctlab_model.errors import InputError
 from sctlab_model.volume import AIR_HU, Geometry, Volume
 

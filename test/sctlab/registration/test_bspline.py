@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sctlab.registration.engine.bspline import (
-    ControlGrid,
-    bending_energy,
-    determinant,
-    evaluate,
-    evaluate_at,
-    jacobian,
-    refine,
-)
-from sctlab.transforms.transforms import BSplineTransform, DisplacementField, jacobian_determinant
+from sctlab.measures.jacobian import determinant, jacobian_determinant
+from sctlab.registration.engine.bspline import ControlGrid, evaluate, evaluate_at, jacobian, refine
+from sctlab.registration.engine.terms.bending import bending_energy
+from sctlab.transforms.data import BSplineTransform, DisplacementField
 from sctlab_model.volume import Geometry
 
 EXTENT = (70.0, 50.0, 90.0)

@@ -19,14 +19,16 @@ from sctlab.registration.case import (
     refuse_inputs,
     register_case,
 )
-from sctlab.registration.engine.impact import FeatureTerm
-from sctlab.registration.methods import Method, Registration, Settings
-from sctlab.registration.pairs import Convention, PairFiles
-from sctlab.registration.presets import PRESETS, Preset
-from sctlab.transforms.applying import apply_to_labels, read_transform
-from sctlab.transforms.inversion import invert
+from sctlab.registration.engine.settings import FeatureTerm, Preset
+from sctlab.registration.methods import MethodResult
+from sctlab.registration.pairs import PairFiles
+from sctlab.registration.presets import PRESETS
+from sctlab.registration.settings import Convention, Method, RegistrationSettings
+from sctlab.transforms.apply import apply_to_labels
+from sctlab.transforms.data import AffineTransform
+from sctlab.transforms.files import read_transform
+from sctlab.transforms.invert import invert
 from sctlab.transforms.itk_files import write_itk
-from sctlab.transforms.transforms import AffineTransform
 from sctlab_model.cases import Region, Task, find_cohort, read_json
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume
@@ -51,7 +53,7 @@ def truth_as_method(monkeypatch, cbct_sample):
         if pair.ct_is_fixed:
             transform, _ = invert(transform, pair.fixed.geometry.resized((8, 8, 8)))
         spread = Volume(np.full(pair.fixed.array.shape, 0.5, dtype=np.float32), pair.fixed.geometry)
-        return Registration(transform, "cpu (test)", ("a note",), spread)
+        return MethodResult(transform, "cpu (test)", ("a note",), spread)
 
     monkeypatch.setattr(case_module, "register_pair", method)
     monkeypatch.setattr(case_module, "register_back", lambda pair, settings: cbct_sample.truth.steps[-1].inverse())
@@ -60,7 +62,7 @@ def truth_as_method(monkeypatch, cbct_sample):
 
 def test_folder_holds_what_the_contract_lists(tmp_path, files, truth_as_method, cbct_sample):
     out = tmp_path / "out/impact/Task2/TH/2THA001"
-    register_case(files, Settings(displacement=True, both_ways=True), out)
+    register_case(files, RegistrationSettings(displacement=True, both_ways=True), out)
     names = sorted(p.name for p in out.iterdir())
     assert names == sorted(
         [
@@ -114,7 +116,7 @@ def test_folder_holds_what_the_contract_lists(tmp_path, files, truth_as_method, 
 
 def test_the_other_convention_leaves_the_ct_untouched(tmp_path, files, truth_as_method, cbct_sample):
     out = tmp_path / "out"
-    register_case(files, Settings(convention=Convention.SOURCE_TO_CT), out)
+    register_case(files, RegistrationSettings(convention=Convention.SOURCE_TO_CT), out)
     np.testing.assert_array_equal(read_volume(out / "ct.mha").array, cbct_sample.ct.array)
     np.testing.assert_array_equal(read_volume(out / "labels.mha").array, cbct_sample.ct_labels.array)
     cbct, fov = read_volume(out / "cbct.mha"), read_volume(out / "fov.mha").array > 0
@@ -128,13 +130,13 @@ def test_the_other_convention_leaves_the_ct_untouched(tmp_path, files, truth_as_
 
 def test_finished_case_is_left_until_settings_or_inputs_change(tmp_path, files, truth_as_method, cbct_sample):
     out = tmp_path / "out"
-    assert not register_case(files, Settings(), out)["skipped"]
+    assert not register_case(files, RegistrationSettings(), out)["skipped"]
     stamp = (out / PAIR).stat().st_mtime_ns
-    assert register_case(files, Settings(), out)["skipped"]
+    assert register_case(files, RegistrationSettings(), out)["skipped"]
     assert (out / PAIR).stat().st_mtime_ns == stamp
-    assert not register_case(files, Settings(seed=1), out)["skipped"]
+    assert not register_case(files, RegistrationSettings(seed=1), out)["skipped"]
     write_volume(cbct_sample.ct.with_array(cbct_sample.ct.array + 1), files.ct)
-    assert not register_case(files, Settings(seed=1), out)["skipped"]
+    assert not register_case(files, RegistrationSettings(seed=1), out)["skipped"]
     assert len(truth_as_method) == 3
 
 
@@ -142,41 +144,41 @@ def test_a_case_simulated_from_a_ct_keeps_its_patient(tmp_path, files, truth_as_
     write_json(files.truth / "truth.json", {"options": {"ct": "/data/CT1.nii.gz"}})
     files = PairFiles.of(find_cohort(tmp_path / "cohort")[0])
     out = tmp_path / "out"
-    register_case(files, Settings(), out)
+    register_case(files, RegistrationSettings(), out)
     described = read_json(out / PAIR)
     assert described["patient"] == "data/CT1.nii.gz"
     assert described["inputs"] == {"source": file_digest(files.source), "ct": file_digest(files.ct)}
     write_json(out / PAIR, described | {"patient": files.id})  # as older versions wrote it
-    assert register_case(files, Settings(), out)["skipped"]
+    assert register_case(files, RegistrationSettings(), out)["skipped"]
     assert read_json(out / PAIR) == described
 
 
 def test_failure_is_recorded_and_leaves_no_images(tmp_path, files, truth_as_method, monkeypatch):
     out = tmp_path / "out"
-    register_case(files, Settings(), out)
+    register_case(files, RegistrationSettings(), out)
 
     def broken(pair, settings):
         raise InputError("elastix", found="gave up")
 
     monkeypatch.setattr(case_module, "register_pair", broken)
     with pytest.raises(InputError, match="gave up"):
-        register_case(files, Settings(seed=2), out)
+        register_case(files, RegistrationSettings(seed=2), out)
     assert [p.name for p in out.iterdir()] == [FAILURE]
     assert "gave up" in json.loads((out / FAILURE).read_text())["error"]
     assert not list(tmp_path.glob("**/.partial*"))
 
 
 def test_identity_that_leaves_the_image_is_no_silent_success(tmp_path, files, monkeypatch):
-    far = Registration(AffineTransform(np.eye(3), (900.0, 0, 0)))
+    far = MethodResult(AffineTransform(np.eye(3), (900.0, 0, 0)))
     monkeypatch.setattr(case_module, "register_pair", lambda pair, settings: far)
     with pytest.raises(InputError, match="after registration"):
-        register_case(files, Settings(), tmp_path / "out")
+        register_case(files, RegistrationSettings(), tmp_path / "out")
 
 
 def test_unexpected_error_is_recorded_too(tmp_path, files, truth_as_method, monkeypatch):
     monkeypatch.setattr(case_module, "save_overview", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        register_case(files, Settings(), tmp_path / "out")
+        register_case(files, RegistrationSettings(), tmp_path / "out")
     assert "ZeroDivisionError" in json.loads((tmp_path / "out" / FAILURE).read_text())["error"]
 
 
@@ -185,9 +187,9 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path, files, truth_as_met
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="other files"):
-        register_case(files, Settings(), out)
+        register_case(files, RegistrationSettings(), out)
     with pytest.raises(InputError, match="other files"):
-        record_failure(out, tmp_path, files.id, "no CT", Settings())
+        record_failure(out, tmp_path, files.id, "no CT", RegistrationSettings())
     assert [p.read_text() for p in out.iterdir()] == ["years of work"]
 
 
@@ -198,28 +200,30 @@ def test_the_folder_of_the_inputs_is_not_replaced(tmp_path, files, truth_as_meth
     (tmp_path / "link").symlink_to(own)
     for place in (own, tmp_path / "link", own.parent):
         with pytest.raises(InputError, match="the case's own"):
-            register_case(files, Settings(), place)
+            register_case(files, RegistrationSettings(), place)
     assert files.ct.is_file()
     linked = tmp_path / "linked/ct.mha"
     linked.parent.mkdir()
     linked.symlink_to(files.ct)
     with pytest.raises(InputError, match="the case's own"):
-        register_case(replace(files, ct=linked), Settings(), linked.parent)
+        register_case(replace(files, ct=linked), RegistrationSettings(), linked.parent)
 
 
 def test_an_input_that_cannot_be_read_is_recorded(tmp_path, files):
     files.ct.unlink()
     with pytest.raises(InputError, match=r"ct\.mha: can't be read"):
-        register_case(files, Settings(), tmp_path / "out")
+        register_case(files, RegistrationSettings(), tmp_path / "out")
     assert "can't be read" in recorded_failure(tmp_path / "out")
 
 
 def test_the_source_labels_alone_are_carried_to_the_ct(tmp_path, files, truth_as_method, cbct_sample):
-    register_case(replace(files, ct_labels=None), Settings(convention=Convention.SOURCE_TO_CT), tmp_path / "out")
+    register_case(
+        replace(files, ct_labels=None), RegistrationSettings(convention=Convention.SOURCE_TO_CT), tmp_path / "out"
+    )
     inverse, _ = invert(cbct_sample.truth, cbct_sample.ct.geometry.resized((8, 8, 8)))
     expected = apply_to_labels(cbct_sample.source_labels, inverse, cbct_sample.ct.geometry)
     np.testing.assert_array_equal(read_volume(tmp_path / "out/labels.mha").array, expected.array)
-    register_case(replace(files, ct_labels=None), Settings(), tmp_path / "other")
+    register_case(replace(files, ct_labels=None), RegistrationSettings(), tmp_path / "other")
     np.testing.assert_array_equal(read_volume(tmp_path / "other/labels.mha").array, cbct_sample.source_labels.array)
 
 
@@ -228,7 +232,7 @@ def test_a_mask_of_the_fixed_ct_is_written_as_it_is(tmp_path, files, truth_as_me
     mask[5:-5, 8:-8, 8:-8] = 1
     write_volume(cbct_sample.ct.with_array(mask), tmp_path / "mask.mha")
     given = replace(files, mask=tmp_path / "mask.mha", mask_is_fixed=True)
-    register_case(given, Settings(convention=Convention.SOURCE_TO_CT), tmp_path / "out")
+    register_case(given, RegistrationSettings(convention=Convention.SOURCE_TO_CT), tmp_path / "out")
     np.testing.assert_array_equal(read_volume(tmp_path / "out/mask.mha").array, mask)
 
 
@@ -254,18 +258,23 @@ def test_the_key_depends_on_everything_that_makes_the_result(files, monkeypatch)
     swapped = replace(files, ct_labels=files.source_labels, source_labels=files.ct_labels)
     variants = [replace(files, mask=None), replace(files, region=Region.HN), replace(files, task=Task.MRI),
                 replace(files, mask_is_fixed=True), replace(files, truth=None), swapped]  # fmt: skip
-    settings = [Settings(), Settings(seed=1), Settings(convention=Convention.SOURCE_TO_CT), Settings(Method.ELASTIX)]
-    keys = [Settings().hash(v) for v in variants] + [s.hash(files) for s in settings]
+    settings = [
+        RegistrationSettings(),
+        RegistrationSettings(seed=1),
+        RegistrationSettings(convention=Convention.SOURCE_TO_CT),
+        RegistrationSettings(Method.ELASTIX),
+    ]
+    keys = [RegistrationSettings().hash(v) for v in variants] + [s.hash(files) for s in settings]
     # the same file under another name in the same role, and the same name with another content
     write_itk(AffineTransform(np.eye(3), (9, 9, 9)), files.truth / "deformation.h5")
-    keys.append(Settings().hash(files))
+    keys.append(RegistrationSettings().hash(files))
     write_volume(read_volume(files.ct), files.truth / "content_changed.mha")
-    keys.append(Settings().hash(files))
+    keys.append(RegistrationSettings().hash(files))
     # a preset that keeps its name
-    monkeypatch.setitem(PRESETS, "cbct-th", replace(PRESETS["cbct-th"], bending=7.0))
-    keys.append(Settings().hash(files))
+    monkeypatch.setitem(PRESETS, "cbct-th", PRESETS["cbct-th"].changed(bending=7.0))
+    keys.append(RegistrationSettings().hash(files))
     assert len(set(keys)) == len(keys)
-    assert Settings().hash(files) == keys[-1]
+    assert RegistrationSettings().hash(files) == keys[-1]
 
 
 def test_the_key_holds_what_a_preset_file_says(tmp_path, files):
@@ -273,7 +282,7 @@ def test_the_key_holds_what_a_preset_file_says(tmp_path, files):
     keys = set()
     for bending in (1, 2, 1):
         path.write_text(f"base: mind\nbending: {bending}\n")
-        keys.add(Settings(presets=(str(path),)).hash(files))
+        keys.add(RegistrationSettings(presets=(str(path),)).hash(files))
     assert len(keys) == 2
 
 
@@ -284,7 +293,7 @@ def test_the_key_does_not_hold_where_a_preset_and_its_network_lie(tmp_path, file
         network.parent.mkdir()
         network.write_bytes(b"1")
         monkeypatch.setitem(PRESETS, place, Preset(place, features=(FeatureTerm(str(network)),)))
-        keys.add(Settings(presets=(place,)).hash(files))
+        keys.add(RegistrationSettings(presets=(place,)).hash(files))
     assert len(keys) == 1
 
 
@@ -303,9 +312,9 @@ def test_the_key_holds_the_content_of_a_network_file(tmp_path, files, monkeypatc
     network.write_bytes(b"1")
     preset = Preset("own", features=(FeatureTerm(str(network)),))
     monkeypatch.setitem(PRESETS, "own", preset)
-    before = Settings(presets=("own",)).hash(files)
+    before = RegistrationSettings(presets=("own",)).hash(files)
     network.write_bytes(b"2")
-    assert Settings(presets=("own",)).hash(files) != before
+    assert RegistrationSettings(presets=("own",)).hash(files) != before
     network.unlink()
     with pytest.raises(InputError, match="can't be read"):
-        Settings(presets=("own",)).hash(files)
+        RegistrationSettings(presets=("own",)).hash(files)

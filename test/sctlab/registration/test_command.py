@@ -10,9 +10,9 @@ import pytest
 from sctlab.cli import main
 from sctlab.commands import register as command
 from sctlab.registration import case as case_module
-from sctlab.registration.methods import Registration
+from sctlab.registration.methods import MethodResult
 from sctlab.registration.report import write_report
-from sctlab.transforms.elastix_files import write_elastix
+from sctlab.transforms.elastix_writing import write_elastix
 from sctlab.transforms.itk_files import write_itk
 from sctlab.workflow.jobs import Outcome
 from sctlab_model.cases import Task, read_json
@@ -29,7 +29,7 @@ def run(*arguments: object) -> int:
 @pytest.fixture
 def truth_as_method(monkeypatch, cbct_sample, mr_sample):
     def method(pair, settings):
-        return Registration((mr_sample if pair.files.task == "mri" else cbct_sample).truth)
+        return MethodResult((mr_sample if pair.files.task == "mri" else cbct_sample).truth)
 
     monkeypatch.setattr(case_module, "register_pair", method)
 

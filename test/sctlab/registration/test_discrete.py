@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from sctlab.registration.engine.discrete import search
-from sctlab.registration.engine.frame import Lattice
-from sctlab.registration.presets import Discrete
+from sctlab.registration.engine.lattice import Lattice
+from sctlab.registration.engine.settings import Discrete
 
 
 @pytest.mark.parametrize("shift", [(0, 0, 0), (4, -2, 0), (-4, 4, 4)])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sctlab.measures.jacobian import jacobian_determinant
 from sctlab.registration.elastix import register as elastix
 from sctlab.registration.elastix.register import (
     Sampling,
@@ -14,7 +15,7 @@ from sctlab.registration.elastix.register import (
     register_elastix,
     rigid_parameters,
 )
-from sctlab.transforms.transforms import displacement_field, jacobian_determinant
+from sctlab.transforms.field import displacement_field
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.volume import AIR_HU, Geometry, Volume

@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
-from sctlab.transforms.elastix_files import read_elastix, write_elastix
-from sctlab.transforms.transforms import (
-    AffineTransform,
-    BSplineTransform,
-    DisplacementField,
-    EulerTransform,
-    compose,
-)
+from sctlab.transforms.data import AffineTransform, BSplineTransform, DisplacementField, EulerTransform, compose
+from sctlab.transforms.elastix_reading import read_elastix
+from sctlab.transforms.elastix_writing import write_elastix
 from sctlab_model.errors import InputError
 from sctlab_model.volume import Geometry
 

@@ -9,21 +9,29 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from sctlab.registration.engine.deformable import Images, Working, planned_spacing
-from sctlab.registration.engine.frame import reach_of, sample_at
-from sctlab.registration.engine.impact import FeatureTerm
+from sctlab.registration.engine.images import Images
+from sctlab.registration.engine.lattice import reach_of, sample_at
+from sctlab.registration.engine.level_images import LevelImages, planned_spacing
 from sctlab.registration.engine.register import choose_device, register
-from sctlab.registration.presets import PRESETS, Level, default_preset, find_presets
+from sctlab.registration.engine.settings import FeatureTerm, Level
+from sctlab.registration.presets import PRESETS, default_preset, find_presets
 from sctlab.registration.truth import tissue_edges
-from sctlab.transforms.transforms import EulerTransform, displacement_field
+from sctlab.transforms.data import EulerTransform
+from sctlab.transforms.field import displacement_field
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.volume import Geometry, Volume, resample
 
 QUICK = replace(
-    PRESETS["mind"], name="quick", knots_mm=16.0, levels=(Level(8.0, 25, 1.0, 6000), Level(4.0, 35, 0.6, 8000))
+    PRESETS["mind"],
+    name="quick",
+    knots_mm=16.0,
+    levels=(
+        Level(voxel_mm=8.0, iterations=25, rate_mm=1.0, points=6000),
+        Level(voxel_mm=4.0, iterations=35, rate_mm=0.6, points=8000),
+    ),
 )
-SHORT = replace(QUICK, name="short", levels=(Level(8.0, 4, 1.0, 500),), discrete=None)
+SHORT = QUICK.changed(name="short", levels=(Level(voxel_mm=8.0, iterations=4, rate_mm=1.0, points=500),), discrete=None)
 
 
 def distance(result, sample) -> np.ndarray:
@@ -51,7 +59,7 @@ def test_a_known_warp_is_recovered(samples, changes) -> None:
     sample = samples[0](Task.CBCT, amplitude_mm=20.0)
     rigid = register(sample.source, sample.ct, fixed_mask=sample.mask, preset="rigid")
     result = register(
-        sample.source, sample.ct, fixed_mask=sample.mask, preset=replace(QUICK, **changes), initial=rigid.rigid
+        sample.source, sample.ct, fixed_mask=sample.mask, preset=QUICK.changed(**changes), initial=rigid.rigid
     )
     before, after = distance(rigid, sample).mean(), distance(result, sample).mean()
     assert after < 0.6 * before
@@ -138,8 +146,8 @@ def test_the_same_seed_gives_the_same_result(cbct_sample) -> None:
 
 
 def test_several_presets_are_averaged_and_their_spread_measured(cbct_sample, monkeypatch) -> None:
-    monkeypatch.setitem(PRESETS, "one", replace(SHORT, name="one"))
-    monkeypatch.setitem(PRESETS, "two", replace(SHORT, name="two", features=(), mutual_information=1.0))
+    monkeypatch.setitem(PRESETS, "one", SHORT.changed(name="one"))
+    monkeypatch.setitem(PRESETS, "two", SHORT.changed(name="two", features=(), mutual_information=1.0))
     arguments = dict(fixed_mask=cbct_sample.mask, initial=start_of(cbct_sample))
     both = register(cbct_sample.source, cbct_sample.ct, preset="one, two", **arguments)
     one, two = (register(cbct_sample.source, cbct_sample.ct, preset=p, **arguments) for p in ("one", "two"))
@@ -159,7 +167,7 @@ def test_rigidity_keeps_bone_stiff(cbct_sample) -> None:
     bone = sample.ct.with_array(sample.ct_labels.array == 5)
     found = {}
     for weight in (0.0, 30.0):
-        preset = replace(QUICK, rigidity=weight, discrete=None)
+        preset = QUICK.changed(rigidity=weight, discrete=None)
         result = register(
             sample.source, sample.ct, fixed_mask=sample.mask, bone=bone, preset=preset, initial=start_of(sample)
         )
@@ -173,7 +181,7 @@ def test_rigidity_keeps_bone_stiff(cbct_sample) -> None:
 
 def test_the_jacobian_mode_runs_in_the_engine(cbct_sample) -> None:
     term = FeatureTerm(mode="jacobian", points=60)
-    preset = replace(SHORT, name="jacobian", features=(term,))
+    preset = SHORT.changed(name="jacobian", features=(term,))
     result = register(
         cbct_sample.source, cbct_sample.ct, fixed_mask=cbct_sample.mask, preset=preset, initial=start_of(cbct_sample)
     )
@@ -216,7 +224,7 @@ def test_points_beyond_the_moving_image_do_not_count(cbct_sample, spacing: float
     shorter = Volume(cbct_sample.ct.array[6:-6], ends)
     images = Images.prepare(cbct_sample.source, shorter, cbct_sample.mask, None, None, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    working = Working(images, EulerTransform((0, 0, 0)), PRESETS["mind"], spacing, generator)
+    working = LevelImages(images, EulerTransform((0, 0, 0)), PRESETS["mind"], spacing, generator)
     fixed = cbct_sample.source.geometry
     last = ends.to_physical(np.array([0.0, 0.0, ends.size_xyz[2] - 1]))[2] - fixed.origin_xyz[2]
     middle = np.array(fixed.shape_zyx[1:]) * np.array(fixed.spacing_xyz[1::-1]) / 2
@@ -230,7 +238,7 @@ def test_a_thin_stack_is_registered(size: tuple[int, int, int]) -> None:
     random = np.random.default_rng(0)
     grid = Geometry(size, (1.0, 1.0, 1.0))
     image = Volume(gaussian_filter(random.standard_normal(grid.shape_zyx), 2) * 1000, grid, "thin")
-    result = register(image, image, preset=replace(QUICK, discrete=None), initial=EulerTransform((0, 0, 0)))
+    result = register(image, image, preset=QUICK.changed(discrete=None), initial=EulerTransform((0, 0, 0)))
     assert np.abs(result.displacement_mm(grid)).mean() < 0.3
 
 
@@ -271,7 +279,7 @@ class TestBadInput:
         self.refused(cbct_sample.source, Volume(ct.array[:2], grid), "at least 4")
 
     def test_field_of_view_beyond_the_image(self, cbct_sample) -> None:
-        preset = replace(SHORT, features=(FeatureTerm(mode="jacobian", patch=99),))
+        preset = SHORT.changed(features=(FeatureTerm(mode="jacobian", patch=99),))
         self.refused(cbct_sample.source, cbct_sample.ct, "field of view", initial=start_of(cbct_sample), preset=preset)
 
     def test_unknown_device(self) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from sctlab.registration.engine.bspline import ControlGrid
-from sctlab.registration.engine.folding import measure, penalty, repair
+from sctlab.registration.engine.folding import measure, repair
+from sctlab.registration.engine.terms.folding import penalty
 
 GRID = ControlGrid.covering((60.0, 60.0, 60.0), 10.0)
 VOXELS = tuple(np.arange(0, 61, 2.0) for _ in range(3))

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sctlab.features import FeatureExtractor, Layer, MindSSC
-from sctlab.registration.engine.frame import Lattice
-from sctlab.registration.engine.impact import FeatureTerm, JacobianFeatures, StaticFeatures, principal_components
+from sctlab.registration.engine.feature_maps import principal_components
+from sctlab.registration.engine.lattice import Lattice
+from sctlab.registration.engine.settings import FeatureTerm
+from sctlab.registration.engine.terms.features import StaticFeatures
+from sctlab.registration.engine.terms.patches import JacobianFeatures
 from sctlab_model.errors import InputError
 
 

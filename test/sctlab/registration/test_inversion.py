@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sctlab.transforms.inversion import inverse_consistency, invert
-from sctlab.transforms.transforms import AffineTransform, EulerTransform, compose
+from sctlab.transforms.data import AffineTransform, EulerTransform, compose
+from sctlab.transforms.invert import inverse_consistency, invert
 from sctlab_model.errors import InputError
 from sctlab_model.volume import Geometry
 

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from sctlab.transforms.data import AffineTransform, BSplineTransform, DisplacementField, EulerTransform, Sum, compose
 from sctlab.transforms.itk_files import read_displacement, read_itk, write_displacement, write_itk
-from sctlab.transforms.transforms import (
-    AffineTransform,
-    BSplineTransform,
-    DisplacementField,
-    EulerTransform,
-    Sum,
-    compose,
-)
 from sctlab_model.errors import InputError
 from sctlab_model.volume import Geometry
 

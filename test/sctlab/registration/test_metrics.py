@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sctlab.registration.engine.metrics import DISTANCES, mutual_information, parzen_histogram
+from sctlab.registration.engine.distances import DISTANCES
+from sctlab.registration.engine.terms.information import mutual_information, parzen_histogram
 
 
 def samples(count: int = 4000, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

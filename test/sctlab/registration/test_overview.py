@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from sctlab.registration.overview import save_overview
-from sctlab.registration.pairs import Convention, PairFiles, load_pair
-from sctlab.transforms.transforms import EulerTransform, compose
+from sctlab.registration.pairs import PairFiles, load_pair
+from sctlab.registration.settings import Convention
+from sctlab.transforms.data import EulerTransform, compose
 from sctlab_model.cases import find_cohort
 from sctlab_model.volume import Geometry
 

@@ -5,15 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sctlab.registration.pairs import (
-    Convention,
-    PairFiles,
-    check_overlap,
-    exchanged,
-    find_case_folders,
-    load_pair,
-)
-from sctlab.transforms.transforms import AffineTransform
+from sctlab.registration.pairs import PairFiles, check_overlap, exchanged, find_case_folders, load_pair
+from sctlab.registration.settings import Convention
+from sctlab.transforms.data import AffineTransform
 from sctlab_model.cases import Region, Task, find_cohort
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_volume

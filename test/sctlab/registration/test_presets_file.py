@@ -11,9 +11,8 @@ import pytest
 
 from sctlab.cli import main
 from sctlab.registration import presets_file
-from sctlab.registration.engine.impact import FeatureTerm
-from sctlab.registration.presets import PRESETS, Discrete, Level, Preset, find_presets
-from sctlab.registration.presets_file import load_preset
+from sctlab.registration.engine.settings import Discrete, FeatureTerm, Level, Preset
+from sctlab.registration.presets import PRESETS, find_presets, load_preset
 from sctlab_model.cases import Task, read_json
 from sctlab_model.errors import InputError, WeightsError
 
@@ -56,7 +55,10 @@ def test_a_file_changes_the_fields_that_it_names(write) -> None:
         ),
         mutual_information=PRESETS["mind-mi"].mutual_information,
         knots_mm=20.0,
-        levels=(Level(8.0, 6, 1.0, 800), Level(6.0, 6, 0.6, 800)),
+        levels=(
+            Level(voxel_mm=8.0, iterations=6, rate_mm=1.0, points=800),
+            Level(voxel_mm=6.0, iterations=6, rate_mm=0.6, points=800),
+        ),
         bending=3.0,
         discrete=None,
     )

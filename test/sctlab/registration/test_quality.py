@@ -7,7 +7,7 @@ import pytest
 
 from sctlab.measures.overlap import dice
 from sctlab.measures.similarity import edge_agreement, normalised_mutual_information
-from sctlab.registration.pairs import Convention, Pair, PairFiles, load_pair
+from sctlab.registration.pairs import Pair, PairFiles, load_pair
 from sctlab.registration.quality import (
     feature_distances,
     field_measures,
@@ -15,14 +15,9 @@ from sctlab.registration.quality import (
     local_gain,
     measure,
 )
-from sctlab.transforms.transforms import (
-    AffineTransform,
-    DisplacementField,
-    EulerTransform,
-    compose,
-    displacement_field,
-    grid_points,
-)
+from sctlab.registration.settings import Convention
+from sctlab.transforms.data import AffineTransform, DisplacementField, EulerTransform, compose
+from sctlab.transforms.field import displacement_field, grid_points
 from sctlab_model.cases import find_cohort
 from sctlab_model.volume import Geometry, Volume
 

@@ -8,7 +8,7 @@ import torch
 
 from sctlab.registration.engine.register import register
 from sctlab.registration.engine.rigid import rotation
-from sctlab.transforms.transforms import EulerTransform
+from sctlab.transforms.data import EulerTransform
 from sctlab_model.errors import InputError
 from sctlab_model.volume import Geometry, Volume, resample
 

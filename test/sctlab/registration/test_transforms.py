@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from sctlab.transforms.transforms import (
+from sctlab.measures.jacobian import jacobian_determinant
+from sctlab.transforms.data import (
     AffineTransform,
     BSplineTransform,
     Composite,
@@ -12,11 +13,9 @@ from sctlab.transforms.transforms import (
     EulerTransform,
     Sum,
     compose,
-    displacement_field,
-    grid_points,
-    jacobian_determinant,
     rotation_degrees,
 )
+from sctlab.transforms.field import displacement_field, grid_points
 from sctlab_model.errors import InputError
 from sctlab_model.volume import Geometry
 

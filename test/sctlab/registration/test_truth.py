@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from sctlab.registration.pairs import Convention, PairFiles, load_pair
+from sctlab.registration.pairs import PairFiles, load_pair
+from sctlab.registration.settings import Convention
 from sctlab.registration.truth import measure_truth, target_registration_error, tissue_edges
-from sctlab.transforms.transforms import AffineTransform, compose
+from sctlab.transforms.data import AffineTransform, compose
 from sctlab_model.cases import find_cohort
 from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Geometry, Volume
@@ -33,7 +34,7 @@ def test_a_shift_is_its_length_everywhere(own_case, cbct_sample):
 
 
 def test_the_other_convention_inverts_the_truth(own_case, cbct_sample):
-    from sctlab.transforms.inversion import invert
+    from sctlab.transforms.invert import invert
 
     pair = load_pair(own_case, Convention.SOURCE_TO_CT)
     inverse, _ = invert(cbct_sample.truth, pair.fixed.geometry)

@@ -1,7 +1,7 @@
 """Spatial transforms as plain data: each maps points of the fixed image to points of the moving image (mm, LPS).
 
 That is ITK's resampling direction: the registered image at x is the moving image at `transform(x)`.
-Files are read and written in `elastix_files.py` and `itk_files.py`, images resampled in `applying.py`.
+Files are read in `files.py` and the modules it names, dense fields made in `field.py`, images resampled in `apply.py`.
 """
 
 from __future__ import annotations
@@ -323,83 +323,11 @@ def is_linear(transform: Transform) -> bool:
     return all(isinstance(step, LINEAR) for step in flatten(transform))
 
 
-def grid_points(grid: Geometry) -> np.ndarray:
-    """Physical points [z, y, x, 3] of the voxel centres, mm."""
-    z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float64) for n in grid.shape_zyx], indexing="ij")
-    return grid.to_physical(np.stack([x, y, z], axis=-1))
-
-
-def displacement_field(transform: Transform, grid: Geometry) -> DisplacementField:
-    """The transform as vectors at the voxels of `grid`, float64 mm."""
-    steps = tuple(flatten(transform))
-    spline = steps[0].displacement(grid) if steps and isinstance(steps[0], BSplineTransform) else None
-    if isinstance(transform, Sum):
-        vectors = (
-            displacement_field(transform.initial, grid).vectors + displacement_field(transform.current, grid).vectors
-        )
-    elif len(steps) == 1 and isinstance(steps[0], DisplacementField) and steps[0].grid.same_grid(grid, 1e-9):
-        vectors = np.asarray(steps[0].vectors, dtype=np.float64)
-    elif spline is not None and all(isinstance(step, LINEAR) for step in steps[1:]):
-        vectors = _linear_displacement(as_affine(Composite(steps[1:])), grid, spline)
-    elif is_linear(transform):
-        vectors = _linear_displacement(as_affine(transform), grid, None)
-    elif any(isinstance(step, Sum) for step in steps):
-        start = grid_points(grid)
-        vectors = np.moveaxis(transform(start) - start, -1, 0)
-    else:
-        vectors = _displacement_with_itk(transform, grid)
-    return DisplacementField(grid, np.ascontiguousarray(vectors))
-
-
 def as_affine(transform: Transform) -> AffineTransform:
     """The product of affine steps as one."""
     offset = np.asarray(transform(np.zeros(3)))
     matrix = np.stack([transform(axis) - offset for axis in np.eye(3)], axis=1)
     return AffineTransform(matrix, tuple(offset))
-
-
-def _linear_displacement(linear: AffineTransform, grid: Geometry, first: np.ndarray | None) -> np.ndarray:
-    """linear(x + first(x)) − x on a grid [3, z, y, x], summed axis by axis: no array of points is needed."""
-    change = linear.matrix - np.eye(3)
-    slopes = change @ grid.matrix
-    start = change @ np.array(grid.origin_xyz) + linear.offset
-    x, y, z = (np.arange(n, dtype=np.float64) for n in grid.size_xyz)
-    vectors = np.empty((3, *grid.shape_zyx))
-    for axis in range(3):
-        across = start[axis] + slopes[axis, 0] * x[None, :] + slopes[axis, 1] * y[:, None]
-        np.add(across[None], slopes[axis, 2] * z[:, None, None], out=vectors[axis])
-        if first is not None:
-            for component in range(3):
-                vectors[axis] += linear.matrix[axis, component] * first[component]
-    return vectors
-
-
-def _displacement_with_itk(transform: Transform, grid: Geometry) -> np.ndarray:
-    """Vectors [3, z, y, x] by ITK, which is multithreaded."""
-    import SimpleITK as sitk
-
-    image = sitk.TransformToDisplacementField(
-        transform.to_sitk(), sitk.sitkVectorFloat64, grid.size_xyz, grid.origin_xyz, grid.spacing_xyz, grid.direction
-    )
-    return np.moveaxis(sitk.GetArrayFromImage(image), -1, 0)
-
-
-def jacobian_determinant(field: DisplacementField) -> np.ndarray:
-    """Determinant of the Jacobian of x ↦ x + u(x) at each voxel [z, y, x]; at most 0 where the field folds.
-
-    Central differences inside the grid, one-sided ones at its faces.
-    """
-    if min(field.grid.size_xyz) < 2:
-        raise InputError(
-            "displacement field", found=f"{field.grid.size_xyz} voxels", expected="at least 2 along each axis"
-        )
-    to_index = np.linalg.inv(field.grid.matrix)
-    jacobian = np.zeros((*field.grid.shape_zyx, 3, 3))
-    for component in range(3):
-        along_zyx = np.gradient(field.vectors[component].astype(np.float64))
-        by_index = np.stack(along_zyx[::-1], axis=-1)
-        jacobian[..., component, :] = by_index @ to_index
-    return np.linalg.det(jacobian + np.eye(3))
 
 
 def rotation_degrees(transform: AffineTransform | EulerTransform) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sctlab.transforms.transforms import (
+from sctlab.transforms.data import (
     LINEAR,
     AffineTransform,
     Composite,
@@ -14,11 +14,10 @@ from sctlab.transforms.transforms import (
     Transform,
     as_affine,
     compose,
-    displacement_field,
     flatten,
-    grid_points,
     is_linear,
 )
+from sctlab.transforms.field import displacement_field, grid_points
 from sctlab_model.errors import InputError
 from sctlab_model.volume import Geometry
 

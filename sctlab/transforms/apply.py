@@ -1,40 +1,15 @@
-"""Applying a transform to images, labels and masks, and reading one from any file that holds it."""
+"""Applying a transform to images, labels and masks."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from sctlab.transforms.elastix_files import ElastixTransform, read_elastix
-from sctlab.transforms.itk_files import SUFFIXES as ITK_SUFFIXES
-from sctlab.transforms.itk_files import read_displacement, read_itk
-from sctlab.transforms.transforms import DisplacementField, Transform, displacement_field, flatten, is_linear
+from sctlab.transforms.data import DisplacementField, Transform, flatten, is_linear
+from sctlab.transforms.field import displacement_field
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import SUFFIXES as IMAGE_SUFFIXES
-from sctlab_model.io.writing import split_suffix
 from sctlab_model.volume import Geometry, Volume, resample
 
 INTERPOLATIONS = ("safe", "cubic", "linear", "nearest")
-
-
-def read_transform(path: str | Path) -> ElastixTransform:
-    """Read a transform from an elastix text file (`.txt`), an ITK file (`.h5`, `.tfm`) or a displacement image.
-
-    Returns the transform with the grid and outside value that the file states (elastix only).
-
-    Raises:
-        InputError: See the readers of each format; an unknown suffix.
-    """
-    path = Path(path)
-    if path.suffix == ".txt":
-        return read_elastix(path)
-    if path.suffix in ITK_SUFFIXES:
-        return ElastixTransform(read_itk(path))
-    if split_suffix(path)[1] in IMAGE_SUFFIXES:
-        return ElastixTransform(read_displacement(path))
-    known = ", ".join((".txt", *ITK_SUFFIXES, *IMAGE_SUFFIXES))
-    raise InputError(path, found=f"unknown suffix '{path.suffix}'", expected=f"a transform file: {known}")
 
 
 def apply_to_image(

@@ -1,4 +1,4 @@
-"""elastix TransformParameters text files: guarded reading with chains of initial transforms, and writing.
+"""Reading elastix TransformParameters text files, guarded, with chains of initial transforms.
 
 Format: the elastix manual (https://elastix.dev), chapter "transformix"; a file is lines `(Key value …)`.
 """
@@ -12,24 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
-from sctlab.transforms.transforms import (
+from sctlab.transforms.data import (
     AffineTransform,
     BSplineTransform,
-    DisplacementField,
     EulerTransform,
     Sum,
     Transform,
     compose,
-    flatten,
 )
+from sctlab.transforms.files import TransformFile
 from sctlab_model.errors import InputError
 from sctlab_model.io.grids import check_direction
-from sctlab_model.io.writing import write_text
 from sctlab_model.volume import Geometry
 
 MAX_FILE_BYTES = 1 << 30
 MAX_CHAIN = 16
-MAX_FIELD_VOXELS = 4_000_000
 NO_INITIAL = "NoInitialTransform"
 KINDS = ("EulerTransform", "AffineTransform", "TranslationTransform", "BSplineTransform", "RecursiveBSplineTransform")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
@@ -37,24 +34,7 @@ _LINE = re.compile(r'\(\s*([A-Za-z_][\w-]*)((?:\s+(?:"[^"]*"|[^\s"()]+))*)\s*\)\
 _WORD = re.compile(r'"([^"]*)"|([^\s"()]+)')
 
 
-@dataclass(frozen=True)
-class ElastixTransform:
-    """What a TransformParameters file says.
-
-    Args:
-        transform: From fixed points to moving points.
-        grid: The fixed image's grid; None where the file has none.
-        default_value: Of voxels outside the moving image.
-        interpolation_order: B-spline order of the final resampling.
-    """
-
-    transform: Transform
-    grid: Geometry | None = None
-    default_value: float = 0.0
-    interpolation_order: int = 3
-
-
-def read_elastix(path: str | Path) -> ElastixTransform:
+def read_elastix(path: str | Path) -> TransformFile:
     """Read a TransformParameters file and the chain of initial transforms that it names.
 
     An initial transform is looked for by its file name in the folder of the file that names it (published
@@ -67,40 +47,7 @@ def read_elastix(path: str | Path) -> ElastixTransform:
     return _read_chain(Path(path), ())
 
 
-def write_elastix(
-    transform: Transform, folder: str | Path, grid: Geometry, *, default_value: float = 0.0, pixel_type: str = "short"
-) -> list[Path]:
-    """Write `TransformParameters.0.txt`, `.1.txt`, …: a file a step, each naming the one before; the last one is
-    given to transformix, which is started in this folder because the names are relative.
-
-    Args:
-        transform: Affine, Euler and B-spline steps; a displacement field becomes a B-spline of order 1.
-        folder: Where the files go.
-        grid: The fixed image's grid, on which transformix resamples.
-        default_value: For voxels outside the moving image.
-        pixel_type: transformix's result type.
-
-    Raises:
-        InputError: A step that elastix has no text file for (a `Sum`), or a field with too many voxels.
-    """
-    steps = tuple(_as_spline(s) if isinstance(s, DisplacementField) else s for s in flatten(transform))
-    steps = steps or (AffineTransform(np.eye(3)),)
-    initial: str = NO_INITIAL
-    paths = []
-    bodies = [_step_lines(step) for step in steps]  # all steps are checked before the first file appears
-    for number, body in enumerate(bodies):
-        path = Path(folder) / f"TransformParameters.{number}.txt"
-        lines = [*body, *_common_lines(initial, grid, default_value, pixel_type)]
-        write_text(path, "".join(f"({line})\n" for line in lines))
-        initial = path.name
-        paths.append(path)
-    return paths
-
-
-# --- reading ----------------------------------------------------------------------------------------
-
-
-def _read_chain(path: Path, above: tuple[Path, ...]) -> ElastixTransform:
+def _read_chain(path: Path, above: tuple[Path, ...]) -> TransformFile:
     path = path.resolve()
     if path in above or len(above) >= MAX_CHAIN:
         names = " → ".join(p.name for p in (*above, path))
@@ -122,7 +69,7 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> ElastixTransform:
     if order not in ("0", "1", "2", "3"):
         raise file.refuse(f"FinalBSplineInterpolationOrder {order[:20]}", "0 to 3")
     default = file.numbers("DefaultPixelValue", 1)[0] if "DefaultPixelValue" in values else 0.0
-    return ElastixTransform(transform, _read_grid(file), default, int(order))
+    return TransformFile(transform, _read_grid(file), default, int(order))
 
 
 @dataclass(frozen=True)
@@ -305,85 +252,3 @@ def _geometry(file: _File, prefix: str, size: list[int]) -> Geometry:
         index = file.integers(f"{prefix}Index", 3)
         grid = grid.cropped(tuple(index), grid.size_xyz)
     return grid
-
-
-# --- writing ----------------------------------------------------------------------------------------
-
-
-def _text(values: object) -> str:
-    return " ".join(repr(float(v)) for v in np.ravel(values))
-
-
-def _as_spline(field: DisplacementField) -> BSplineTransform:
-    """A field as a B-spline of order 1, which interpolates linearly too; a border voxel keeps its outer half."""
-    if field.vectors[0].size > MAX_FIELD_VOXELS:
-        raise InputError(
-            "transform",
-            found=f"a displacement field of {field.vectors[0].size} voxels",
-            expected=f"at most {MAX_FIELD_VOXELS}",
-            advice="a text file of it would be gigabytes: write an ITK transform",
-        )
-    grid = field.grid.cropped((-1, -1, -1), tuple(n + 2 for n in field.grid.size_xyz))
-    return BSplineTransform(grid, np.pad(field.vectors, ((0, 0), (1, 1), (1, 1), (1, 1)), mode="edge"), 1)
-
-
-def _step_lines(step: Transform) -> list[str]:
-    if isinstance(step, EulerTransform):
-        parameters = [*step.angles_xyz, *step.translation_xyz]
-        own = [f"CenterOfRotationPoint {_text(step.centre_xyz)}", f'ComputeZYX "{str(step.zyx).lower()}"']
-        kind = "EulerTransform"
-    elif isinstance(step, AffineTransform):
-        parameters = [*step.matrix.ravel(), *step.translation_xyz]
-        own = [f"CenterOfRotationPoint {_text(step.centre_xyz)}"]
-        kind = "AffineTransform"
-    elif isinstance(step, BSplineTransform):
-        grid = step.grid
-        parameters = step.coefficients
-        own = [
-            f"GridSize {' '.join(map(str, grid.size_xyz))}",
-            "GridIndex 0 0 0",
-            f"GridSpacing {_text(grid.spacing_xyz)}",
-            f"GridOrigin {_text(grid.origin_xyz)}",
-            f"GridDirection {_text(grid.axes.T)}",
-            f"BSplineTransformSplineOrder {step.order}",
-            'UseCyclicTransform "false"',
-        ]
-        kind = "RecursiveBSplineTransform" if step.recursive else "BSplineTransform"
-    else:
-        raise InputError(
-            "transform",
-            found=f"a {type(step).__name__}",
-            expected="Euler, affine and B-spline steps",
-            advice="elastix has no text file for it: write an ITK transform",
-        )
-    return [
-        f'Transform "{kind}"',
-        f"NumberOfParameters {np.size(parameters)}",
-        f"TransformParameters {_text(parameters)}",
-        *own,
-    ]
-
-
-def _common_lines(initial: str, grid: Geometry, default_value: float, pixel_type: str) -> list[str]:
-    return [
-        # The older of the two spellings of this key: every elastix reads it.
-        f'InitialTransformParametersFileName "{initial}"',
-        'HowToCombineTransforms "Compose"',
-        "FixedImageDimension 3",
-        "MovingImageDimension 3",
-        'FixedInternalImagePixelType "float"',
-        'MovingInternalImagePixelType "float"',
-        f"Size {' '.join(map(str, grid.size_xyz))}",
-        "Index 0 0 0",
-        f"Spacing {_text(grid.spacing_xyz)}",
-        f"Origin {_text(grid.origin_xyz)}",
-        f"Direction {_text(grid.axes.T)}",
-        'UseDirectionCosines "true"',
-        'ResampleInterpolator "FinalBSplineInterpolator"',
-        "FinalBSplineInterpolationOrder 3",
-        'Resampler "DefaultResampler"',
-        f"DefaultPixelValue {float(default_value)!r}",
-        'ResultImageFormat "mha"',
-        f'ResultImagePixelType "{pixel_type}"',
-        'CompressResultImage "true"',
-    ]

@@ -1,4 +1,4 @@
-"""Images on working grids: isotropic voxels in the fixed image's own axes, the moving image carried over rigidly."""
+"""Images on the grids of a level: isotropic voxels in the fixed image's own axes, the moving image carried over rigidly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sctlab_model.volume import Geometry, Volume
 
 @dataclass(frozen=True)
 class Lattice:
-    """Voxels of a working image along the fixed image's index axes.
+    """Voxels of an image along the fixed image's index axes.
 
     Args:
         start_zyx: Centre of the first voxel, mm from the centre of the fixed image's first voxel.
@@ -172,3 +172,10 @@ def sample_at(features: Tensor, lattice: Lattice, points_zyx: Tensor, *, chunks:
     source = features.expand(chunks, *features.shape[1:])
     found = functional.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=True)
     return found.reshape(chunks, features.shape[1], share).transpose(0, 1).reshape(features.shape[1], -1)[:, :count]
+
+
+def chunk_count(points: Tensor) -> int:
+    """The CPU kernel of grid_sample runs one thread a batch element."""
+    if points.device.type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), math.ceil(len(points) / 4096)))

@@ -1,4 +1,4 @@
-"""What is compared: mutual information of intensities, and distances between feature vectors."""
+"""Distances between feature vectors of the fixed and the moving image: the d of IMPACT's equation."""
 
 from __future__ import annotations
 
@@ -6,56 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-
-
-def parzen_histogram(
-    fixed: Tensor, moving: Tensor, weights: Tensor | None = None, *, bins: int = 32, chunk: int = 1 << 18
-) -> Tensor:
-    """Joint histogram [bins, bins] of samples in [0, 1], cubic Parzen window in the moving axis, nearest in the fixed.
-
-    Each sample touches four cells, so memory grows with the samples of a chunk, not with samples times bins
-    (Mattes et al., IEEE TMI 22(1), 2003). Differentiable in `moving`.
-
-    Args:
-        fixed, moving: Intensities scaled to [0, 1], [N]; values beyond are put into the border bins.
-        weights: Weight of each sample, [N]; 1 when left out.
-        chunk: Samples processed at a time.
-    """
-    joint = moving.new_zeros(bins * bins)
-    inner = bins - 3  # one bin on either side for the window's tails
-    for start in range(0, len(fixed), chunk):
-        part = slice(start, start + chunk)
-        row = (fixed[part].clamp(0, 1) * (bins - 1)).round().long() * bins
-        t = moving[part].clamp(0, 1) * inner + 1
-        base = t.detach().floor().clamp(1, bins - 3)
-        f = t - base
-        weight = 1.0 if weights is None else weights[part]
-        window = ((1 - f) ** 3 / 6, (3 * f**3 - 6 * f**2 + 4) / 6, (-3 * f**3 + 3 * f**2 + 3 * f + 1) / 6, f**3 / 6)
-        for step, value in enumerate(window):
-            joint = joint.index_add(0, row + base.long() + (step - 1), value * weight)
-    return joint.view(bins, bins)
-
-
-def mutual_information(
-    fixed: Tensor, moving: Tensor, weights: Tensor | None = None, *, bins: int = 32, normalised: bool = False
-) -> Tensor:
-    """Mutual information in nats of samples in [0, 1] ([N] each); larger is better.
-
-    Args:
-        normalised: (H(F) + H(M)) / H(F, M) instead, in [1, 2]: less sensitive to how much overlaps
-            (Studholme et al., Pattern Recognition 32, 1999).
-    """
-    joint = parzen_histogram(fixed, moving, weights, bins=bins)
-    joint = joint / joint.sum().clamp_min(1e-12)
-    of_fixed, of_moving = joint.sum(1), joint.sum(0)
-    together = _entropy(joint)
-    if normalised:
-        return (_entropy(of_fixed) + _entropy(of_moving)) / together.clamp_min(1e-6)
-    return _entropy(of_fixed) + _entropy(of_moving) - together
-
-
-def _entropy(p: Tensor) -> Tensor:
-    return -(p * (p + 1e-12).log()).sum()
 
 
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
@@ -122,3 +72,29 @@ DISTANCES: dict[str, Distance] = {
     "dot": dot_product,
 }
 SCALED_BY_START = ("l1", "l2")  # divided by their own value at the start of a level, so that weights compare layers
+
+
+class ScaledDistance:
+    """A layer's weighted distance, divided by its value at the level's start where its distance asks for that.
+
+    Args:
+        weight: Of the layer.
+        distance: Name in `DISTANCES`.
+    """
+
+    def __init__(self, weight: float, distance: str) -> None:
+        self.weight, self.measure = weight, DISTANCES[distance]
+        self.by_start, self.start = distance in SCALED_BY_START, 0.0
+
+    def __call__(self, fixed: Tensor, moving: Tensor, weights: Tensor | None) -> Tensor:
+        """The value for features [C, N] and weights [N]."""
+        value = self.measure(fixed, moving, weights)
+        if not self.by_start:
+            return self.weight * value
+        if not self.start:
+            self.start = max(float(value.detach()), 1e-6)
+        return self.weight * value / self.start
+
+    def restart(self) -> None:
+        """Scale by the next value that comes."""
+        self.start = 0.0

@@ -1,0 +1,49 @@
+"""A penalty that keeps the Jacobian determinant of the field above a margin while optimising."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sctlab.measures.jacobian import determinant
+from sctlab.registration.engine.bspline import ControlGrid, jacobian
+from sctlab.registration.engine.level_images import LevelImages
+from sctlab.registration.engine.sample import Sample
+from sctlab.registration.engine.settings import Preset
+from sctlab.registration.engine.terms.registry import Term, register_term
+
+
+@register_term("folding", position=6)
+def build(level: LevelImages, preset: Preset, generator: torch.Generator) -> Iterator[Term]:
+    """One term where the preset gives it a weight."""
+    if preset.folding:
+        yield FoldingPenalty(preset.folding, preset.least_determinant)
+
+
+class FoldingPenalty(Term):
+    """weight · mean squared shortfall of the determinant, on the control points and half-way between them."""
+
+    regularises = True
+
+    def __init__(self, weight: float, least: float) -> None:
+        self.weight, self.least = weight, least
+
+    def __call__(self, sample: Sample) -> Tensor:
+        """The term's value."""
+        positions = tuple(_between(sample.grid, axis) for axis in range(3))
+        return self.weight * penalty(sample.coefficients, sample.grid, positions, self.least)
+
+
+def penalty(coefficients: Tensor, grid: ControlGrid, positions_zyx: tuple[np.ndarray, ...], least: float) -> Tensor:
+    """Mean squared shortfall of the determinant below `least`: zero for a field with room to spare."""
+    values = determinant(jacobian(coefficients, grid, positions_zyx))
+    return (least - values).clamp_min(0).square().mean()
+
+
+def _between(grid: ControlGrid, axis: int) -> np.ndarray:
+    """Positions half-way between the control points of the valid region and on them."""
+    count = grid.size_zyx[axis] - 3
+    return grid.start_zyx[axis] + grid.spacing_zyx[axis] * (1 + 0.5 * np.arange(2 * count + 1))
