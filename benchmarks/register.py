@@ -92,13 +92,13 @@ def one(options: argparse.Namespace) -> None:
         import torch
 
         from sctlab.registration.engine.register import register
-        from sctlab.registration.presets import default_preset
+        from sctlab.registration.presets import default_preset, find_presets
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         preset = options.method.partition(":")[2] or default_preset(pair.task, pair.region)
         preset = "rigid" if options.method == "rigid" else preset
         started, processor = time.perf_counter(), time.process_time()
-        result = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=preset)
+        result = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=find_presets(preset))
         field = result.displacement_mm(grid)
         save(options.result, field, time.perf_counter() - started, time.process_time() - processor)
     elif options.method in ("elastix", "elastix-tuned"):
@@ -124,12 +124,13 @@ def one(options: argparse.Namespace) -> None:
 def peer(options: argparse.Namespace, pair: Pair) -> None:
     """A peer on voxels: the moving image is carried over by our rigid stage, and the result put back."""
     from sctlab.registration.engine.register import register
+    from sctlab.registration.presets import PRESETS
     from sctlab.transforms.data import DisplacementField, compose
     from sctlab.transforms.field import displacement_field
     from sctlab_model.volume import resample
 
     started, processor = time.perf_counter(), time.process_time()
-    rigid = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset="rigid").rigid
+    rigid = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=PRESETS["rigid"]).rigid
     seconds, processor = time.perf_counter() - started, time.process_time() - processor
     grid = pair.fixed.geometry
     moving = resample(pair.moving, grid, outside=float(pair.moving.array.min()), transform=rigid.to_sitk())

@@ -57,7 +57,7 @@ def real_pairs(
                 yield make_pair(case, ct, modality, seed, breathing_mm=keywords.get("breathing_mm"))
 
 
-def timed(pair: Pair, preset: str | Preset, **keywords: object) -> tuple[EngineResult, dict[str, float]]:
+def timed(pair: Pair, preset: Preset | tuple[Preset, ...], **keywords: object) -> tuple[EngineResult, dict[str, float]]:
     """A registration, its errors and its processor seconds."""
     started = time.process_time()
     found = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=preset, **keywords)
@@ -66,9 +66,9 @@ def timed(pair: Pair, preset: str | Preset, **keywords: object) -> tuple[EngineR
     return found, {k: measured[k] for k in ERRORS} | {"processor_s": seconds}
 
 
-def own_preset(pair: Pair) -> str:
+def own_preset(pair: Pair) -> Preset:
     """The preset that the command takes."""
-    return default_preset(pair.task, pair.region)
+    return PRESETS[default_preset(pair.task, pair.region)]
 
 
 class Means:
@@ -102,7 +102,7 @@ def rigid(options: argparse.Namespace) -> None:
             if turned:
                 moving, target = elsewhere(pair.moving, moved, np.random.default_rng(turned))
             started = time.process_time()
-            found = register(pair.fixed, moving, fixed_mask=pair.fixed_mask, preset="rigid")
+            found = register(pair.fixed, moving, fixed_mask=pair.fixed_mask, preset=PRESETS["rigid"])
             seconds = time.process_time() - started
             error = float(np.linalg.norm(found.rigid(points) - target, axis=1).mean())
             means.add(pair, f"turned {turned}", {"mm": error, "beyond_best_mm": error - best, "processor_s": seconds})
@@ -134,8 +134,8 @@ def breathing(options: argparse.Namespace) -> None:
     """30 mm of breathing, with and without the coarse search."""
     means = Means()
     for pair in real_pairs(options, ("abdomen", "thorax-crop", "lung-crop"), seeds=(20, 21), breathing_mm=30.0):
-        preset = PRESETS[own_preset(pair)]
-        start, values = timed(pair, "rigid")
+        preset = own_preset(pair)
+        start, values = timed(pair, PRESETS["rigid"])
         means.add(pair, "rigid", values | {"largest_mm": float(np.sqrt((pair.truth**2).sum(0))[pair.body].max())})
         for label, chosen in (("with search", preset), ("without search", preset.changed(discrete=None))):
             means.add(pair, label, timed(pair, chosen, initial=start.rigid)[1])
@@ -146,7 +146,7 @@ def presets(options: argparse.Namespace) -> None:
     """The settings that were chosen between, from one rigid start."""
     means = Means()
     for pair in simulated_pairs(Path(options.cohort)) if options.cohort else real_pairs(options):
-        start, values = timed(pair, "rigid")
+        start, values = timed(pair, PRESETS["rigid"])
         means.add(pair, "rigid", values)
         for label, preset in VARIANTS.items():
             means.add(pair, label, timed(pair, preset, initial=start.rigid)[1])
@@ -174,7 +174,7 @@ def spread(options: argparse.Namespace) -> None:
     """Whether the spread of several presets tells where the error is."""
     means = Means()
     for pair in real_pairs(options, ("abdomen", "head", "thorax-crop"), seeds=SEEDS[:1]):
-        found, values = timed(pair, f"{own_preset(pair)},mi,mind")
+        found, values = timed(pair, (own_preset(pair), PRESETS["mi"], PRESETS["mind"]))
         field = found.displacement_mm(pair.fixed.geometry)
         error = np.sqrt(((field - pair.truth) ** 2).sum(0))[pair.body]
         deviation = found.spread.array[pair.body]

@@ -9,10 +9,10 @@ import numpy as np
 
 from sctlab.evaluation.provenance import reference_registration
 from sctlab.measures.image import image_metrics
-from sctlab.transforms.apply import (apply_to_image, apply_to_labels, field_of_view)
+from sctlab.transforms.apply import apply_to_image, apply_to_labels, field_of_view
+from sctlab.transforms.data import Transform
 from sctlab.transforms.files import read_transform
 from sctlab.transforms.invert import invert
-from sctlab.transforms.data import Transform
 from sctlab_model.cases import find_image
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.volume import AIR_HU, Geometry, Volume

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sctlab.cohort.pairs import file_digest
-from sctlab.registration.methods import (MethodResult, register_back, register_pair, result_key)
+from sctlab.registration.methods import MethodResult, register_back, register_pair, result_key
 from sctlab.registration.overview import save_overview
 from sctlab.registration.pairs import Pair, PairFiles, check_overlap, load_pair
 from sctlab.registration.quality import measure
@@ -152,7 +152,7 @@ def _register_into(folder: Path, files: PairFiles, settings: RegistrationSetting
     start = time.monotonic()
     result = register_pair(pair, settings)
     seconds = round(time.monotonic() - start, 2)
-    coverage = check_overlap(pair, result.transform, stage="after registration")
+    coverage = check_overlap(pair, result.transform, registered=True)
     backward = register_back(pair, settings) if settings.both_ways else None
 
     names = write_images(pair, result, folder)

@@ -8,7 +8,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from sctlab.registration.case import PARTIAL, CaseResult, record_failure, recorded_failure, refuse_inputs, register_case
-from sctlab.registration.methods import (check_settings, device_in_words)
+from sctlab.registration.methods import check_settings, device_in_words
 from sctlab.registration.pairs import PairFiles, find_case_folders
 from sctlab.registration.records import Verdict
 from sctlab.registration.report import write_report

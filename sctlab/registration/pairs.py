@@ -13,7 +13,7 @@ from sctlab.transforms.apply import field_of_view
 from sctlab.transforms.data import AffineTransform, Transform
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Case, Region, Task, find_image, list_images
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.io.writing import split_suffix
 from sctlab_model.volume import AIR_HU, Volume
@@ -264,18 +264,21 @@ def exchanged(pair: Pair) -> Pair:
     )
 
 
-def check_overlap(pair: Pair, transform: Transform, *, stage: str = "before registration") -> float:
+def check_overlap(pair: Pair, transform: Transform, *, registered: bool = False) -> float:
     """The share of the fixed body that has moving data under `transform`.
 
     Raises:
-        InputError: It is below 5 %.
+        InputError: It is below 5 %, before registration.
+        RegistrationError: … after it.
     """
     covered = field_of_view(pair.moving.geometry, transform, pair.fixed.geometry)
     share = float(covered.array[pair.fixed_mask.array].mean())
     if share < MIN_OVERLAP:
-        raise InputError(
+        error = RegistrationError if registered else InputError
+        raise error(
             pair.id,
-            found=f"{share:.0%} of the fixed body lies inside the moving image {stage}",
+            found=f"{share:.0%} of the fixed body lies inside the moving image "
+            f"{'after' if registered else 'before'} registration",
             expected=f"at least {MIN_OVERLAP:.0%}",
             advice="the images are in different frames of reference: check their origins and directions",
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from sctlab.registration.case import PARTIAL, CaseResult, as_int16, register_case
-from sctlab.registration.methods import (check_settings, register_back, register_pair)
+from sctlab.registration.methods import check_settings, register_back, register_pair
 from sctlab.registration.pairs import PairFiles, check_overlap, make_pair
 from sctlab.registration.quality import measure
 from sctlab.registration.records import QualityRecord
@@ -95,7 +95,7 @@ def register(
     )
     check_overlap(pair, AffineTransform(np.eye(3)))
     result = register_pair(pair, settings)
-    check_overlap(pair, result.transform, stage="after registration")
+    check_overlap(pair, result.transform, registered=True)
     backward = register_back(pair, settings) if settings.both_ways else None
     grid = pair.fixed.geometry
     return RegisteredPair(

@@ -16,7 +16,7 @@ from sctlab.registration.scratch import remove_stale, scratch_folder
 from sctlab.transforms.data import Transform
 from sctlab.transforms.elastix_reading import read_elastix
 from sctlab_model.cases import Region, Task
-from sctlab_model.errors import InputError
+from sctlab_model.errors import RegistrationError
 from sctlab_model.io.writing import write_json, write_volume
 from sctlab_model.volume import AIR_HU, Volume
 
@@ -271,7 +271,7 @@ def register_elastix(
         overrides: elastix parameters of the B-spline stage to set otherwise (for tuning studies).
 
     Raises:
-        InputError: elastix gave up; the message carries its reason.
+        RegistrationError: elastix gave up; the message carries its reason.
     """
     settings = baseline_settings(task, region)
     notes: tuple[str, ...] = ()
@@ -330,7 +330,7 @@ def _run(fixed: Volume, moving: Volume, mask: Volume, stages: list[dict[str, lis
         check=False,
     )
     if ended.returncode < 0:
-        raise InputError(
+        raise RegistrationError(
             moving.name or "elastix",
             found=f"elastix crashed (signal {-ended.returncode})",
             expected="a registration",
@@ -338,7 +338,7 @@ def _run(fixed: Volume, moving: Volume, mask: Volume, stages: list[dict[str, lis
         )
     if ended.returncode > 0:
         reason = _reason(folder / "elastix.log") or ended.stderr.decode(errors="replace").strip().splitlines()[-1][:160]
-        raise InputError(
+        raise RegistrationError(
             moving.name or "elastix",
             found=f"elastix gave up ({reason})",
             expected="images that overlap and share contrast inside the mask",

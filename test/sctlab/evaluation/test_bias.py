@@ -9,8 +9,8 @@ import pytest
 from evaluation_phantom import make_phantom
 
 from sctlab.evaluation.bias import find_transform, round_trip, truth_bias
-from sctlab.transforms.itk_files import write_itk
 from sctlab.transforms.data import AffineTransform
+from sctlab.transforms.itk_files import write_itk
 from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Geometry
 

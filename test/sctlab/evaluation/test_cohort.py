@@ -133,8 +133,8 @@ def test_a_simulated_cohort_is_scored_against_its_aligned_truth(root: Path) -> N
 
 
 def test_the_control_of_two_registrations(root: Path) -> None:
-    from sctlab.transforms.itk_files import write_itk
     from sctlab.transforms.data import AffineTransform
+    from sctlab.transforms.itk_files import write_itk
 
     other = root / "other"
     shutil.copytree(root / "cohort", other)

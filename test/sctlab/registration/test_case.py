@@ -20,7 +20,7 @@ from sctlab.registration.case import (
     register_case,
 )
 from sctlab.registration.engine.settings import FeatureTerm, Preset
-from sctlab.registration.methods import MethodResult
+from sctlab.registration.methods import MethodResult, result_key
 from sctlab.registration.pairs import PairFiles
 from sctlab.registration.presets import PRESETS
 from sctlab.registration.settings import Convention, Method, RegistrationSettings
@@ -30,7 +30,7 @@ from sctlab.transforms.files import read_transform
 from sctlab.transforms.invert import invert
 from sctlab.transforms.itk_files import write_itk
 from sctlab_model.cases import Region, Task, find_cohort, read_json
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_json, write_volume
 from sctlab_model.volume import Volume
@@ -130,13 +130,13 @@ def test_the_other_convention_leaves_the_ct_untouched(tmp_path, files, truth_as_
 
 def test_finished_case_is_left_until_settings_or_inputs_change(tmp_path, files, truth_as_method, cbct_sample):
     out = tmp_path / "out"
-    assert not register_case(files, RegistrationSettings(), out)["skipped"]
+    assert not register_case(files, RegistrationSettings(), out).skipped
     stamp = (out / PAIR).stat().st_mtime_ns
-    assert register_case(files, RegistrationSettings(), out)["skipped"]
+    assert register_case(files, RegistrationSettings(), out).skipped
     assert (out / PAIR).stat().st_mtime_ns == stamp
-    assert not register_case(files, RegistrationSettings(seed=1), out)["skipped"]
+    assert not register_case(files, RegistrationSettings(seed=1), out).skipped
     write_volume(cbct_sample.ct.with_array(cbct_sample.ct.array + 1), files.ct)
-    assert not register_case(files, RegistrationSettings(seed=1), out)["skipped"]
+    assert not register_case(files, RegistrationSettings(seed=1), out).skipped
     assert len(truth_as_method) == 3
 
 
@@ -149,7 +149,7 @@ def test_a_case_simulated_from_a_ct_keeps_its_patient(tmp_path, files, truth_as_
     assert described["patient"] == "data/CT1.nii.gz"
     assert described["inputs"] == {"source": file_digest(files.source), "ct": file_digest(files.ct)}
     write_json(out / PAIR, described | {"patient": files.id})  # as older versions wrote it
-    assert register_case(files, RegistrationSettings(), out)["skipped"]
+    assert register_case(files, RegistrationSettings(), out).skipped
     assert read_json(out / PAIR) == described
 
 
@@ -171,7 +171,7 @@ def test_failure_is_recorded_and_leaves_no_images(tmp_path, files, truth_as_meth
 def test_identity_that_leaves_the_image_is_no_silent_success(tmp_path, files, monkeypatch):
     far = MethodResult(AffineTransform(np.eye(3), (900.0, 0, 0)))
     monkeypatch.setattr(case_module, "register_pair", lambda pair, settings: far)
-    with pytest.raises(InputError, match="after registration"):
+    with pytest.raises(RegistrationError, match="after registration"):
         register_case(files, RegistrationSettings(), tmp_path / "out")
 
 
@@ -262,19 +262,19 @@ def test_the_key_depends_on_everything_that_makes_the_result(files, monkeypatch)
         RegistrationSettings(),
         RegistrationSettings(seed=1),
         RegistrationSettings(convention=Convention.SOURCE_TO_CT),
-        RegistrationSettings(Method.ELASTIX),
+        RegistrationSettings(method=Method.ELASTIX),
     ]
-    keys = [RegistrationSettings().hash(v) for v in variants] + [s.hash(files) for s in settings]
+    keys = [result_key(RegistrationSettings(), v) for v in variants] + [result_key(s, files) for s in settings]
     # the same file under another name in the same role, and the same name with another content
     write_itk(AffineTransform(np.eye(3), (9, 9, 9)), files.truth / "deformation.h5")
-    keys.append(RegistrationSettings().hash(files))
+    keys.append(result_key(RegistrationSettings(), files))
     write_volume(read_volume(files.ct), files.truth / "content_changed.mha")
-    keys.append(RegistrationSettings().hash(files))
+    keys.append(result_key(RegistrationSettings(), files))
     # a preset that keeps its name
     monkeypatch.setitem(PRESETS, "cbct-th", PRESETS["cbct-th"].changed(bending=7.0))
-    keys.append(RegistrationSettings().hash(files))
+    keys.append(result_key(RegistrationSettings(), files))
     assert len(set(keys)) == len(keys)
-    assert RegistrationSettings().hash(files) == keys[-1]
+    assert result_key(RegistrationSettings(), files) == keys[-1]
 
 
 def test_the_key_holds_what_a_preset_file_says(tmp_path, files):
@@ -282,7 +282,7 @@ def test_the_key_holds_what_a_preset_file_says(tmp_path, files):
     keys = set()
     for bending in (1, 2, 1):
         path.write_text(f"base: mind\nbending: {bending}\n")
-        keys.add(RegistrationSettings(presets=(str(path),)).hash(files))
+        keys.add(result_key(RegistrationSettings(presets=(str(path),)), files))
     assert len(keys) == 2
 
 
@@ -292,8 +292,8 @@ def test_the_key_does_not_hold_where_a_preset_and_its_network_lie(tmp_path, file
         network = tmp_path / place / "network.pt"
         network.parent.mkdir()
         network.write_bytes(b"1")
-        monkeypatch.setitem(PRESETS, place, Preset(place, features=(FeatureTerm(str(network)),)))
-        keys.add(RegistrationSettings(presets=(place,)).hash(files))
+        monkeypatch.setitem(PRESETS, place, Preset(name=place, features=(FeatureTerm(extractor=str(network)),)))
+        keys.add(result_key(RegistrationSettings(presets=(place,)), files))
     assert len(keys) == 1
 
 
@@ -310,11 +310,11 @@ def test_an_input_that_points_into_the_result_s_folder_is_refused(tmp_path):
 def test_the_key_holds_the_content_of_a_network_file(tmp_path, files, monkeypatch):
     network = tmp_path / "network.pt"
     network.write_bytes(b"1")
-    preset = Preset("own", features=(FeatureTerm(str(network)),))
+    preset = Preset(name="own", features=(FeatureTerm(extractor=str(network)),))
     monkeypatch.setitem(PRESETS, "own", preset)
-    before = RegistrationSettings(presets=("own",)).hash(files)
+    before = result_key(RegistrationSettings(presets=("own",)), files)
     network.write_bytes(b"2")
-    assert RegistrationSettings(presets=("own",)).hash(files) != before
+    assert result_key(RegistrationSettings(presets=("own",)), files) != before
     network.unlink()
     with pytest.raises(InputError, match="can't be read"):
-        RegistrationSettings(presets=("own",)).hash(files)
+        result_key(RegistrationSettings(presets=("own",)), files)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sctlab.cli import main
-from sctlab.commands import register as command
 from sctlab.registration import case as case_module
+from sctlab.registration import cohort as cohort_module
 from sctlab.registration.methods import MethodResult
 from sctlab.registration.report import write_report
 from sctlab.transforms.elastix_writing import write_elastix
@@ -29,7 +29,7 @@ def run(*arguments: object) -> int:
 @pytest.fixture
 def truth_as_method(monkeypatch, cbct_sample, mr_sample):
     def method(pair, settings):
-        return MethodResult((mr_sample if pair.files.task == "mri" else cbct_sample).truth)
+        return MethodResult((mr_sample if pair.task == "mri" else cbct_sample).truth)
 
     monkeypatch.setattr(case_module, "register_pair", method)
 
@@ -37,9 +37,9 @@ def truth_as_method(monkeypatch, cbct_sample, mr_sample):
 def test_cohort_goes_on_past_a_failure_and_ends_with_one(cohort, tmp_path, truth_as_method, capfd):
     out = tmp_path / "out"
     assert run(cohort, out, "--method", "impact") == 1
-    error = capfd.readouterr().err
-    assert "impact on cpu" in error
-    assert "3 cases" in error
+    output, error = capfd.readouterr()
+    assert "impact on cpu" in output
+    assert "3 cases" in output
     assert "1 of 3 cases failed" in error
     assert "2THA002" in error
     for folder in ("Task1/AB/1ABA001", "Task2/TH/2THA001"):
@@ -52,7 +52,7 @@ def test_cohort_goes_on_past_a_failure_and_ends_with_one(cohort, tmp_path, truth
     assert not re.search(r"(src|href)='(?!data:|#)", page)  # nothing is loaded from elsewhere
 
     assert run(cohort, out, "--method", "impact", "--task", "mri") == 0
-    assert "1 of 1 cases were finished before" in capfd.readouterr().err
+    assert "1 of 1 cases were finished before" in capfd.readouterr().out
     (out / "impact/report.html").unlink()
     assert run("report", out / "impact") == 0
     assert (out / "impact/report.html").is_file()
@@ -113,10 +113,10 @@ def test_a_case_whose_worker_died_is_recorded(cohort, tmp_path, truth_as_method,
     out = tmp_path / "out"
     run(cohort, out, "--task", "mri")
 
-    def dying(function, jobs, **options):
-        return [Outcome(name, error="worker ended", broken=True) for name, _ in jobs]
+    def dying(function, work, **options):
+        return tuple(Outcome(name, error="worker ended", broken=True) for name, _ in work)
 
-    monkeypatch.setattr(command, "run_jobs", dying)
+    monkeypatch.setattr(cohort_module, "run_cases", dying)
     assert run(cohort, out, "--seed", 1) == 1
     for folder in ("Task1/AB/1ABA001", "Task2/TH/2THA001", "Task2/TH/2THA002"):
         assert [p.name for p in (out / "impact" / folder).iterdir()] == ["failure.json"]
@@ -137,12 +137,12 @@ def test_one_pair(cohort, tmp_path, truth_as_method, capfd):
     arguments = (out, "--fixed", case / "cbct.mha", "--moving", case / "ct.mha", "--fixed-mask", case / "mask.mha",
                  "--moving-labels", case / "labels.mha", "--fixed-labels", case / "truth/labels_source.mha")  # fmt: skip
     assert run(*arguments) == 0
-    text = capfd.readouterr().err
+    text = capfd.readouterr().out
     assert "task cbct" in text  # found out from the values
     assert "NMI" in text
     assert read_json(out / "quality.json")["overlap"]["after"]["label_dice"]["mean"] > 0.97
     assert run(*arguments) == 0
-    assert "already registered" in capfd.readouterr().err
+    assert "already registered" in capfd.readouterr().out
 
 
 MISTAKES = {
@@ -178,7 +178,7 @@ def test_apply_transform_to_image_labels_and_points(cohort, tmp_path, cbct_sampl
     text = write_elastix(cbct_sample.truth, tmp_path / "chain", cbct_sample.source.geometry, default_value=-1000)[-1]
     composite = write_itk(cbct_sample.truth, tmp_path / "t.h5")
     assert run("apply", text, case / "ct.mha", tmp_path / "a.nii.gz") == 0
-    assert "-1000 elsewhere" in capfd.readouterr().err
+    assert "-1000 elsewhere" in capfd.readouterr().out
     assert run("apply", composite, case / "ct.mha", tmp_path / "b.mha", "--like", case / "cbct.mha") == 0
     a, b = read_volume(tmp_path / "a.nii.gz"), read_volume(tmp_path / "b.mha")
     inside = b.array > -1000

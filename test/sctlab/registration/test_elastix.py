@@ -17,7 +17,7 @@ from sctlab.registration.elastix.register import (
 )
 from sctlab.transforms.field import displacement_field
 from sctlab_model.cases import Region, Task
-from sctlab_model.errors import InputError
+from sctlab_model.errors import RegistrationError
 from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 NOMINAL = Sampling()
@@ -167,7 +167,7 @@ def test_a_crash_of_elastix_is_one_line_and_a_ct_without_bone_has_no_rigidity(sa
     monkeypatch.setattr(elastix.subprocess, "run", stand_in)
     sample = samples[0](Task.CBCT, size_xyz=(40, 32, 24))
     for ct in (sample.ct, sample.ct.with_array(np.minimum(sample.ct.array, 100))):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(RegistrationError, match=message):
             register_elastix(sample.source, ct, sample.mask, task=Task.CBCT, region=Region.TH)
     with_bone, without = seen
     assert "TransformRigidityPenalty" in with_bone[1]["Metric"]
@@ -194,7 +194,7 @@ def test_elastix_that_gives_up_says_why(samples):
     sample = samples[0](Task.CBCT, size_xyz=(40, 32, 24))
     tiny = np.zeros_like(sample.mask.array)
     tiny[0, 0, 0] = True
-    with pytest.raises(InputError, match="elastix gave up") as caught:
+    with pytest.raises(RegistrationError, match="elastix gave up") as caught:
         register_elastix(
             replace(sample.source),
             sample.ct,

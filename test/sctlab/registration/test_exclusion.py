@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sctlab.registration.exclusion import Rule, judge, signals
+from sctlab.registration.records import QualityRecord
 
 RULE = Rule({"folds": 0.001}, 4.0, ("feature distance",), 6)
 
@@ -53,10 +54,11 @@ def test_a_pair_that_was_aligned_before_need_not_gain_anything(method, moved_mm,
     """Unlike one that was moved for nothing, or that a deformable method left as it was."""
     summary = {"mean": moved_mm, "median": moved_mm, "p95": moved_mm, "max": moved_mm}
     state = {"nmi": 1.2, "feature_distance": 0.1, "edges": 0.6}
-    quality = {
-        "similarity": {"before": state, "after": state},
-        "overlap": {"field_of_view": 1.0, "after": {"body_dice": 1.0}},
-        "field": {"displacement_mm": summary, "deformation_mm": summary, "jacobian": {"folds": 0.0, "log_std": 0.0}},
-    }
+    jacobian = {"minimum": 1.0, "p1": 1.0, "p99": 1.0, "maximum": 1.0, "log_std": 0.0, "folds": 0.0}
+    quality = QualityRecord(
+        similarity={"before": state, "after": state},
+        overlap={"field_of_view": 1.0, "before": {}, "after": {"body_dice": 1.0}},
+        field={"displacement_mm": summary, "deformation_mm": summary, "jacobian": jacobian},
+    )
     (judged,) = judge([("A", "Task2 TH", signals(quality, method))])
     assert judged.exclude is excluded

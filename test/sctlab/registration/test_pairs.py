@@ -9,7 +9,7 @@ from sctlab.registration.pairs import PairFiles, check_overlap, exchanged, find_
 from sctlab.registration.settings import Convention
 from sctlab.transforms.data import AffineTransform
 from sctlab_model.cases import Region, Task, find_cohort
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Geometry, Volume
 
@@ -127,8 +127,8 @@ def test_bad_input_is_refused_in_one_line(tmp_path, cbct_sample, changes, messag
 def test_overlap_after_registration_is_checked_too(files):
     pair = load_pair(files, Convention.CT_TO_SOURCE)
     assert check_overlap(pair, AffineTransform(np.eye(3))) > 0.8
-    with pytest.raises(InputError, match="after registration"):
-        check_overlap(pair, AffineTransform(np.eye(3), (400.0, 0, 0)), stage="after registration")
+    with pytest.raises(RegistrationError, match="after registration"):
+        check_overlap(pair, AffineTransform(np.eye(3), (400.0, 0, 0)), registered=True)
 
 
 def test_missing_mask_is_computed(files):

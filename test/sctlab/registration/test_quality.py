@@ -108,14 +108,14 @@ def test_truth_scores_better_than_nothing_and_worse_is_worse(pairs, cbct_sample,
     truth = {"1ABA001": mr_sample, "2THA001": cbct_sample}[case_id].truth
     pair = pairs[case_id]
     right = measure(pair, truth)
-    before, after = right["similarity"]["before"], right["similarity"]["after"]
-    assert after["nmi"] > before["nmi"]
-    assert after["feature_distance"] < before["feature_distance"]
-    assert after["edges"] > before["edges"]
-    assert right["overlap"]["after"]["label_dice"]["mean"] > 0.97
-    assert right["overlap"]["after"]["label_dice"]["mean"] > right["overlap"]["before"]["label_dice"]["mean"] + 0.1
-    assert right["overlap"]["after"]["body_dice"] > 0.9
-    assert right["inverse_consistency_mm"] is None
+    before, after = right.similarity.before, right.similarity.after
+    assert after.nmi > before.nmi
+    assert after.feature_distance < before.feature_distance
+    assert after.edges > before.edges
+    assert right.overlap.after.label_dice["mean"] > 0.97
+    assert right.overlap.after.label_dice["mean"] > right.overlap.before.label_dice["mean"] + 0.1
+    assert right.overlap.after.body_dice > 0.9
+    assert right.inverse_consistency_mm is None
 
     wrong = measure(
         pair,
@@ -123,10 +123,10 @@ def test_truth_scores_better_than_nothing_and_worse_is_worse(pairs, cbct_sample,
         backward=IDENTITY,
         spread=pair.fixed.with_array(np.full(pair.fixed.array.shape, 2.5, np.float32)),
     )
-    assert wrong["similarity"]["after"]["nmi"] < after["nmi"]
-    assert wrong["similarity"]["after"]["feature_distance"] > after["feature_distance"]
-    assert wrong["inverse_consistency_mm"]["mean"] > 15
-    assert wrong["preset_spread_mm"]["p95"] == pytest.approx(2.5)
+    assert wrong.similarity.after.nmi < after.nmi
+    assert wrong.similarity.after.feature_distance > after.feature_distance
+    assert wrong.inverse_consistency_mm.mean > 15
+    assert wrong.preset_spread_mm.p95 == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize("case_id", ["1ABA001", "2THA001"])
@@ -135,12 +135,12 @@ def test_an_error_in_one_place_shows_as_a_loss_there(pairs, cbct_sample, mr_samp
     pair = pairs[case_id]
     grid = pair.fixed.geometry
     side = (grid.size_xyz[0] // 5, grid.size_xyz[1] // 2, grid.size_xyz[2] // 2)  # skin and ribs
-    right = measure(pair, truth)["local_gain"]
-    wrong = measure(pair, compose(bump(grid, side, 20.0), truth))["local_gain"]
-    assert wrong["worst"] < right["worst"] - 0.3
-    assert abs(wrong["median"] - right["median"]) < 0.5 * (right["worst"] - wrong["worst"])
-    assert right["worst"] <= right["worst_5_percent"] <= right["median"]
-    assert right["median"] > 0
+    right = measure(pair, truth).local_gain
+    wrong = measure(pair, compose(bump(grid, side, 20.0), truth)).local_gain
+    assert wrong.worst < right.worst - 0.3
+    assert abs(wrong.median - right.median) < 0.5 * (right.worst - wrong.worst)
+    assert right.worst <= right.worst_5_percent <= right.median
+    assert right.median > 0
 
 
 def test_the_local_gain_of_known_distances():

@@ -24,9 +24,18 @@ def test_nothing_folds(motion):
     assert found.jacobian().min() > 0.1
 
 
-def test_the_amplitude_is_reached(motion):
+def test_the_amplitude_is_reached(motion, abdomen):
+    """Within a few percent, by the motion itself; only where tissue would fold it is smaller, step by step of 0.8."""
     wanted, found = motion
-    assert found.facts["amplitude_mm"] == pytest.approx(wanted, rel=0.06) or found.facts["amplitude_mm"] < wanted
+    stated = found.facts["amplitude_mm"]
+    steps = [wanted * 0.8**k for k in range(4)]
+    assert any(stated == pytest.approx(step, rel=0.06) for step in steps)
+    if wanted < 5:  # nothing folds there
+        assert stated == pytest.approx(wanted, rel=0.06)
+    points = abdomen.geometry.to_physical(np.argwhere(abdomen.label > 0)[::500, ::-1])
+    moved = np.array([found.transform().TransformPoint(point) for point in points.tolist()])
+    length = np.percentile(np.linalg.norm(moved - points, axis=1), 95)
+    assert length == pytest.approx(stated, rel=0.25)  # stated for the motion from the CT, this is its inverse
 
 
 def test_vertebrae_move_as_rigid_bodies(motion, abdomen):

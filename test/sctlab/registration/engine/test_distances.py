@@ -35,9 +35,6 @@ class TestMutualInformation:
             fixed, moving[torch.randperm(len(moving), generator=torch.Generator().manual_seed(1))]
         )
         assert related > 1.0 > 0.2 > unrelated
-        assert mutual_information(fixed, moving, normalised=True) > mutual_information(
-            fixed, fixed * 0, normalised=True
-        )
 
     def test_gradient(self) -> None:
         fixed, moving = samples(60)

@@ -8,8 +8,9 @@ import torch
 
 from sctlab.registration.engine.register import register
 from sctlab.registration.engine.rigid import rotation
+from sctlab.registration.presets import PRESETS
 from sctlab.transforms.data import EulerTransform
-from sctlab_model.errors import InputError
+from sctlab_model.errors import RegistrationError
 from sctlab_model.volume import Geometry, Volume, resample
 
 
@@ -32,7 +33,7 @@ def test_a_known_motion_is_recovered(cbct_sample, shift: tuple[float, float, flo
     fixed = resample(ct, grid, outside=-1024, transform=truth.to_sitk())
     mask = fixed.with_array(fixed.array > -400)
     fixed = fixed.with_array(1000 - np.abs(fixed.array - 100))  # another contrast
-    result = register(fixed, ct, fixed_mask=mask, preset="rigid")
+    result = register(fixed, ct, fixed_mask=mask, preset=PRESETS["rigid"])
     points = grid.to_physical(np.argwhere(mask.array)[::50, ::-1])
     error = np.linalg.norm(result.rigid(points) - truth(points), axis=1)
     assert error.mean() < 1.0  # a quarter of a voxel
@@ -49,11 +50,11 @@ def test_an_image_much_shorter_than_the_other_is_found_in_it(cbct_sample, start:
     body = resample(cbct_sample.ct_labels, grid, interpolation="nearest", transform=truth.to_sitk())
     points = grid.to_physical(np.argwhere(body.array > 0)[::10, ::-1])
     if exchanged:
-        found = register(short, ct, fixed_mask=body.with_array(body.array > 0), preset="rigid").rigid
+        found = register(short, ct, fixed_mask=body.with_array(body.array > 0), preset=PRESETS["rigid"]).rigid
         error = np.linalg.norm(found(points) - truth(points), axis=1)
     else:
         mask = ct.with_array(cbct_sample.ct_labels.array > 0)
-        found = register(ct, short, fixed_mask=mask, preset="rigid").rigid
+        found = register(ct, short, fixed_mask=mask, preset=PRESETS["rigid"]).rigid
         error = np.linalg.norm(found(truth(points)) - points, axis=1)
     assert error.mean() < 2.0  # half a voxel
 
@@ -63,5 +64,7 @@ def test_images_that_never_meet_are_refused(cbct_sample) -> None:
     tiny = np.zeros(ct.array.shape, bool)
     tiny[0:2, 0:2, 0:2] = True
     apart = Volume(ct.array, ct.geometry)
-    with pytest.raises(InputError, match=r"at best 0\.\d% of the fixed mask .* don't overlap; expected at least 5%"):
-        register(ct, apart, moving_mask=ct.with_array(tiny), preset="rigid")
+    with pytest.raises(
+        RegistrationError, match=r"at best 0\.\d% of the fixed mask .* don't overlap; expected at least 5%"
+    ):
+        register(ct, apart, moving_mask=ct.with_array(tiny), preset=PRESETS["rigid"])
