@@ -54,14 +54,9 @@ def write_itk(transform: Transform, path: str | Path, *, grid: Geometry | None =
         if grid is None:
             raise InputError(path, found="transforms combined by Add", expected="a grid to write them as vectors")
         transform = displacement_field(transform, grid)
-<<<<<<< HEAD
-    with atomic_path(path) as temporary:
-        temporary.unlink()  # HDF5 locks what it writes itself, and fails on a file that is locked already
-=======
     # HDF5 refuses to write to the temporary file, which is locked as long as it is being made: it gets one elsewhere.
     with atomic_path(path) as temporary, TemporaryDirectory() as folder:
         written = Path(folder) / path.name
->>>>>>> 624bc0d (Bring the tests and benchmarks to registration's new seams; let errors of a registration be its own kind)
         try:
             sitk.WriteTransform(Composite(tuple(flatten(transform))).to_sitk(), str(written))
         except RuntimeError as error:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import warnings
-<<<<<<< HEAD
 from collections.abc import Iterator
-=======
 from dataclasses import dataclass
->>>>>>> 624bc0d (Bring the tests and benchmarks to registration's new seams; let errors of a registration be its own kind)
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +13,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from sctlab.features.trust import trust_file
-=======
 from sctlab.transforms.apply import apply_to_image, apply_to_labels
 from sctlab.transforms.data import BSplineTransform, Composite, EulerTransform, Transform, compose
 from sctlab.transforms.field import grid_points
@@ -156,7 +151,6 @@ def cohort(tmp_path_factory: pytest.TempPathFactory, cbct_sample: Sample, mr_sam
 def samples():
     """The module's makers, for tests that need their own pairs."""
     return make_sample, write_sample, smooth_motion
->>>>>>> 624bc0d (Bring the tests and benchmarks to registration's new seams; let errors of a registration be its own kind)
 
 
 class TwoLayers(nn.Module):
