@@ -53,9 +53,10 @@ def full_bundle(folder: Path, encoder: str) -> None:
 
     from sctlab_model.bundle import Bundle, Fold, RegionGroup, Registration, save_fold, write_bundle
     from sctlab_model.network import build_network
-    from sctlab_model.recipe import NetworkSettings, Recipe
+    from sctlab_model.network.settings import UNetPlusPlusSettings
+    from sctlab_model.recipe import Recipe
 
-    recipe = Recipe(name="benchmark", task="mri", network=NetworkSettings(encoder=encoder))
+    recipe = Recipe(name="benchmark", task="mri", network=UNetPlusPlusSettings(encoder=encoder))
     folds = []
     for k in range(5):
         torch.manual_seed(k)

@@ -36,7 +36,7 @@ from sctlab.training.dataset import PatchDataset, batches
 from sctlab.training.losses import FeatureL1, SynthesisLoss
 from sctlab.training.plan import L1, Patch
 from sctlab_model.network import build_network
-from sctlab_model.recipe import NetworkSettings, Recipe
+from sctlab_model.recipe import Recipe
 
 COLUMNS = ("what", "extractor", "precision", "channels_last", "compiled", "ms_per_iteration", "iterations_per_s",
            "peak_memory_mb", "device", "torch")  # fmt: skip
@@ -123,7 +123,7 @@ def step_of(
 ) -> Callable[[], None]:
     """One whole optimiser step on random data."""
     torch.manual_seed(0)
-    recipe = Recipe(task="mri", network=NetworkSettings())
+    recipe = Recipe(task="mri")
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = (_reference() if reference else build_network(recipe.network)).to(device, memory_format=layout).train()
     loss = SynthesisLoss([L1()], recipe, patch.slab)

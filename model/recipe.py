@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sctlab_model.cases import Task
+from sctlab_model.network.settings import NetworkSettings, UNetPlusPlusSettings
 
 Spacing = tuple[
     Annotated[float, Field(gt=0, le=20)], Annotated[float, Field(gt=0, le=20)], Annotated[float, Field(gt=0, le=20)]
@@ -109,29 +110,6 @@ class Canvas(_Settings):
         return self
 
 
-class NetworkSettings(_Settings):
-    """The 2.5D U-Net++ of segmentation_models_pytorch with a tanh head.
-
-    Args:
-        encoder: Any encoder name of segmentation_models_pytorch.
-        slices: Adjacent slices in (odd); the middle one comes out.
-        decoder_channels: Channels of the decoder, deepest first.
-    """
-
-    architecture: Literal["unetplusplus"] = "unetplusplus"
-    encoder: str = "resnet34"
-    slices: int = Field(5, ge=1, le=31)
-    decoder_channels: tuple[Annotated[int, Field(ge=4, le=1024)], ...] = (256, 128, 64, 32, 16)
-
-    @model_validator(mode="after")
-    def _odd(self) -> NetworkSettings:
-        if self.slices % 2 == 0:
-            raise ValueError(f"slices is {self.slices}; it must be odd, the middle slice is predicted")
-        if len(self.decoder_channels) != 5:
-            raise ValueError(f"decoder_channels has {len(self.decoder_channels)} entries, expected 5")
-        return self
-
-
 View = Literal["identity", "flip_x", "flip_y", "flip_xy"]
 
 
@@ -161,7 +139,7 @@ class Recipe(_Settings):
     normalisation: Normalisation = PercentileNormalisation()
     target_range_hu: tuple[float, float] = (-1024.0, 3071.0)
     canvas: Canvas = Canvas()
-    network: NetworkSettings = NetworkSettings()
+    network: NetworkSettings = UNetPlusPlusSettings()
     views: tuple[View, ...] = Field(("identity", "flip_x", "flip_y"), min_length=1)
 
     @model_validator(mode="after")

@@ -109,7 +109,8 @@ class Synthesiser:
         return self._folds[key]
 
     def _load(self, folder: Path, bundle: Bundle, group: int) -> list[Backend]:
-        from sctlab_model.backends import choose_device, describe_device, load_backend
+        from sctlab_model.backends import load_backend
+        from sctlab_model.device import choose_device, describe_device
 
         device = choose_device(self.device_name)
         self.device = describe_device(device)

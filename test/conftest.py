@@ -13,14 +13,15 @@ from hypothesis import HealthCheck, settings
 
 from sctlab_model.bundle import Bundle, Fold, RegionGroup, Registration, save_fold, write_bundle
 from sctlab_model.cases import Region, Task
-from sctlab_model.recipe import Canvas, NetworkSettings, RangeNormalisation, Recipe
+from sctlab_model.network.settings import UNetPlusPlusSettings
+from sctlab_model.recipe import Canvas, RangeNormalisation, Recipe
 from sctlab_model.volume import Geometry, Volume
 
 if TYPE_CHECKING:
-    from sctlab_model.network import SynthesisNetwork
+    from sctlab_model.network.base import SynthesisNetwork
 
 SHARED = Path(__file__).parents[1] / "../shared"
-TINY_NETWORK = NetworkSettings(encoder="tu-mobilenetv3_small_100", slices=3, decoder_channels=(16, 16, 8, 8, 4))
+TINY_NETWORK = UNetPlusPlusSettings(encoder="tu-mobilenetv3_small_100", slices=3, decoder_channels=(16, 16, 8, 8, 4))
 
 # Threads that spin while they wait slow each other down on shared cores; set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -44,7 +44,7 @@ def fold_table(bundle: Bundle) -> Table:
     folds = [(group, fold) for group in bundle.groups for fold in group.folds]
     names = sorted({k for _, fold in folds for k in fold.metrics if k.endswith(("_hu", "_db"))})
     kind = ", demonstration weights" if bundle.demonstration else ""
-    title = f"{bundle.name}: {bundle.task}, {bundle.recipe.network.encoder}, trained on {bundle.registration.method} pairs{kind}"
+    title = f"{bundle.name}: {bundle.task}, {bundle.recipe.network.description}, trained on {bundle.registration.method} pairs{kind}"
     table = Table("regions", "fold", "training", "validation", *names, title=title)
     for group in bundle.groups:
         for k, fold in enumerate(group.folds):

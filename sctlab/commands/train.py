@@ -46,7 +46,7 @@ def train(
     from sctlab.training.losses import check_plan
     from sctlab.training.plan import load_plan
     from sctlab.training.run import default_jobs, train_run
-    from sctlab_model.backends import choose_device, describe_device
+    from sctlab_model.device import choose_device, describe_device
 
     plan = load_plan(recipe)
     if iterations is not None:

@@ -75,7 +75,7 @@ def evaluate_cohort(
     Raises:
         InputError: Wrong settings, no such folder, or nothing that could be scored.
     """
-    from sctlab_model.backends import choose_device  # here, because it loads torch
+    from sctlab_model.device import choose_device  # here, because it loads torch
 
     predictions, cohort = Path(predictions), Path(cohort)
     settings, monitor = settings or EvaluationSettings(), monitor or Monitor()

@@ -124,8 +124,8 @@ def check_settings(settings: RegistrationSettings) -> None:
     Raises:
         InputError: An unknown device, a GPU that isn't there, an unknown preset, presets of another method.
     """
-    from sctlab.registration.engine.register import choose_device
     from sctlab.registration.presets import find_presets
+    from sctlab_model.device import choose_device
 
     choose_device(settings.device)
     if settings.presets and settings.method is not Method.IMPACT:
@@ -145,7 +145,7 @@ def device_in_words(settings: RegistrationSettings) -> str:
     Raises:
         InputError: The named device isn't there.
     """
-    from sctlab.registration.engine.register import choose_device, describe_device
+    from sctlab_model.device import choose_device, describe_device
 
     if settings.method is Method.ELASTIX:
         return f"cpu (itk-elastix {_version('itk-elastix')})"

@@ -19,7 +19,7 @@ def model_card(bundle: Bundle) -> str:
         "|---|---|",
         f"| task | {'MR' if bundle.task == 'mri' else 'CBCT'} to CT |",
         f"| regions | {'; '.join(', '.join(g.regions) + f' ({len(g.folds)} folds)' for g in bundle.groups)} |",
-        f"| network | U-Net++ with {recipe.network.encoder}, {recipe.network.slices} slices in, one out |",
+        f"| network | {recipe.network.description}, {recipe.network.slices} slices in, one out |",
         f"| grid | {' x '.join(f'{s:g}' for s in recipe.spacing_xyz)} mm |",
         f"| source normalisation | {recipe.normalisation.kind} |",
         f"| views | {', '.join(recipe.views)} |",

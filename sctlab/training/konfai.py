@@ -29,6 +29,7 @@ from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.writing import write_text
 from sctlab_model.network import build_network
+from sctlab_model.network.base import SynthesisNetwork
 from sctlab_model.recipe import Recipe
 
 PARTS = ("encoder", "decoder", "segmentation_head")  # of segmentation_models_pytorch
@@ -94,7 +95,7 @@ def fit_recipe(weights: Mapping[str, Tensor], recipe: Recipe, path: Path) -> Rec
     network = recipe.network.model_copy(update={"slices": _slices(weights, path)})
     fitted = Recipe.model_validate(recipe.model_dump() | {"network": network.model_dump()})
     with torch.device("meta"):
-        wanted = build_network(fitted.network).unet.state_dict()
+        wanted = reference_state(build_network(fitted.network))
     missing, more = [k for k in wanted if k not in weights], [k for k in weights if k not in wanted]
     wrong = [k for k in wanted if k in weights and wanted[k].shape != weights[k].shape]
     if missing or more or wrong:
@@ -102,10 +103,28 @@ def fit_recipe(weights: Mapping[str, Tensor], recipe: Recipe, path: Path) -> Rec
             path,
             found=f"{len(missing)} weights missing, {len(more)} unknown, {len(wrong)} of another shape "
             f"(first: {(missing + more + wrong)[0]})",
-            expected=f"U-Net++ with {network.encoder}",
+            expected=network.description,
             advice="give the recipe that it was trained with: --recipe",
         )
     return fitted
+
+
+def reference_state(network: SynthesisNetwork) -> dict[str, Tensor]:
+    """The network's state under the reference's names, which are those of its parts."""
+    return {f"{name}.{k}": v for name, part in network.parts.items() for k, v in part.state_dict().items()}
+
+
+def own_names(weights: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+    """The reference's weights under the names that `build_network` gives them."""
+    with torch.device("meta"):
+        network = build_network(recipe.network)
+    names = {id(tensor): name for name, tensor in network.state_dict(keep_vars=True).items()}
+    parts = {
+        f"{name}.{k}": names[id(tensor)]
+        for name, part in network.parts.items()
+        for k, tensor in part.state_dict(keep_vars=True).items()
+    }
+    return {parts[k]: v for k, v in weights.items()}
 
 
 def _slices(weights: Mapping[str, Tensor], path: Path) -> int:
@@ -164,7 +183,7 @@ def pack_konfai(
     others, imported = _other_groups(out, fitted[0], served)
     folds = []
     for index, (_, weights) in enumerate(loaded):
-        state = {f"unet.{k}": v for k, v in weights.items()}
+        state = own_names(weights, fitted[0])
         file = f"{'-'.join(served)}_fold_{index}.safetensors"
         folds.append(Fold(weights=save_fold(state, out, file, storage), storage=storage))
     sources = [{"file": p.name, "format": "konfai", "regions": list(served)} for p in checkpoints]

@@ -35,7 +35,6 @@ from sctlab.training.validation import average, validate
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_json
 from sctlab_model.network import build_network
-from sctlab_model.preparation import hu_to_unit
 
 EXTRACTORS = "extractors.json"  # what the loss' extractors are and how they normalise
 LOG_EVERY = 10  # iterations between looks at the loss; each one waits for the device
@@ -210,11 +209,7 @@ class _Trainer:
         self.job, self.fabric = job, fabric
         torch.manual_seed(_number(*job.seed))  # the initial weights
         self.network = build_network(plan.recipe.network)
-        # A fresh head predicts the middle of the range, 1023 HU; hundreds of steps go by until it reaches tissue.
-        with torch.no_grad():
-            self.network.unet.segmentation_head[0].bias.fill_(
-                float(np.arctanh(hu_to_unit(np.zeros(1), plan.recipe)[0]))
-            )
+        self.network.start_at(0, plan.recipe.target_range_hu)
         if job.start_folder is not None:
             tensors, _ = load_checkpoint(job.start_folder, "best")
             self.network.load_state_dict(part(tensors, "model"))
@@ -222,7 +217,7 @@ class _Trainer:
             from timm.layers import convert_sync_batchnorm  # torch's own would drop timm's fused activations
 
             self.network = convert_sync_batchnorm(self.network)
-        layout = torch.channels_last if computing.channels_last else torch.contiguous_format
+        layout = self.network.memory_format if computing.channels_last else torch.contiguous_format
         self.network.to(fabric.device, memory_format=layout)
         optimiser = torch.optim.AdamW(
             self.network.parameters(),

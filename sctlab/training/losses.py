@@ -86,8 +86,8 @@ def check_plan(plan: TrainingPlan) -> None:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise InputError(
             "recipe.network",
-            found=f"{network.encoder} with {list(network.decoder_channels)} can't be built ({reason})",
-            expected="an encoder of segmentation_models_pytorch",
+            found=f"{network!r} can't be built ({reason})",
+            expected="a network that its library can build, e.g. an encoder of segmentation_models_pytorch",
         ) from error
     SynthesisLoss(plan.losses, plan.recipe, plan.patch.slab)
 

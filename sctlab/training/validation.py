@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sctlab.pictures import CT_WINDOW, DIFFERENCE_WINDOW, Layer, centre_index, save_planes
 from sctlab.training.cache import PreparedCase
-from sctlab_model.backends import TorchBackend
+from sctlab_model.backends.torch_backend import TorchBackend
 from sctlab_model.ensemble import predict_volume
 from sctlab_model.network import build_network
 from sctlab_model.preparation import unit_to_hu

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from sctlab_model.backends import Backend, TorchBackend, choose_device, describe_device, load_backend
+from sctlab_model.backends import Backend, load_backend
+from sctlab_model.backends.torch_backend import TorchBackend
 from sctlab_model.bundle import SHIPPED_WEIGHTS, read_bundle
 from sctlab_model.cases import Task, read_challenge
 from sctlab_model.ensemble import predict_volume
-from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.errors import WeightsError
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.preparation import prepare, stack_indices
 from sctlab_model.recipe import Recipe
@@ -158,7 +159,7 @@ def test_fp16_stays_within_its_bounds(task: Task) -> None:
         exact = backend(given)
         for parameter in backend.network.parameters():
             parameter.data = parameter.data.half().float()
-        for module in backend.network.unet.modules():
+        for module in (m for part in backend.network.parts.values() for m in part.modules()):
             module.register_forward_hook(rounded)
         errors.append((backend(given.half().float()) - exact).numpy()[0, 0][prepared.mask[middle]] * HU)
         assert 0 < np.abs(errors[-1]).mean() <= 0.5
@@ -170,15 +171,6 @@ def test_weights_of_another_network_are_refused(cbct_bundle: Path) -> None:
     other = bundle.recipe.network.model_copy(update={"slices": 5})
     with pytest.raises(WeightsError, match="weights of another network"):
         load_backend(cbct_bundle, bundle.groups[0].folds[0], other, torch.device("cpu"))
-
-
-def test_devices() -> None:
-    assert choose_device("cpu").type == "cpu"
-    assert choose_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("tpu", "meta", "cuda:99", "cpu:x", ""):
-        with pytest.raises(InputError, match="--device"):
-            choose_device(name)
-    assert "threads" in describe_device(torch.device("cpu"))
 
 
 def make_golden(backend_of: Callable[[int], Backend]) -> None:

@@ -6,10 +6,65 @@ import pytest
 import torch
 
 from sctlab_model.errors import InputError
-from sctlab_model.network import build_network, fold_batch_norm
-from sctlab_model.recipe import NetworkSettings
+from sctlab_model.network import build_network
+from sctlab_model.network.fusing import fold_batch_norm
+from sctlab_model.network.settings import NetworkSettings, ResidualUNet3DSettings, UNetPlusPlusSettings
 
 SMALL = (16, 16, 8, 8, 4)
+
+
+ALL = [
+    UNetPlusPlusSettings(encoder="resnet18", slices=3, decoder_channels=SMALL),
+    ResidualUNet3DSettings(slices=5, features=(4, 8, 8)),
+]
+
+
+@pytest.mark.parametrize("settings", ALL, ids=lambda s: s.architecture)
+class TestEveryArchitecture:
+    """What the rest of the product expects behind the one door."""
+
+    def test_middle_slice_in_the_range(self, settings: NetworkSettings) -> None:
+        torch.manual_seed(0)
+        network = build_network(settings).eval()
+        given = torch.rand(2, settings.slices, 64, 96) * 2 - 1
+        with torch.inference_mode():
+            found = network(given)
+            assert found.shape == (2, 1, 64, 96)
+            assert found.abs().max() < 1
+            torch.testing.assert_close(found, torch.tanh(network.logits(given)))
+            alone = torch.cat([network(one[None]) for one in given])
+        torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)  # the batch changes nothing
+
+    def test_the_parts_are_the_network(self, settings: NetworkSettings) -> None:
+        network = build_network(settings)
+        parts = [p for part in network.parts.values() for p in part.parameters()]
+        assert {id(p) for p in parts} == {id(p) for p in network.parameters()}
+        assert len(parts) == len({id(p) for p in parts})
+        assert set(network.half_parts) <= set(network.parts)
+
+    @pytest.mark.parametrize("hu", [0.0, -800.0])
+    def test_it_starts_where_it_is_told(self, settings: NetworkSettings, hu: float) -> None:
+        torch.manual_seed(0)
+        network = build_network(settings).eval()
+        given = torch.rand(2, settings.slices, 64, 64)
+        with torch.no_grad():
+            network.head_bias.zero_()
+            before = network.logits(given)
+            network.start_at(hu, (-1024, 3071))
+            shift = network.logits(given) - before
+        wanted = torch.full_like(shift, hu)
+        torch.testing.assert_close((torch.tanh(shift) + 1) * 2047.5 - 1024, wanted, atol=0.1, rtol=0)
+
+    def test_it_learns_and_survives_saving(self, settings: NetworkSettings) -> None:
+        torch.manual_seed(0)
+        network, again = build_network(settings), build_network(settings)
+        network(torch.rand(2, settings.slices, 64, 64)).mean().backward()
+        grown = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        assert len(grown) < len(list(network.parameters())) / 2
+        again.load_state_dict(network.state_dict())
+        given = torch.rand(1, settings.slices, 64, 64)
+        with torch.inference_mode():
+            torch.testing.assert_close(again.eval()(given), network.eval()(given), atol=0, rtol=0)
 
 
 def norms_that_run(network: torch.nn.Module, given: torch.Tensor) -> int:
@@ -27,7 +82,7 @@ def norms_that_run(network: torch.nn.Module, given: torch.Tensor) -> int:
     ("encoder", "slices"), [("tu-mobilenetv3_small_100", 5), ("resnet18", 1), ("timm-efficientnet-b0", 3)]
 )
 def test_any_encoder(encoder: str, slices: int) -> None:
-    settings = NetworkSettings(encoder=encoder, slices=slices, decoder_channels=SMALL)
+    settings = UNetPlusPlusSettings(encoder=encoder, slices=slices, decoder_channels=SMALL)
     torch.manual_seed(0)
     network = build_network(settings).eval()
     for module in network.modules():
@@ -47,10 +102,10 @@ def test_any_encoder(encoder: str, slices: int) -> None:
 
 def test_the_published_network_has_its_published_size() -> None:
     with torch.device("meta"):
-        network = build_network(NetworkSettings())
+        network = build_network(UNetPlusPlusSettings())
     assert sum(p.numel() for p in network.parameters()) == 26_084_881
 
 
 def test_unknown_encoders_are_refused() -> None:
     with pytest.raises(InputError, match="resnet9000"):
-        build_network(NetworkSettings(encoder="resnet9000"))
+        build_network(UNetPlusPlusSettings(encoder="resnet9000"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from sctlab_model.network.settings import UNetPlusPlusSettings
 from sctlab_model.recipe import (
-    NetworkSettings,
     PercentileNormalisation,
     RangeNormalisation,
     Recipe,
@@ -59,4 +59,4 @@ def test_impossible_choices(wrong: dict) -> None:
 
 def test_recipes_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        NetworkSettings().slices = 3
+        UNetPlusPlusSettings().slices = 3

@@ -18,6 +18,7 @@ from sctlab.registration.engine.rigid import MaskedImage, register_rigid
 from sctlab.registration.engine.settings import Preset
 from sctlab.transforms.data import BSplineTransform, Composite, EulerTransform, Transform, compose
 from sctlab.transforms.field import displacement_field
+from sctlab_model.device import choose_device, describe_device
 from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.volume import Geometry, Volume
 
@@ -71,34 +72,6 @@ class EngineResult:
             "metrics": self.metrics,
             "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
         }
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """`auto` takes a GPU where there is one; a device that was named must be there.
-
-    Raises:
-        InputError: The named device isn't there (never a silent run on another one).
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError("--device", found=f"'{name}'", expected="auto, cpu or cuda[:N]") from error
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise InputError(
-            "--device", found=f"'{name}', and no such GPU is here", expected="cpu, or a working CUDA device"
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise InputError("--device", found=f"'{name}'", expected="auto, cpu or cuda[:N]")
-    return device
-
-
-def describe_device(device: torch.device) -> str:
-    """The device in words, for records."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)"
 
 
 def register(

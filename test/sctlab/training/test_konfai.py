@@ -18,7 +18,7 @@ from sctlab_model.bundle import load_fold, read_bundle
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.network import build_network
-from sctlab_model.recipe import NetworkSettings
+from sctlab_model.network.settings import UNetPlusPlusSettings
 
 RECIPE = """
 recipe: {task: mri, canvas: {crop: none, fixed_yx: [512, 512]}, network: {encoder: resnet18}}
@@ -76,7 +76,7 @@ def test_outputs_are_equal(tmp_path: Path, recipe: str) -> None:
 def checkpoint(path: Path, seed: int, **extra: object) -> Path:
     """A checkpoint of the small network, as the reference's trainer writes it."""
     torch.manual_seed(seed)
-    weights = build_network(NetworkSettings(encoder="resnet18", slices=3)).unet.state_dict()
+    weights = build_network(UNetPlusPlusSettings(encoder="resnet18", slices=3)).unet.state_dict()
     torch.save({"Model": {"net": {f"Model.{k}": v for k, v in weights.items()}}, **extra}, path)
     return path
 
@@ -194,7 +194,7 @@ def test_other_checkpoints_are_refused(tmp_path: Path, state: dict, words: str) 
 
 
 def test_another_architecture_is_refused(tmp_path: Path, recipe: str) -> None:
-    weights = build_network(NetworkSettings(encoder="resnet34", slices=3)).unet.state_dict()
+    weights = build_network(UNetPlusPlusSettings(encoder="resnet34", slices=3)).unet.state_dict()
     torch.save({"Model": {"net": {f"Model.{k}": v for k, v in weights.items()}}}, tmp_path / "large.pt")
     with pytest.raises(WeightsError, match="resnet18"):
         pack_konfai(

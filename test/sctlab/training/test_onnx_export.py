@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sctlab.training.onnx_export import export_bundle
-from sctlab_model.backends import OnnxBackend, load_backend
+from sctlab_model.backends import load_backend
+from sctlab_model.backends.onnx_backend import OnnxBackend
 from sctlab_model.bundle import SHIPPED_WEIGHTS, load_fold, read_bundle, save_fold, write_bundle
 from sctlab_model.cases import Task, read_challenge
 from sctlab_model.errors import InputError, WeightsError

@@ -1,47 +1,10 @@
-"""The 2.5D U-Net++: adjacent slices in, the middle slice out in [-1, 1]."""
+"""Batch norms folded into the convolutions before them, for inference."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-
-from sctlab_model.errors import InputError
-from sctlab_model.recipe import NetworkSettings
-
-
-class SynthesisNetwork(nn.Module):
-    """U-Net++ (Zhou 2018) of segmentation_models_pytorch with a tanh head.
-
-    Input [N, slices, Y, X], output [N, 1, Y, X] in [-1, 1]; Y and X are multiples of 32.
-    """
-
-    def __init__(self, settings: NetworkSettings) -> None:
-        super().__init__()
-        import segmentation_models_pytorch as smp
-
-        try:
-            self.unet = smp.UnetPlusPlus(
-                settings.encoder,
-                encoder_weights=None,
-                in_channels=settings.slices,
-                classes=1,
-                decoder_channels=settings.decoder_channels,
-            )
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise InputError(
-                "network.encoder",
-                found=f"'{settings.encoder}' ({error})",
-                expected="an encoder of segmentation_models_pytorch, e.g. resnet34",
-            ) from error
-
-    def forward(self, stacks: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(self.unet(stacks))
-
-
-def build_network(settings: NetworkSettings) -> SynthesisNetwork:
-    """The network of a recipe, with random weights."""
-    return SynthesisNetwork(settings)
 
 
 def fold_batch_norm(network: nn.Module, slices: int) -> nn.Module:
@@ -55,9 +18,9 @@ def fold_batch_norm(network: nn.Module, slices: int) -> nn.Module:
         network: In float32; it is put into eval mode.
         slices: Channels of its input.
     """
-    producer: dict[int, nn.Conv2d] = {}
+    producer: dict[int, nn.Conv2d | nn.Conv3d] = {}
     alive: list[torch.Tensor] = []  # keeps outputs alive, or a freed tensor's id could be reused
-    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    pairs: list[tuple[nn.Conv2d | nn.Conv3d, nn.BatchNorm2d | nn.BatchNorm3d]] = []
 
     def after_conv(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         producer[id(output)] = module
@@ -67,8 +30,12 @@ def fold_batch_norm(network: nn.Module, slices: int) -> nn.Module:
         if id(inputs[0]) in producer:
             pairs.append((producer[id(inputs[0])], module))
 
-    hooks = [m.register_forward_hook(after_conv) for m in network.modules() if isinstance(m, nn.Conv2d)]
-    hooks += [m.register_forward_pre_hook(before_norm) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    hooks = [m.register_forward_hook(after_conv) for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
+    hooks += [
+        m.register_forward_pre_hook(before_norm)
+        for m in network.modules()
+        if isinstance(m, nn.BatchNorm2d | nn.BatchNorm3d)
+    ]
     network.eval()
     parameter = next(network.parameters())
     with torch.no_grad():

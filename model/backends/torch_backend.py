@@ -1,0 +1,70 @@
+"""PyTorch: the runtime that every bundle has weights for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from sctlab_model.bundle import Fold, load_fold
+from sctlab_model.errors import WeightsError
+from sctlab_model.network import build_network
+from sctlab_model.network.base import SynthesisNetwork
+from sctlab_model.network.fusing import fold_batch_norm
+from sctlab_model.network.settings import NetworkSettings
+
+
+class TorchBackend:
+    """PyTorch: float32 on the CPU; on CUDA fp16 with tanh and the output in float32, never bf16.
+
+    Args:
+        network: Moved, put into eval mode and changed in place.
+        slices: Slices of its input.
+        device: Where to run.
+        half: fp16; by default on CUDA only.
+    """
+
+    batch_limit = None
+
+    def __init__(
+        self, network: SynthesisNetwork, slices: int, device: torch.device, *, half: bool | None = None
+    ) -> None:
+        self.device = device
+        self.half = device.type == "cuda" if half is None else half
+        fold_batch_norm(network.float().cpu(), slices)
+        self.network = network.to(device=device, memory_format=network.memory_format).eval()
+        if self.half:
+            self.network.half()
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+        self.description = f"PyTorch {torch.__version__}, {'fp16' if self.half else 'fp32'}"
+
+    def __call__(self, stacks: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            stacks = stacks.to(
+                memory_format=self.network.memory_format, dtype=torch.half if self.half else torch.float32
+            )
+            # tanh in float32: near -1 (air) fp16 steps are 1 HU
+            return torch.tanh(self.network.logits(stacks).float())
+
+
+def load(folder: Path, fold: Fold, settings: NetworkSettings, device: torch.device) -> TorchBackend:
+    """Run a fold's safetensors.
+
+    Raises:
+        WeightsError: The file is missing, altered, or doesn't fit the recipe's network.
+    """
+    # The state dict overwrites every parameter: skip the initialisation, which costs seconds at start.
+    with torch.device("meta"):
+        network = build_network(settings)
+    state = load_fold(folder, fold)
+    try:
+        network.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise WeightsError(
+            folder / fold.weights.file,
+            found=f"weights of another network ({reason[:160]})",
+            expected=settings.description,
+        ) from error
+    return TorchBackend(network, settings.slices, device)
