@@ -17,6 +17,7 @@ from sctlab_model.errors import InputError
 from sctlab_model.io.writing import atomic_path
 
 FAT_HU = -104.0
+MATRIX_HU, SPONGY_HU = 1600.0, 350.0
 FRACTIONS_FILE = "fractions.npz"  # under truth/
 IODINE_HU_PER_STEP = 4.0
 SLAB = 16
@@ -123,7 +124,11 @@ def _fractions(
     spongy_fat = marrow_fat[marrow]
     base = spongy_fat * FAT_HU + (1 - spongy_fat) * 45
     hu_marrow = hu[marrow]
-    mineral[marrow] = np.clip((hu_marrow - base) / (compact_hu - base), 0, 1)
+    # Spongy bone: trabeculae of 1600 HU in marrow. Beyond 350 HU a voxel holds more and more compact bone, which is dark to
+    # its last pore.
+    spongy = (np.minimum(hu_marrow, SPONGY_HU) - base) / (MATRIX_HU - base)
+    compact = np.clip((hu_marrow - SPONGY_HU) / (compact_hu - SPONGY_HU), 0, 1)
+    mineral[marrow] = np.clip(spongy + (1 - spongy) * compact, 0, 1)
     fattier = np.clip((base - hu_marrow) / np.maximum(base - FAT_HU, 10), 0, 1)
     fat[marrow] = spongy_fat + (0.97 - spongy_fat) * fattier
     # texture of the CT inside a tissue stays as contrast: 1 HU is about 0.6 % of signal

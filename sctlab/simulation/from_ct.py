@@ -8,7 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from sctlab.dicom import read_dicom_series
-from sctlab.simulation.phantom import Phantom
+from sctlab.simulation.dense import bone_or_iodine
+from sctlab.simulation.phantom import CONVERTED_BONE, SPINE, Phantom
 from sctlab.simulation.tissues import Tissue
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
@@ -85,11 +86,26 @@ def phantom_from_ct(ct: Volume, labels: Volume | None, spacing_xyz: tuple[float,
     grid = _straight(ct.geometry, spacing_xyz)
     hu = resample(ct, grid, outside=AIR_HU).array
     label = np.zeros(grid.shape_zyx, np.uint8) if labels is None else _on_grid(labels, grid)
-    hu = np.clip(hu, AIR_HU, 3071)
-    quiet = ndimage.median_filter(hu, size=(1, 3, 3))
-    hu = np.where(np.abs(hu - quiet) < 60, quiet, hu)  # edges and small bones stay
-    body = body_mask(Volume(hu, grid, ct.name), Task.CBCT).array
-    return Phantom(hu, classify(hu, label, body, grid), label, grid)
+    hu = _quiet(np.clip(hu, AIR_HU, 3071))
+    body = body_mask(Volume(hu, grid, ct.name), Task.CBCT).array | (label > 0)
+    # couch, headrest and masks go; what is within 3 mm of the mask's coarse outline may be skin
+    near = ndimage.distance_transform_edt(~body, sampling=grid.spacing_xyz[::-1]) < 3.0
+    hu = np.where(near, hu, np.float32(AIR_HU))
+    tissue, label = classify(hu, label, body, grid)
+    return Phantom(hu, tissue, label, grid)
+
+
+def _quiet(hu: np.ndarray) -> np.ndarray:
+    """HU with less noise: a median in the plane where it changes no more than noise does; edges and small bones stay."""
+    for _ in range(2):
+        median = ndimage.median_filter(hu, size=(1, 3, 3))
+        change = np.abs(hu - median)
+        soft = (median > -150) & (median < 150)
+        noise = 1.48 * float(np.median(change[soft])) if soft.any() else 0.0
+        hu = np.where(change < np.clip(4 * noise, 60, 160), median, hu)
+        if noise < 12:
+            break
+    return hu
 
 
 def source_grid(phantom: Phantom, size_xyz: tuple[int, int, int] | None) -> Geometry:
@@ -101,38 +117,88 @@ def source_grid(phantom: Phantom, size_xyz: tuple[int, int, int] | None) -> Geom
     return phantom.geometry.cropped(tuple(centre - np.array(size_xyz) // 2), size_xyz)
 
 
-def classify(hu: np.ndarray, label: np.ndarray, body: np.ndarray, grid: Geometry) -> np.ndarray:
-    """`Tissue` of every voxel from HU and, where there are any, TotalSegmentator labels [z, y, x]."""
+def classify(hu: np.ndarray, label: np.ndarray, body: np.ndarray, grid: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """`Tissue` of every voxel from HU and, where there are any, TotalSegmentator labels [z, y, x].
+
+    Returns:
+        The tissues, and the labels with private ids (`SPINE`, `CONVERTED_BONE`) for bone that has none.
+    """
     tissue = np.full(hu.shape, Tissue.AIR, np.uint8)
-    tissue[~body & (hu > -800)] = Tissue.COUCH_SHELL
     limits = ((-2000, Tissue.GAS), (-300, Tissue.FAT), (-30, Tissue.MUSCLE))
     for low, kind in limits:
         tissue[body & (hu >= low)] = kind
-    # lung: gas-like voxels that are not as black as gas, in large connected parts
-    airy = body & (hu < -350)
-    parts, count = ndimage.label(ndimage.binary_opening(airy, iterations=1))
-    if count:
-        sizes = ndimage.sum_labels(np.ones(hu.shape, np.uint8), parts, np.arange(count + 1)) * grid.voxel_volume_mm3
-        level = ndimage.mean(hu, parts, np.arange(count + 1))
-        lungs = (sizes > 2e5) & (level > -930)
-        lungs[0] = False
-        tissue[ndimage.binary_dilation(lungs[parts], iterations=2) & airy] = Tissue.LUNG
+    lungs = _lungs(hu, body, grid)
+    tissue[lungs] = Tissue.LUNG
     for k, kind in _OF_LABEL.items():
         where = label == k
         if where.any():
             tissue[where] = kind
-    bone = np.isin(label, _BONES) if label.any() else np.zeros(hu.shape, bool)
-    bone |= body & (hu > 180) & ~np.isin(label, [k for k, v in _OF_LABEL.items() if v == Tissue.BLOOD])
-    # close the cortex's shell so that marrow counts as bone where there are no labels
-    if not label.any():
-        filled = np.stack([ndimage.binary_fill_holes(s) for s in ndimage.binary_closing(bone, iterations=1)])
-        bone |= filled & (hu > -20) & ndimage.binary_dilation(bone, iterations=4)
+    known_bone = np.isin(label, _BONES)
+    known_soft = (label > 0) & ~known_bone
+    dense = bone_or_iodine(hu, body, grid, known_bone=known_bone, known_soft=known_soft)
+    tissue[dense.iodine & (label == 0)] = Tissue.BLOOD
+    bone = (dense.bone | known_bone) & ~(known_soft & (hu < 600))
     tissue[bone] = np.where(hu[bone] > 600, Tissue.CORTICAL_BONE, Tissue.RED_MARROW)
     tissue[body & (hu > 1900)] = Tissue.TOOTH
     tissue[body & (hu > 2900)] = Tissue.METAL
     hollow = np.isin(label, (6, 15, 16, 18, 19, 20)) & (hu < -350)
     tissue[hollow] = Tissue.GAS
-    return tissue
+    return tissue, np.where(bone & (label == 0), _kind_of_bone(hu, bone, body, lungs, grid), label)
+
+
+def _lungs(hu: np.ndarray, body: np.ndarray, grid: Geometry) -> np.ndarray:
+    """Gas-like voxels that are not as black as gas, in large connected parts."""
+    airy = body & (hu < -350)
+    parts, count = ndimage.label(ndimage.binary_opening(airy, iterations=1))
+    if not count:
+        return np.zeros(hu.shape, bool)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1) * grid.voxel_volume_mm3
+    level = ndimage.mean(hu, parts, np.arange(count + 1))
+    lungs = (sizes > 2e5) & (level > -930)
+    lungs[0] = False
+    return ndimage.binary_dilation(lungs[parts], iterations=2) & airy
+
+
+def _kind_of_bone(hu: np.ndarray, bone: np.ndarray, body: np.ndarray, lungs: np.ndarray, grid: Geometry) -> np.ndarray:
+    """Private label of unlabelled bone, slice by slice: spine and chest (marrow half fat), or skull, pelvis and limbs.
+
+    Beside lungs all bone counts as chest; around a brain all as skull; elsewhere what lies about the spinal canal is spine.
+    """
+    area = grid.spacing_xyz[0] * grid.spacing_xyz[1]
+    result = np.full(hu.shape, CONVERTED_BONE, np.uint8)
+    skull = np.zeros(len(hu), bool)
+    canals: dict[int, np.ndarray] = {}
+    for k in range(len(hu)):
+        if not bone[k].any():
+            continue
+        holes, count = ndimage.label(
+            ndimage.binary_fill_holes(ndimage.binary_closing(bone[k], iterations=2)) & ~bone[k]
+        )
+        if not count:
+            continue
+        index = np.arange(1, count + 1)
+        size = np.bincount(holes.ravel(), minlength=count + 1)[1:] * area
+        level = ndimage.median(hu[k], holes, index)
+        soft = (level > -20) & (level < 70)
+        skull[k] = bool((soft & (size > 4000)).any())
+        canal = index[soft & (size > 100) & (size < 700)]
+        if len(canal):
+            largest = canal[np.argmax(size[canal - 1])]
+            canals[k] = np.array(ndimage.center_of_mass(holes == largest))
+    chest = lungs.sum((1, 2)) * area > 2000
+    result[chest & ~skull] = SPINE
+    if len(canals) < 0.15 * len(hu):  # rings of other bones
+        return result
+    slices = np.array(sorted(canals))
+    middle = np.stack([np.interp(np.arange(len(hu)), slices, [canals[k][a] for k in slices]) for a in (0, 1)], 1)
+    for k in np.nonzero(~chest & ~skull)[0]:
+        away = (np.indices(hu.shape[1:]) - middle[k][:, None, None]) * np.array(grid.spacing_xyz[1::-1])[:, None, None]
+        near = (np.abs(away[1]) < 45) & (away[0] > -60) & (away[0] < 50)
+        parts, count = ndimage.label(bone[k])
+        if count:  # a whole piece of bone is of one kind
+            share = ndimage.mean(near, parts, np.arange(count + 1))
+            result[k][(share > 0.5)[parts]] = SPINE
+    return result
 
 
 def _straight(geometry: Geometry, spacing_xyz: tuple[float, float, float]) -> Geometry:
