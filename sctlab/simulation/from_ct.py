@@ -180,8 +180,9 @@ def _kind_of_bone(hu: np.ndarray, bone: np.ndarray, body: np.ndarray, lungs: np.
         size = np.bincount(holes.ravel(), minlength=count + 1)[1:] * area
         level = ndimage.median(hu[k], holes, index)
         soft = (level > -20) & (level < 70)
+        even = ndimage.standard_deviation(hu[k], holes, index) < 45  # marrow runs from fat to spongy bone
         skull[k] = bool((soft & (size > 4000)).any())
-        canal = index[soft & (size > 100) & (size < 700)]
+        canal = index[soft & even & (size > 100) & (size < 700)]
         if len(canal):
             largest = canal[np.argmax(size[canal - 1])]
             canals[k] = np.array(ndimage.center_of_mass(holes == largest))

