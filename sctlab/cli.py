@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare": ("sctlab.commands.compare", "compare", "Compare two evaluations case by case."),
     "rank": ("sctlab.commands.rank", "rank", "Rank methods by the challenge's scheme."),
     "gamma": ("sctlab.commands.gamma", "gamma", "Compare two dose files by the gamma index."),
+    "study": ("sctlab.commands.study", "app", "Experiments on registration, and their tables."),
     "features": ("sctlab.commands.features", "app", "List or download feature extractors."),
     "schemas": ("sctlab.commands.schemas", "schemas", "Write the JSON schemas of records and settings."),
     "info": ("sctlab.commands.info", "info", "Versions, devices and the bundles that are here."),

@@ -1,0 +1,327 @@
+"""Tables of a study from per-case scores: means, deviations, paired tests against one cell, as CSV, LaTeX and HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sctlab.evaluation.definitions import METRICS
+from sctlab.measures.statistics import bootstrap_interval, holm, rank_biserial, wilcoxon_p
+from sctlab.reporting import number, render
+from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_text
+
+KEYS = ("train", "evaluate", "region", "case")
+ALL = "all"
+STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+COLUMNS = (
+    "region", "train", "evaluate", "metric", "n", "mean", "sd", "sd_sample", "p", "p_holm", "n_paired",
+    "difference", "difference_low", "difference_high", "effect_size",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One train x evaluate combination in one region and metric, against the reference cell.
+
+    Args:
+        region: Region, or `all` for the cases of all regions.
+        train, evaluate: Registration of the training pairs and of the references.
+        metric: Column of the scores.
+        n: Cases with a value.
+        mean: Mean over them.
+        sd: Population standard deviation (ddof 0), as the published study prints.
+        sd_sample: Sample standard deviation (ddof 1); None for one case.
+        p: Two-sided Wilcoxon signed-rank test against the reference cell, paired by case; None for the reference cell.
+        p_holm: p after Holm's adjustment over the cells of this region and metric.
+        n_paired: Cases that this cell and the reference cell share.
+        difference: Mean of this cell minus the reference cell over those cases.
+        difference_low, difference_high: 95 % bootstrap interval of that mean (10,000 resamplings of cases).
+        effect_size: Matched-pairs rank-biserial correlation, from -1 to 1.
+    """
+
+    region: str
+    train: str
+    evaluate: str
+    metric: str
+    n: int
+    mean: float
+    sd: float
+    sd_sample: float | None
+    p: float | None = None
+    p_holm: float | None = None
+    n_paired: int = 0
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    effect_size: float | None = None
+
+    @property
+    def name(self) -> str:
+        """`train/evaluate`."""
+        return f"{self.train}/{self.evaluate}"
+
+
+@dataclass(frozen=True)
+class StudyTables:
+    """All cells of all tables, and the cell that they were compared with.
+
+    Args:
+        cells: By metric, region, and combination in the file's order.
+        against: Train and evaluate of the reference cell.
+        notes: What a reader of the numbers must know.
+    """
+
+    cells: tuple[Cell, ...]
+    against: tuple[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> list[str]:
+        """In the file's order."""
+        return list(dict.fromkeys(c.metric for c in self.cells))
+
+
+Scores = dict[tuple[str, str], dict[tuple[str, str], dict[str, float]]]
+
+
+def read_scores(path: str | Path) -> tuple[Scores, list[str]]:
+    """Scores of a CSV with columns train, evaluate, region, case and one column per metric.
+
+    Returns:
+        (train, evaluate) → (region, case) → metric → value (empty cells are left out), and the metrics.
+
+    Raises:
+        InputError: No such file, a missing column, no metric, a row twice, or a value that is no finite number.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            header, rows = list(reader.fieldnames or ()), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(path, found=f"can't be read ({error})", expected="a CSV of scores") from error
+    missing = [k for k in KEYS if k not in header]
+    metrics = [c for c in header if c not in KEYS]
+    if missing or not metrics:
+        raise InputError(
+            path,
+            found=f"columns {', '.join(header) or 'none'}",
+            expected="train, evaluate, region, case and one column per metric",
+        )
+    scores: Scores = defaultdict(dict)
+    for line, row in enumerate(rows, start=2):
+        combination, case = (row["train"], row["evaluate"]), (row["region"], row["case"])
+        if None in row or any(row[k] in (None, "") for k in KEYS):
+            raise InputError(path, found=f"line {line}: {len(row)} values", expected=f"the header's {len(header)}")
+        if case in scores[combination]:
+            raise InputError(
+                path, found=f"line {line}: {'/'.join(combination)} {'/'.join(case)} twice", expected="one row each"
+            )
+        scores[combination][case] = {m: _value(row[m], path, line, m) for m in metrics if row[m]}
+    if not scores:
+        raise InputError(path, found="no rows", expected="scores")
+    return dict(scores), metrics
+
+
+def build_tables(scores: Scores, metrics: Sequence[str], against: str) -> StudyTables:
+    """Compare every train x evaluate combination with one, by region and over all regions.
+
+    Args:
+        scores: As `read_scores` returns them.
+        metrics: Which of their metrics.
+        against: The reference cell, `train/evaluate`.
+
+    Raises:
+        InputError: There is no such cell.
+    """
+    names = {"/".join(c): c for c in scores}
+    if against not in names:
+        raise InputError("--against", found=f"'{against}'", expected="one of " + ", ".join(sorted(names)))
+    reference = names[against]
+    regions = list(dict.fromkeys(region for cases in scores.values() for region, _ in cases))
+    # one region: `all` would say the same again
+    groups = [*sorted(regions), ALL] if len(regions) > 1 else regions
+    cells: list[Cell] = []
+    for metric in metrics:
+        for group in groups:
+            cells += _row_of_cells(scores, metric, group, reference)
+    return StudyTables(tuple(cells), reference, tuple(_unpaired(cells)))
+
+
+def write_tables(path: str | Path, out: str | Path, *, against: str) -> StudyTables:
+    """Build the tables of a file and write tables.csv, tables.tex and tables.html into the folder `out`."""
+    tables = build_tables(*read_scores(path), against)
+    out = Path(out)
+    write_text(out / "tables.csv", tables_csv(tables))
+    write_text(out / "tables.tex", tables_latex(tables))
+    page = render(
+        "tables.html",
+        title="Train x evaluate",
+        subtitle=f"Scores of {Path(path).name}, every cell against {'/'.join(tables.against)}",
+        notes=tables.notes,
+        tables=[_page_table(tables, m) for m in tables.metrics],
+        header=COLUMNS,
+        rows=[[_text(getattr(c, k), 4) for k in COLUMNS] for c in tables.cells],
+    )
+    write_text(out / "tables.html", page)
+    return tables
+
+
+def stars(p: float | None) -> str:
+    """`*` below 0.05, `**` below 0.01, `***` below 0.001, as the published study marks uncorrected p-values."""
+    return next((mark for limit, mark in STARS if p is not None and p < limit), "")
+
+
+def tables_csv(tables: StudyTables) -> str:
+    """One row per cell with the columns of `COLUMNS`; undefined values are empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_text(getattr(c, k), 10) for k in COLUMNS] for c in tables.cells)
+    return text.getvalue()
+
+
+def tables_latex(tables: StudyTables) -> str:
+    """One `tabular` per metric: regions down, combinations across, mean ± population deviation with stars."""
+    parts = ["% mean \\pm population standard deviation; * p<.05, ** p<.01, *** p<.001, two-sided Wilcoxon signed-rank",
+             f"% against {'/'.join(tables.against)}, uncorrected; tables.csv has Holm's adjustment"]  # fmt: skip
+    for metric in tables.metrics:
+        header, rows = _grid(tables, metric)
+        parts += ["", f"% {metric}", "\\begin{tabular}{l" + "c" * (len(header) - 1) + "}", "\\hline"]
+        parts.append(" & ".join(map(_latex, header)) + " \\\\ \\hline")
+        for label, cells in rows:
+            texts = [
+                f"${number(c.mean, _digits(metric))} \\pm {number(c.sd, _digits(metric))}$"
+                + (f"$^{{{stars(c.p)}}}$" if stars(c.p) else "")
+                if c is not None
+                else "--"
+                for c in cells
+            ]
+            parts.append(" & ".join([_latex(label), *texts]) + " \\\\")
+        parts += ["\\hline", "\\end{tabular}"]
+    return "\n".join(parts) + "\n"
+
+
+def _row_of_cells(scores: Scores, metric: str, group: str, reference: tuple[str, str]) -> list[Cell]:
+    """The cells of one metric and region: those that Holm's adjustment is over."""
+
+    def values(combination: tuple[str, str]) -> dict[tuple[str, str], float]:
+        cases = scores[combination].items()
+        return {case: v[metric] for case, v in cases if metric in v and group in (ALL, case[0])}
+
+    base = values(reference)
+    cells = []
+    for combination in scores:
+        own = values(combination)
+        if not own:
+            continue
+        numbers = np.array(list(own.values()))
+        cell = Cell(
+            group,
+            *combination,
+            metric,
+            n=numbers.size,
+            mean=float(numbers.mean()),
+            sd=float(numbers.std()),
+            sd_sample=float(numbers.std(ddof=1)) if numbers.size > 1 else None,
+        )
+        shared = [case for case in own if case in base]
+        cells.append(cell if combination == reference or not shared else _compared(cell, own, base, shared))
+    adjusted = holm([c.p for c in cells])
+    return [c if p is None else replace(c, p_holm=p) for c, p in zip(cells, adjusted, strict=True)]
+
+
+def _compared(
+    cell: Cell, own: dict[tuple[str, str], float], base: dict[tuple[str, str], float], shared: list[tuple[str, str]]
+) -> Cell:
+    x, y = (np.array([v[case] for case in shared]) for v in (own, base))
+    low, high = bootstrap_interval(x - y) if len(shared) > 1 else (None, None)
+    return replace(
+        cell,
+        p=wilcoxon_p(x, y),
+        n_paired=len(shared),
+        difference=float((x - y).mean()),
+        difference_low=low,
+        difference_high=high,
+        effect_size=rank_biserial(x, y),
+    )
+
+
+def _unpaired(cells: Sequence[Cell]) -> list[str]:
+    lines = [
+        f"{c.name}, {c.region}, {c.metric}: {c.n_paired} of {c.n} cases are in the reference cell, too; only those were compared"
+        for c in cells
+        if c.difference is not None and c.n_paired < c.n
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def _grid(tables: StudyTables, metric: str) -> tuple[list[str], list[tuple[str, list[Cell | None]]]]:
+    chosen = [c for c in tables.cells if c.metric == metric]
+    combinations = list(dict.fromkeys(c.name for c in chosen))
+    combinations.sort(key=lambda name: name != "/".join(tables.against))
+    rows: list[tuple[str, list[Cell | None]]] = []
+    for region in dict.fromkeys(c.region for c in chosen):
+        by_name = {c.name: c for c in chosen if c.region == region}
+        count = max(c.n for c in by_name.values())
+        rows.append((f"{region} ({count})", [by_name.get(name) for name in combinations]))
+    return ["region (n)", *combinations], rows
+
+
+def _page_table(tables: StudyTables, metric: str) -> dict[str, object]:
+    header, rows = _grid(tables, metric)
+    digits = _digits(metric)
+    texts = []
+    for label, cells in rows:
+        row = [{"main": label, "detail": ""}]
+        for c in cells:
+            if c is None:
+                row.append({"main": "–", "detail": ""})
+                continue
+            detail = ""
+            if c.difference is not None:
+                interval = f"[{number(c.difference_low, digits)}, {number(c.difference_high, digits)}]"
+                detail = f"{number(c.difference, digits, sign=True)} {interval}, p {_p(c.p)}, Holm {_p(c.p_holm)}, n {c.n_paired}"
+            row.append(
+                {"main": f"{number(c.mean, digits)} ± {number(c.sd, digits)} {stars(c.p)}".strip(), "detail": detail}
+            )
+        texts.append(row)
+    label = METRICS[metric].label if metric in METRICS else metric
+    return {"title": label, "header": header, "rows": texts}
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _digits(metric: str) -> int:
+    known = {key.lower(): m.digits for key, m in METRICS.items()}
+    return known.get(metric.lower(), 3)
+
+
+def _text(value: object, significant: int) -> str:
+    if value is None:
+        return ""
+    return f"{value:.{significant}g}" if isinstance(value, float) else str(value)
+
+
+def _latex(text: str) -> str:
+    return "".join({"_": "\\_", "&": "\\&", "%": "\\%", "#": "\\#", "$": "\\$"}.get(c, c) for c in text)
+
+
+def _value(text: str, path: Path, line: int, metric: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(path, found=f"line {line}: {metric} '{text}'", expected="a finite number, or nothing")
+    return value
