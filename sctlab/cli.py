@@ -7,6 +7,8 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import click
 import typer
@@ -37,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 # Typer has carried its own copy of click since 0.26: a command's endings and the group's are different classes.
 _EXITS = (click.exceptions.Exit, typer.Exit)
 _ABORTS = (KeyboardInterrupt, click.Abort, typer.Abort)
-_USAGE_ERRORS = (click.ClickException, typer.BadParameter.__mro__[2])
+_USAGE_ERRORS: Any = (click.ClickException, typer.BadParameter.__mro__[2])
 
 
 class _LazyGroup(click.Group):
@@ -50,14 +52,14 @@ class _LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[name]
-        found = getattr(importlib.import_module(module), attribute)
-        if not isinstance(found, typer.Typer):
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, typer.Typer):
             single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            single.command(name)(found)
-            found = single
-        command = typer.main.get_command(found)
-        command.name = name
-        return command
+            single.command(name)(command)
+            command = single
+        made: Any = typer.main.get_command(command)  # of Typer's own copy of click
+        made.name = name
+        return made
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -77,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False), debug="--debug" in arguments))
 
 
-def run(command, *, debug: bool = False) -> int:
+def run(command: Callable[[], object], *, debug: bool = False) -> int:
     """Call `command` and turn its ending into an exit code, with one line on stderr for an error."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if not debug:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -11,7 +11,8 @@ from sctlab.simulation.tissues import Tissue, sample_hu
 from sctlab_model.volume import Geometry
 
 Box = tuple[slice, slice, slice]
-Points = tuple[np.ndarray, np.ndarray, np.ndarray]
+Points = Sequence[np.ndarray]  # x, y, z
+Vector = Sequence[float] | np.ndarray
 
 
 class Painter:
@@ -50,7 +51,7 @@ class Painter:
         """The whole grid."""
         return (slice(None), slice(None), slice(None))
 
-    def box(self, low_xyz: Sequence[float], high_xyz: Sequence[float]) -> Box | None:
+    def box(self, low_xyz: Vector, high_xyz: Vector) -> Box | None:
         """The part of the grid that may show the ideal body's points between two corners; None if none."""
         slices = []
         for axis in (2, 1, 0):
@@ -121,13 +122,13 @@ class Painter:
 
     def ellipsoid(
         self,
-        centre: Sequence[float],
-        radii: Sequence[float],
+        centre: Vector,
+        radii: Vector,
         tissue: Tissue,
         label: int | None = None,
         *,
         rough_mm: float = 0.0,
-        angles: Sequence[float] = (0, 0, 0),
+        angles: Vector = (0, 0, 0),
     ) -> None:
         """Paint an ellipsoid turned by `angles` (degrees about x, y, z), its surface roughened by noise."""
         reach = max(radii) + 3 * rough_mm
@@ -141,7 +142,7 @@ class Painter:
     def tube(
         self,
         points: np.ndarray,
-        radii: float | Sequence[float],
+        radii: float | Vector,
         tissue: Tissue,
         label: int | None = None,
         *,
@@ -174,7 +175,9 @@ class Painter:
             for box, distance in self.tube_distances(points, np.maximum(radii - inset, 0.2), flatten):
                 self.fill(box, distance, tissue, label)
 
-    def tube_distances(self, points: np.ndarray, radii: np.ndarray, flatten: float = 1.0):
+    def tube_distances(
+        self, points: np.ndarray, radii: np.ndarray, flatten: float = 1.0
+    ) -> Iterator[tuple[Box, np.ndarray]]:
         """Yield (box, distance) for every segment of a tube."""
         for a, b, ra, rb in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
             reach = max(ra, rb) * max(1.0, flatten) + 4
@@ -183,9 +186,7 @@ class Painter:
                 yield box, capsule(self.at(box), a, b, ra, rb, flatten)
 
 
-def ellipsoid(
-    points: Points, centre: Sequence[float], radii: Sequence[float], angles: Sequence[float] = (0, 0, 0)
-) -> np.ndarray:
+def ellipsoid(points: Points, centre: Vector, radii: Vector, angles: Vector = (0, 0, 0)) -> np.ndarray:
     """Approximate signed distance to an ellipsoid (first-order, exact on the surface)."""
     offset = [p - c for p, c in zip(points, centre, strict=True)]
     if any(angles):
@@ -207,7 +208,7 @@ def capsule(points: Points, a: np.ndarray, b: np.ndarray, ra: float, rb: float, 
     return distance - (ra + t * (rb - ra))
 
 
-def turn(offset: Sequence[np.ndarray], angles: Sequence[float]) -> list[np.ndarray]:
+def turn(offset: Sequence[np.ndarray], angles: Vector) -> list[np.ndarray]:
     """Rotate coordinates about x, then y, then z (degrees)."""
     x, y, z = offset
     for axis, angle in enumerate(angles):
@@ -223,7 +224,7 @@ def turn(offset: Sequence[np.ndarray], angles: Sequence[float]) -> list[np.ndarr
 
 
 def smooth_noise(
-    shape: tuple[int, int, int], spacing_xyz: Sequence[float], scale_mm: float, rng: np.random.Generator
+    shape: tuple[int, int, int], spacing_xyz: Vector, scale_mm: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Unit-variance Gaussian noise correlated over `scale_mm`, float32: a coarse random lattice, cubically zoomed."""
     coarse = [max(4, int(np.ceil(n * s / scale_mm)) + 4) for n, s in zip(shape, spacing_xyz[::-1], strict=True)]

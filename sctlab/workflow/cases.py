@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any, Literal, get_args
 
@@ -57,7 +57,7 @@ def run_cases(
 
 def _stream(
     function: Callable[..., Any], cases: Work, jobs: int | None, executor: str, gpus: float
-) -> Iterator[tuple[int, Outcome]]:
+) -> Generator[tuple[int, Outcome], None, None]:
     """Index and outcome of each case, in the order in which they end."""
     if executor not in get_args(Executor):
         raise InputError("--executor", found=f"'{executor}'", expected=" or ".join(get_args(Executor)))

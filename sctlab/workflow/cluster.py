@@ -34,7 +34,7 @@ def on_cluster(
         jobs = jobs or capacity(machines, gpus)
         cores = cores_per_case(machines, min(jobs, len(cases)), gpus)
         remote = ray.remote(_on_worker).options(num_cpus=cores, num_gpus=gpus, max_retries=1)
-        waiting, running = deque(range(len(cases))), {}
+        waiting, running = deque(range(len(cases))), dict[Any, int]()
         while waiting or running:
             while waiting and len(running) < jobs:
                 index = waiting.popleft()

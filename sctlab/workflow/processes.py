@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from multiprocessing import get_context
 from typing import Any
 
@@ -27,12 +27,12 @@ def in_processes(
     pool = ProcessPool(jobs, initializer=limit_threads, initargs=(share,), context=get_context("spawn"))
     with pool:
         try:
-            futures = {
+            futures: dict[Future[Outcome], int] = {
                 pool.schedule(_in_worker, args=(function, name, arguments)): index
                 for index, (name, arguments) in enumerate(cases)
             }
             for future in as_completed(futures):
-                index = futures.pop(future)
+                index = futures[future]
                 try:
                     outcome = future.result()
                 except ProcessExpired as error:

@@ -28,7 +28,7 @@ def schemas() -> dict[str, str]:
     Raises:
         ValueError: Two types have one name.
     """
-    types = {Bundle, *_subclasses(Record), *_subclasses(Settings)}
+    types: set[type[BaseModel]] = {Bundle, *_subclasses(Record), *_subclasses(Settings)}
     made = {t: t.model_json_schema() for t in types}
     parts = {name for schema in made.values() for name in schema.get("$defs", {})}
     files: dict[str, str] = {}

@@ -178,7 +178,7 @@ def _bowel(painter: Painter, patient: Patient) -> None:
     w, rng = patient.width, painter.rng
     front = patient.belly_mm * 0.75
     bottom, top = float(painter.axes[2][0]) - 30, float(painter.axes[2][-1]) + 30
-    rows = []
+    rows: list[np.ndarray] = []
     for z in np.arange(-72, 112, 25.0):
         for y in np.arange(-58 - front, 6, 29.0):
             span = 74 * w * np.sqrt(np.clip(1 - ((y + 30) / 80) ** 2, 0.3, 1))

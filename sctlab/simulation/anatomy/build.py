@@ -38,7 +38,8 @@ def default_grid(
     if size_xyz is None:
         extent = {Region.AB: (430, 330), Region.TH: (430, 330), Region.HN: (300, 300)}[region]
         length = rng.uniform(165, 210) if short else rng.uniform(*_LENGTHS[region])
-        size_xyz = tuple(round(e / s) for e, s in zip((*extent, length), spacing_xyz, strict=True))
+        nx, ny, nz = (round(e / s) for e, s in zip((*extent, length), spacing_xyz, strict=True))
+        size_xyz = (nx, ny, nz)
     centre = np.array([0.0, 8.0 if region != Region.HN else 0.0, rng.uniform(*_CENTRES[region])])
     half = (np.array(size_xyz) - 1) / 2 * spacing_xyz
     return Geometry(size_xyz, spacing_xyz, tuple(centre - half))

@@ -150,8 +150,8 @@ def _cervical_spine(painter: Painter, patient: Patient) -> None:
     for side in (-1, 1):
         painter.ellipsoid((side * 19, y + 6, 592), (8, 9, 8), Tissue.CORTICAL_BONE, 50)
         painter.ellipsoid((side * 19, y + 6, 592), (6.4, 7.4, 6.4), Tissue.RED_MARROW, 50)
-    z = np.arange(470, 612.0, 9)
-    points = np.stack([0 * z, patient.spine_y(z) + 16.5, z], 1)
+    heights_mm = np.arange(470, 612.0, 9)
+    points = np.stack([0 * heights_mm, patient.spine_y(heights_mm) + 16.5, heights_mm], 1)
     painter.tube(points, 7.6, Tissue.CSF, 79)
     painter.tube(points, 5.0, Tissue.CORD, 79)
 

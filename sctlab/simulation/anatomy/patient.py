@@ -66,24 +66,24 @@ class Patient:
             inspiration=float(rng.uniform(0, 1)),
         )
 
-    def half_width(self, z: np.ndarray) -> np.ndarray:
+    def half_width(self, z: float | np.ndarray) -> np.ndarray:
         """Half width of the lean body at height z."""
         return self.width * smooth_curve(z, _LEAN[:, 0], _LEAN[:, 1])
 
-    def half_depth(self, z: np.ndarray) -> np.ndarray:
+    def half_depth(self, z: float | np.ndarray) -> np.ndarray:
         """Half depth of the lean body at height z."""
         return self.depth * smooth_curve(z, _LEAN[:, 0], _LEAN[:, 2])
 
-    def mid_y(self, z: np.ndarray) -> np.ndarray:
+    def mid_y(self, z: float | np.ndarray) -> np.ndarray:
         """Mid-depth y at height z."""
         return smooth_curve(z, _LEAN[:, 0], _LEAN[:, 3])
 
-    def spine_y(self, z: np.ndarray) -> np.ndarray:
+    def spine_y(self, z: float | np.ndarray) -> np.ndarray:
         """y of the vertebral body centres."""
         mean = 34.0
         return self.depth * (mean + self.curve * (smooth_curve(z, _SPINE[:, 0], _SPINE[:, 1]) - mean))
 
-    def spine_x(self, z: np.ndarray) -> np.ndarray:
+    def spine_x(self, z: float | np.ndarray) -> np.ndarray:
         """x of the vertebral body centres."""
         return self.sway * np.sin((np.asarray(z) - 40) / 140)
 
@@ -92,7 +92,7 @@ class Patient:
         return float(np.rad2deg(np.arctan2(self.spine_y(z + 8) - self.spine_y(z - 8), 16)))
 
 
-def smooth_curve(z: np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarray:
+def smooth_curve(z: float | np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Monotone cubic curve through the knots, flat beyond them."""
     from scipy.interpolate import PchipInterpolator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sctlab.simulation.anatomy.patient import Patient
-from sctlab.simulation.painter import Painter, ellipsoid
+from sctlab.simulation.painter import Box, Painter, ellipsoid
 from sctlab.simulation.tissues import Tissue
 
 VAULT = ((0, -10, 668), (70, 91, 85))
@@ -48,7 +48,7 @@ def paint_skull_and_brain(painter: Painter, patient: Patient) -> None:
         painter.bone(sella, ellipsoid(painter.at(sella), (0, -16, 614), (13, 12, 9)), 91)
 
 
-def _brain(painter: Painter, patient: Patient, box, inner: np.ndarray) -> None:
+def _brain(painter: Painter, patient: Patient, box: Box, inner: np.ndarray) -> None:
     x, y, z = points = painter.at(box)
     atrophy = painter.rng.uniform(0.6, 1.6)
     fissure = np.maximum(1.6 * atrophy - np.abs(x), 640 - z)

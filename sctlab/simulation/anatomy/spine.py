@@ -34,20 +34,21 @@ def paint_spine(painter: Painter, patient: Patient) -> None:
             spongy=patient.spongy,
         )
     paint_sacrum(painter, patient)
-    z = np.arange(-70, 480.0, 9)
-    points = np.stack([patient.spine_x(z), patient.spine_y(z) + canal_offset(patient, z), z], 1)
+    heights_mm = np.arange(-70, 480.0, 9)
+    canal_y = patient.spine_y(heights_mm) + canal_offset(patient, heights_mm)
+    points = np.stack([patient.spine_x(heights_mm), canal_y, heights_mm], 1)
     low, high = painter.axes[2][0] - 20, painter.axes[2][-1] + 20
-    keep = (z > low) & (z < high)
+    keep = (heights_mm > low) & (heights_mm < high)
     if keep.sum() > 1:
-        points, z = points[keep], z[keep]
+        points, heights_mm = points[keep], heights_mm[keep]
         painter.tube(points, 8.6, Tissue.FAT, 79)
         painter.tube(points, 7.4, Tissue.CSF, 79)
-        cord = np.where(z > 165, 4.6, 0.0)
+        cord = np.where(heights_mm > 165, 4.6, 0.0)
         if (cord > 0).any():
             painter.tube(points[cord > 0], 4.6, Tissue.CORD, 79)
 
 
-def canal_offset(patient: Patient, z: np.ndarray) -> np.ndarray:
+def canal_offset(patient: Patient, z: float | np.ndarray) -> np.ndarray:
     """Distance in y from the vertebral body's centre to the canal's, mm."""
     f = np.clip((np.asarray(z, dtype=float) - 160) / 300, 0, 1)
     return (17.5 - 5.5 * f) * patient.depth + 9.5

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from sctlab.simulation.anatomy.abdomen import diaphragm
 from sctlab.simulation.anatomy.patient import Patient
 from sctlab.simulation.anatomy.torso import Layers
-from sctlab.simulation.painter import Painter, ellipsoid
+from sctlab.simulation.painter import Box, Painter, ellipsoid
 from sctlab.simulation.tissues import Tissue
 
 HEART_CENTRE = np.array([20.0, -26.0, 262.0])
@@ -47,11 +49,11 @@ def paint_thorax(painter: Painter, patient: Patient, layers: Layers) -> None:
     _airways(painter, patient)
 
 
-def _line(painter: Painter, curve) -> np.ndarray:
+def _line(painter: Painter, curve: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     return curve(painter.axes[2].astype(np.float64)).astype(np.float32)[:, None, None]
 
 
-def _lung_vessels(painter: Painter, patient: Patient, box, inside: np.ndarray) -> None:
+def _lung_vessels(painter: Painter, patient: Patient, box: Box, inside: np.ndarray) -> None:
     rng, w = painter.rng, patient.width
     before_hu, before_tissue = painter.hu[box].copy(), painter.tissue[box].copy()
     for side in (-1, 1):

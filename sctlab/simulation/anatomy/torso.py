@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ class Layers:
     cavity: np.ndarray  # inside the muscle wall, the ribs and in front of the spine
 
 
-def _profile(painter: Painter, curve, axis_z: np.ndarray) -> np.ndarray:
+def _profile(painter: Painter, curve: Callable[[np.ndarray], np.ndarray], axis_z: np.ndarray) -> np.ndarray:
     """A curve of z as a float32 column that broadcasts over the grid's slices."""
     return curve(axis_z).astype(np.float32)[:, None, None]
 
