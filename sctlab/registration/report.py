@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 from sctlab.registration.case import OVERVIEW
 from sctlab.registration.exclusion import DEFAULT_RULE, CohortJudgement, Rule, judge, signals
 from sctlab.registration.records import EXCLUSIONS, FAILURE, ExclusionsRecord, FailureRecord, PairRecord, QualityRecord
+from sctlab.reporting import data_address, number, render
 from sctlab_model.cases import CaseKey, Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_text
@@ -20,13 +19,27 @@ MAX_PICTURES = 120  # the worst ones; more would make a file that browsers refus
 PICTURE_WIDTH = 1300
 REPORT = "report.html"
 
-_STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1340px; color: #222; }
-table { border-collapse: collapse; } td, th { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
-td:first-child, th:first-child, td.text { text-align: left; } tr.out { background: #fdecea; }
-th { position: sticky; top: 0; background: #fff; } img { max-width: 100%; } h3 { margin: 2rem 0 .2rem; }
-.reason { color: #a12; } .note { color: #555; }
-"""
+# Column, what it says. Columns that no case has a value for are left out.
+COLUMNS = {
+    "case": "Id; the link leads to its pictures.",
+    "group": "Task and region: cases are judged within it.",
+    "suspicion": "The worst signal over its limit; 1 and above is proposed for exclusion.",
+    "NMI": "Normalised mutual information over the body, before → after; 1 independent, 2 identical.",
+    "features": "Distance of MIND-SSC features over the body, before → after; smaller is better.",
+    "edges": "Agreement of gradients, before → after; 0 to 1.",
+    "body Dice": "Overlap of the two images' own body masks after registration.",
+    "label Dice": "Mean overlap of the labels that both images have, after registration.",
+    "with data": "Share of the body where the moving image has data.",
+    "folded": "Share of voxels with a Jacobian determinant of at most 0.",
+    "min. Jacobian": "Smallest Jacobian determinant: 1 keeps volume, below 0 folds.",
+    "deformation": "95th percentile of what no rigid motion explains, mm.",
+    "inverse": "95th percentile of forward then backward, mm; where both directions were run.",
+    "spread": "95th percentile of the presets' disagreement, mm; where several were run.",
+    "TRE body": "Mean distance to the simulated truth over the body, mm.",
+    "TRE edges": "The same at tissue edges, mm.",
+    "HU floor": "MAE of the registered CT against the aligned truth, HU.",
+    "seconds": "Wall time.",
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,7 @@ def write_report(root: str | Path, rule: Rule = DEFAULT_RULE) -> dict[str, str]:
     root = Path(root)
     entries = find_results(root)
     registered = [e for e in entries if e.quality is not None]
-    cases = [(e.id, e.group, signals(e.quality, e.pair.method)) for e in registered]
+    cases = [(e.id, e.group, signals(e.quality, e.pair.method)) for e in entries if e.quality and e.pair]
     judged = dict(zip((e.folder for e in registered), judge(cases, rule), strict=True))
     exclude = {e.id: f"not registered: {e.error}" for e in entries if e.error}
     exclude |= {e.id: "; ".join(judged[e.folder].reasons) for e in registered if judged[e.folder].exclude}
@@ -102,47 +115,39 @@ def _page(
     judged: dict[Path, CohortJudgement],
     exclude: dict[str, str],
 ) -> str:
-    parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'>",
-        f"<title>Registration: {html.escape(name)}</title><style>{_STYLE}</style>",
-        f"<h1>Registration: {html.escape(name)}</h1>",
-        f"<p>{len(ordered)} pairs registered, {len(failed)} failed; {len(exclude)} proposed for exclusion "
-        "(<code>exclusions.json</code>). The worst come first: suspicion is the worst signal over its limit.</p>",
-    ]
-    if failed:
-        parts.append("<h2>Failed</h2><table><tr><th>case<th>group<th>reason</tr>")
-        parts += [
-            f"<tr class='out'><td>{html.escape(r.id)}<td class='text'>{r.group}<td class='text'>{html.escape(r.error)}"
-            for r in failed
-        ]
-        parts.append("</table>")
-    parts.append("<h2>Cases</h2><table><tr>" + "".join(f"<th>{c}" for c in _COLUMNS) + "</tr>")
-    for result in ordered:
-        verdict = judged[result.folder]
-        row = "".join(f"<td>{cell}" for cell in _row(result, verdict))
-        parts.append(f"<tr{' class=out' if verdict.exclude else ''}>{row}</tr>")
-    parts.append("</table><h2>Pictures</h2>")
-    if len(ordered) > MAX_PICTURES:
-        parts.append(
-            f"<p class='note'>The {MAX_PICTURES} worst of {len(ordered)}; the others lie in the case folders.</p>"
-        )
-    for result in ordered[:MAX_PICTURES]:
-        verdict = judged[result.folder]
-        anchor = html.escape(f"{result.group} {result.id}")
-        parts.append(f"<h3 id='{anchor}'>{html.escape(result.id)} <span class='note'>{result.group}</span></h3>")
-        parts += [f"<div class='reason'>{html.escape(reason)}</div>" for reason in verdict.reasons]
-        parts += [f"<div class='note'>{html.escape(note)}</div>" for note in result.pair.notes]
-        if (result.folder / OVERVIEW).is_file():
-            parts.append(f"<img alt='{anchor}' loading='lazy' src='{_embedded(result.folder / OVERVIEW)}'>")
-    return "\n".join(parts) + "</html>\n"
+    rows = [_row(entry, judged[entry.folder]) for entry in ordered]
+    used = [k for k, column in enumerate(COLUMNS) if not rows or any(row[k] != MISSING for row in rows)]
+    header = [list(COLUMNS)[k] for k in used]
+    return render(
+        "registration.html",
+        title=f"Registration: {name}",
+        subtitle=f"{len(ordered)} pairs registered, {len(failed)} failed; {len(exclude)} proposed for exclusion",
+        failed=failed,
+        header=header,
+        explained={column: COLUMNS[column] for column in header},
+        rows=[
+            {"entry": entry, "cells": [row[k] for k in used], "out": judged[entry.folder].exclude}
+            for entry, row in zip(ordered, rows, strict=True)
+        ],
+        pictures=[
+            {
+                "entry": entry,
+                "reasons": judged[entry.folder].reasons,
+                "notes": entry.pair.notes if entry.pair is not None else [],
+                "address": _embedded(entry.folder / OVERVIEW) if (entry.folder / OVERVIEW).is_file() else "",
+            }
+            for entry in ordered[:MAX_PICTURES]
+        ],
+        not_shown=len(ordered) - MAX_PICTURES,
+        most=MAX_PICTURES,
+    )
 
 
-_COLUMNS = ("case", "group", "suspicion", "NMI before → after", "features before → after", "edges", "body Dice",
-            "label Dice", "body with data", "folds", "smallest Jacobian", "deformation p95 mm", "inverse p95 mm",
-            "spread p95 mm", "TRE body mm", "TRE edges mm", "HU floor", "s")  # fmt: skip
+MISSING = number(None, 0)
 
 
 def _row(result: CaseEntry, verdict: CohortJudgement) -> list[str]:
+    """Cells in the order of `COLUMNS`."""
     quality = result.quality
     assert quality is not None
     before, after = quality.similarity.before, quality.similarity.after
@@ -151,31 +156,26 @@ def _row(result: CaseEntry, verdict: CohortJudgement) -> list[str]:
     error = truth.get("tre_mm", {})
     jacobian = quality.field.jacobian
     inverse, spread = quality.inverse_consistency_mm, quality.preset_spread_mm
-    anchor = html.escape(f"{result.group} {result.id}")
     return [
-        f"<a href='#{anchor}'>{html.escape(result.id)}</a>",
+        result.id,
         result.group,
-        f"{verdict.suspicion:.2f}",
-        f"{before.nmi:.3f} → {after.nmi:.3f}",
-        f"{before.feature_distance:.3f} → {after.feature_distance:.3f}",
-        f"{before.edges:.2f} → {after.edges:.2f}",
-        _number(quality.overlap.after.body_dice, 3),
-        _number(labels and labels["mean"], 3),
+        number(verdict.suspicion, 2),
+        f"{number(before.nmi, 3)} → {number(after.nmi, 3)}",
+        f"{number(before.feature_distance, 3)} → {number(after.feature_distance, 3)}",
+        f"{number(before.edges, 2)} → {number(after.edges, 2)}",
+        number(quality.overlap.after.body_dice, 3),
+        number(labels["mean"] if labels else None, 3),
         f"{quality.overlap.field_of_view:.0%}",
         f"{jacobian.folds:.2%}",
-        f"{jacobian.minimum:.2f}",
-        f"{quality.field.deformation_mm.p95:.1f}",
-        _number(inverse and inverse.p95, 1),
-        _number(spread and spread.p95, 1),
-        _number(error.get("body", {}).get("mean"), 2),
-        _number(error.get("edges", {}).get("mean"), 2),
-        _number((truth.get("hu_floor") or {}).get("mae"), 0),
-        f"{quality.seconds:.0f}",
+        number(jacobian.minimum, 2),
+        number(quality.field.deformation_mm.p95, 1),
+        number(inverse.p95 if inverse else None, 1),
+        number(spread.p95 if spread else None, 1),
+        number(error.get("body", {}).get("mean"), 2),
+        number(error.get("edges", {}).get("mean"), 2),
+        number((truth.get("hu_floor") or {}).get("mae"), 0),
+        number(quality.seconds, 0),
     ]
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _embedded(path: Path) -> str:
@@ -188,4 +188,4 @@ def _embedded(path: Path) -> str:
         picture = picture.resize((PICTURE_WIDTH, round(picture.height * PICTURE_WIDTH / picture.width)))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_address(buffer.getvalue(), "image/jpeg")
