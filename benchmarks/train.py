@@ -31,10 +31,11 @@ import numpy as np
 import torch
 
 from sctlab.features import FeatureExtractor, load_extractor
+from sctlab.training.batch import Batch
 from sctlab.training.cache import PreparedCase
 from sctlab.training.dataset import PatchDataset, batches
-from sctlab.training.losses import FeatureL1, SynthesisLoss
-from sctlab.training.plan import L1, Patch
+from sctlab.training.losses import L1, FeatureL1, SynthesisLoss
+from sctlab.training.plan import Patch
 from sctlab_model.network import build_network
 from sctlab_model.recipe import Recipe
 
@@ -142,7 +143,7 @@ def step_of(
 
     def step() -> None:
         with torch.autocast(device.type, kind) if kind else nullcontext():
-            total, _ = loss(model(source), target, mask)
+            total, _ = loss(model(source), Batch.of_pairs(source, target, mask))
         optimiser.zero_grad()
         scaler.scale(total).backward()
         scaler.step(optimiser)

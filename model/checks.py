@@ -47,7 +47,7 @@ def fit_mask(mask: Volume, source: Volume) -> tuple[Volume, list[str]]:
         raise InputError(
             mask.name, found="an empty mask", expected="a body mask", advice="leave it out to have one computed"
         )
-    if mask.geometry.same_grid(source.geometry, tolerance_mm=0.1 * min(source.geometry.spacing_xyz)):
+    if mask.geometry.same_grid(source.geometry, source.geometry.mask_tolerance_mm):
         return Volume(mask.array > 0, source.geometry, mask.name), []
     fitted = resample(mask.with_array(mask.array > 0), source.geometry, interpolation="nearest")
     if not fitted.array.any():

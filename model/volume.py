@@ -85,6 +85,12 @@ class Geometry:
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.size_xyz])).reshape(3, -1).T
         return bool(np.abs(self.to_physical(corners) - other.to_physical(corners)).max() <= tolerance_mm)
 
+    @property
+    def mask_tolerance_mm(self) -> float:
+        """How far the voxels of a mask or of labels may lie off this grid and still be taken for it: a tenth of the
+        smallest edge. Files keep origins with few digits, and a mask that is off by so little marks the same voxels."""
+        return 0.1 * min(self.spacing_xyz)
+
     def resized(self, spacing_xyz: tuple[float, float, float]) -> Geometry:
         """The grid with another spacing that covers the same extent, on the same centre.
 

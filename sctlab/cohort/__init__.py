@@ -1,1 +1,1 @@
-"""Pairs, their checks, folds and exclusions."""
+"""Cohorts of pairs: finding them, checking them, leaving some out, dividing the rest into folds."""

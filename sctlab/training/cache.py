@@ -19,6 +19,7 @@ from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.io.writing import write_json
 from sctlab_model.preparation import prepare, prepare_target
 from sctlab_model.recipe import Recipe
+from sctlab_model.volume import Geometry, Volume
 
 FORMAT = 1  # raise when preparation or this layout changes what lies in a cache
 
@@ -28,19 +29,22 @@ class PreparedCase:
     """A pair on the canvas; its arrays are mapped when they are asked for, so any number of cases can be held.
 
     Args:
-        id: Case id.
+        key: Case key.
         folder: Where the arrays lie.
         outside: Normalised value of the source's padding.
+        patient: Whose images these are.
     """
 
-    id: str
+    key: str
     folder: Path
     outside: float
+    patient: str = ""
 
     @classmethod
-    def open(cls, case_id: str, folder: Path) -> PreparedCase:
+    def open(cls, key: str, folder: Path, patient: str = "") -> PreparedCase:
         """The prepared case of a folder."""
-        return cls(case_id, folder, float(json.loads((folder / "case.json").read_text(encoding="utf-8"))["outside"]))
+        values = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+        return cls(key, folder, float(values["outside"]), patient or key)
 
     @property
     def source(self) -> np.ndarray:
@@ -109,16 +113,25 @@ def prepare_case(pair: Pair, recipe: Recipe, cache: Path) -> None:
 def prepared_case(pair: Pair, recipe: Recipe, cache: Path) -> PreparedCase:
     """Open a prepared case, preparing it first if it isn't there; errors are those of `prepare_case`."""
     prepare_case(pair, recipe, cache)
-    return PreparedCase.open(pair.id, cache / cache_key(pair, recipe))
+    return PreparedCase.open(pair.key, cache / cache_key(pair, recipe), pair.patient)
+
+
+def on_grid(volume: Volume, grid: Geometry) -> Volume:
+    """The same voxels with the grid's own numbers: checks take what differs by rounding, preparation takes nothing."""
+    return Volume(volume.array, grid, volume.name)
 
 
 def _prepare_into(pair: Pair, recipe: Recipe, folder: Path) -> None:
-    source, target, mask = read_volume(pair.source), read_volume(pair.target), read_mask(pair.mask)
+    source = read_volume(pair.source)
+    target, mask = (
+        on_grid(read_volume(pair.target), source.geometry),
+        on_grid(read_mask(pair.mask), source.geometry),
+    )
     prepared = prepare(source, mask, recipe)
     unit = prepare_target(target, prepared, recipe)
     if pair.field_of_view is not None:
         # Where the moving image had no data there is no target. The mask stays as inference will have it.
-        seen = read_mask(pair.field_of_view)
+        seen = on_grid(read_mask(pair.field_of_view), source.geometry)
         inside = prepare_target(
             target.with_array(np.where(seen.array, *recipe.target_range_hu[::-1])), prepared, recipe
         )
@@ -126,7 +139,7 @@ def _prepare_into(pair: Pair, recipe: Recipe, folder: Path) -> None:
     known = prepared.mask & np.isfinite(unit)
     if not known.any():
         raise InputError(
-            pair.id, found="no voxel of the body has a target", expected="a field of view that meets the body"
+            pair.key, found="no voxel of the body has a target", expected="a field of view that meets the body"
         )
     arrays = {
         "source": prepared.source.astype(np.float32, copy=False),
@@ -140,7 +153,7 @@ def _prepare_into(pair: Pair, recipe: Recipe, folder: Path) -> None:
         temporary.mkdir(parents=True)
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        write_json(temporary / "case.json", {"id": pair.id, "outside": prepared.pad_value})
+        write_json(temporary / "case.json", {"id": pair.key, "outside": prepared.pad_value})
         try:
             os.replace(temporary, folder)  # noqa: PTH105 (Path.replace reads less clearly for folders)
         except OSError:

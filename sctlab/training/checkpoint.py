@@ -80,13 +80,30 @@ def load_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[st
         ) from error
 
 
-def pack_state(network: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Tensor]:
-    """Weights as `model.<name>` and the optimiser's per-parameter state as `optimiser.<index>.<name>`."""
-    tensors = {f"model.{k}": v for k, v in network.state_dict().items()}
-    if optimiser is not None:
+MAIN = "generator"  # the network of the bundle and its optimiser have short names: checkpoints outlive objectives
+
+
+def pack_networks(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """Weights as `model.<name>` for the generator and `networks.<network>.<name>` for the others."""
+    return {
+        f"{_prefix(name, 'model', 'networks')}.{k}": v
+        for name, n in networks.items()
+        for k, v in n.state_dict().items()
+    }
+
+
+def pack_optimisers(optimisers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The state of each parameter as `optimiser.<index>.<name>` or `optimisers.<optimiser>.<index>.<name>`."""
+    tensors = {}
+    for name, optimiser in optimisers.items():
+        prefix = _prefix(name, "optimiser", "optimisers")
         for index, state in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+            tensors |= {f"{prefix}.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
     return tensors
+
+
+def _prefix(name: str, own: str, others: str) -> str:
+    return own if name == MAIN else f"{others}.{name}"
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -94,15 +111,33 @@ def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `pack_state` took from an optimiser; its settings (learning rate, …) stay as they are."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in part(tensors, "optimiser").items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    # A fused optimiser walks memory, not indices: its state must lie as the parameter does (channels_last).
-    for parameter, values in optimiser.state.items():
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
-                values[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+def restore_networks(networks: dict[str, nn.Module], tensors: dict[str, Tensor], where: object) -> None:
+    """Put back what `pack_networks` took.
+
+    Raises:
+        WeightsError: The checkpoint holds other networks.
+    """
+    for name, network in networks.items():
+        try:
+            network.load_state_dict(part(tensors, _prefix(name, "model", "networks")))
+        except RuntimeError as error:
+            raise WeightsError(
+                where,
+                found=f"a checkpoint without this {name}",
+                expected="one of the plan's own objective and networks",
+            ) from error
+
+
+def restore_optimisers(optimisers: dict[str, torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    """Put back what `pack_optimisers` took; settings (learning rate, …) stay as they are."""
+    for name, optimiser in optimisers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in part(tensors, _prefix(name, "optimiser", "optimisers")).items():
+            index, entry = key.split(".", 1)
+            state.setdefault(int(index), {})[entry] = value
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        # A fused optimiser walks memory, not indices: its state must lie as the parameter does (channels_last).
+        for parameter, values in optimiser.state.items():
+            for entry, value in values.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
+                    values[entry] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)

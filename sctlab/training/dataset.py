@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from sctlab.training.batch import Batch
 from sctlab.training.cache import PreparedCase
 from sctlab.training.plan import Patch
+from sctlab_model.errors import InputError
 from sctlab_model.preparation import cut, stack_indices
 from sctlab_model.recipe import Canvas
 
 BORDER_UNIT = -1.0  # air, in the network's unit
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples of one iteration.
-
-    Args:
-        source: float32 [N, slices, y, x].
-        target: float32 [N, 1, y, x] in [-1, 1].
-        mask: bool [N, 1, y, x].
-    """
-
-    source: torch.Tensor
-    target: torch.Tensor
-    mask: torch.Tensor
-
-    def to(self, device: torch.device, channels_last: bool) -> Batch:
-        """The batch on a device; asynchronous from pinned memory."""
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        return Batch(
-            self.source.to(device, non_blocking=True, memory_format=layout),
-            self.target.to(device, non_blocking=True),
-            self.mask.to(device, non_blocking=True),
-        )
-
-    def pin_memory(self) -> Batch:
-        """Called by the data loader."""
-        return Batch(self.source.pin_memory(), self.target.pin_memory(), self.mask.pin_memory())
 
 
 class PatchDataset(Dataset):
@@ -52,6 +27,9 @@ class PatchDataset(Dataset):
     padded with air where the canvas is smaller. Slices beyond the ends are reflected. With `slab` > 1 a draw
     gives that many adjacent slices at one place with one flip, for extractors that see in 3D.
 
+    With `pairing="shuffled"` source and target are drawn apart: the target comes from any place of a case of another
+    patient, with flips of its own.
+
     Args:
         cases: Prepared cases.
         patch: Size, batch and flips.
@@ -59,7 +37,11 @@ class PatchDataset(Dataset):
         seed: Numbers that identify the run, fold and stage.
         rank: This process.
         world: Number of processes; it divides the draws of a batch.
+        pairing: `paired` or `shuffled`.
         canvas: Where padding goes, if the plane is smaller than the patch; shared between both sides by default.
+
+    Raises:
+        InputError: `shuffled` with one patient alone.
     """
 
     def __init__(
@@ -70,6 +52,7 @@ class PatchDataset(Dataset):
         seed: Sequence[int],
         rank: int = 0,
         world: int = 1,
+        pairing: Literal["paired", "shuffled"] = "paired",
         canvas: Canvas | None = None,
     ) -> None:
         self.canvas = canvas or Canvas()
@@ -80,15 +63,37 @@ class PatchDataset(Dataset):
         share = draws // world
         self.draws = range(rank * share, (rank + 1) * share)
         self._stacks: dict[int, np.ndarray] = {}
+        self.pairing = pairing
+        self._others: dict[str, list[PreparedCase]] = {}  # patient → the cases of all others
+        if pairing == "shuffled":
+            by_patient = defaultdict(list)
+            for case in self.cases:
+                by_patient[case.patient].append(case)
+            if len(by_patient) < 2:
+                raise InputError("pairs", found="one patient", expected="two or more, whose images can be shuffled")
+            self._others = {p: [c for c in self.cases if c.patient != p] for p in by_patient}
 
     def __getitem__(self, iteration: int) -> Batch:
         samples = [s for draw in self.draws for s in self._draw(iteration, draw)]
-        source, target, mask = (np.stack(arrays) for arrays in zip(*samples, strict=True))
-        return Batch(torch.from_numpy(source), torch.from_numpy(target), torch.from_numpy(mask))
+        source, target, mask, *source_mask = (torch.from_numpy(np.stack(a)) for a in zip(*samples, strict=True))
+        return Batch(source, target, mask, source_mask[0] if source_mask else mask)
 
-    def _draw(self, iteration: int, draw: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def _draw(self, iteration: int, draw: int) -> Iterator[tuple[np.ndarray, ...]]:
         rng = np.random.default_rng([*self.seed, iteration, draw])
         case = self.cases[rng.integers(len(self.cases))]
+        samples = self._slab(case, rng)
+        if self.pairing == "paired":
+            yield from samples
+            return
+        # A stream of its own, so that the sources are those that a supervised run draws.
+        rng = np.random.default_rng([*self.seed, iteration, draw, 1])
+        others = self._others[case.patient]
+        targets = self._slab(others[rng.integers(len(others))], rng)
+        for (source, _, source_mask), (_, target, mask) in zip(samples, targets, strict=True):
+            yield source, target, mask, source_mask
+
+    def _slab(self, case: PreparedCase, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, ...]]:
+        """The adjacent slices around a drawn voxel: source, target and mask of each."""
         z, y, x = case.body_voxel(int(rng.integers(case.voxels[-1])))
         flips = rng.random(2) < (self.patch.flip_y, self.patch.flip_x)
         count = case.mask.shape[0]
@@ -97,9 +102,7 @@ class PatchDataset(Dataset):
             # A volume with fewer slices than the slab repeats its last one.
             yield self._sample(case, min(slice_index, count - 1), y, x, flips)
 
-    def _sample(
-        self, case: PreparedCase, z: int, y: int, x: int, flips: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _sample(self, case: PreparedCase, z: int, y: int, x: int, flips: np.ndarray) -> tuple[np.ndarray, ...]:
         depth, *plane = case.mask.shape
         if depth not in self._stacks:
             self._stacks[depth] = stack_indices(depth, self.slices)
@@ -113,12 +116,12 @@ class PatchDataset(Dataset):
                 start.append(available - length if flipped and self.canvas.flip_before_padding else 0)
         box, extent = (0, *start), (1, *size)
         source = np.concatenate(
-            [cut(case.source[k : k + 1], box, extent, np.float32(case.outside)) for k in self._stacks[depth][z]]
+            [cut(case.source[k : k + 1], box, extent, case.outside) for k in self._stacks[depth][z]]
         )
-        target = cut(case.target[z : z + 1], box, extent, np.float32(BORDER_UNIT))
+        target = cut(case.target[z : z + 1], box, extent, BORDER_UNIT)
         mask = cut(case.mask[z : z + 1], box, extent, False)
         axes = [axis for axis, flip in zip((1, 2), flips, strict=True) if flip]
-        return tuple(np.flip(a, axes) if axes else a for a in (source, target, mask))
+        return tuple(np.flip(a, tuple(axes)) if axes else a for a in (source, target, mask))
 
 
 def batches(dataset: PatchDataset, start: int, stop: int, *, workers: int, pin: bool = False) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""What a run says while it trains: a progress bar, TensorBoard, and a plain metrics.jsonl."""
+"""What a run says while it trains: progress, TensorBoard, and a plain metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from sctlab_model.io.writing import write_text
+from sctlab_model.monitor import Monitor
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -23,19 +22,19 @@ class RunLog:
 
     Args:
         folder: Of the stage; gets `metrics.jsonl` and `tensorboard/`.
-        title: Before the progress bar.
+        title: Of the stage, for the monitor.
         total: Iterations of the stage.
         start: Iterations done; lines of a lost future are dropped from the files.
-        console: For the bar and the validation lines.
+        monitor: Told of progress and of validations.
         active: False on all but the first process.
     """
 
-    def __init__(self, folder: Path, title: str, total: int, start: int, console: Console, active: bool) -> None:
+    def __init__(self, folder: Path, title: str, total: int, start: int, monitor: Monitor, active: bool) -> None:
         self.folder, self.title, self.total, self.start = folder, title, total, start
-        self.console, self.active = console, active
+        self.monitor, self.active = monitor, active
         self._sums: dict[str, Tensor] = {}
         self._count, self._waited, self._since = 0, 0.0, time.perf_counter()
-        self._tail = ""
+        self._done, self._tail = start, ""
 
     def __enter__(self) -> RunLog:
         if not self.active:
@@ -52,23 +51,11 @@ class RunLog:
         write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[tail]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
-        self._bar.start()
-        self._task = self._bar.add_task(self.title, total=self.total, completed=self.start, tail="")
+        self.monitor.progress(self.start, self.total, self.title)
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if self.active:
-            self._bar.stop()
             self._file.close()
             self._board.close()
 
@@ -79,7 +66,8 @@ class RunLog:
         self._count += 1
         self._waited += waited
         if self.active:
-            self._bar.update(self._task, advance=1)
+            self._done += 1
+            self.monitor.progress(self._done, self.total, f"{self.title} {self._tail}")
 
     def flush(self, iteration: int, rate: float) -> dict[str, float]:
         """Means since the last call, written to the files; this waits for the device."""
@@ -100,7 +88,6 @@ class RunLog:
                 if k not in ("learning_rate", "iterations_per_s", "waiting_share")
             )
             self._tail = f"{values['iterations_per_s']:.2f} it/s {losses}"
-            self._bar.update(self._task, tail=self._tail)
         return values
 
     def validated(self, iteration: int, values: dict[str, float], picture: Path) -> None:
@@ -114,7 +101,7 @@ class RunLog:
 
             self._board.add_image("validation", imread(picture)[..., :3], iteration, dataformats="HWC")
         words = ", ".join(f"{k} {v:.2f}" for k, v in values.items())
-        self._bar.console.print(f"{self.title}, iteration {iteration}: {words}; {self._tail}", soft_wrap=True)
+        self.monitor.info(f"{self.title}, iteration {iteration}: {words}; {self._tail}")
 
     def _write(self, iteration: int, kind: str, values: dict[str, float]) -> None:
         for name, value in values.items():

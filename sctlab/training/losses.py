@@ -1,18 +1,110 @@
-"""What the network is asked for: L1, and IMPACT-Synth, the L1 between frozen features of sCT and CT."""
+"""Losses of pairs: L1, and IMPACT-Synth, the L1 between frozen features of sCT and CT.
+
+A loss is its settings (what a plan says) and a term (what is computed); `settings.build()` makes the term.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sctlab.features import FeatureExtractor, Statistics, load_extractor
-from sctlab.training.plan import L1, ImpactSynth, Loss, TrainingPlan
+from sctlab.training.batch import Batch
 from sctlab_model.errors import InputError
-from sctlab_model.network import build_network
 from sctlab_model.preparation import unit_to_hu
 from sctlab_model.recipe import Recipe
+from sctlab_model.settings import Settings
+
+
+class Term(nn.Module):
+    """A differentiable number about a prediction and its batch."""
+
+    @abstractmethod
+    def forward(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """The term before its weight, a float32 scalar.
+
+        Args:
+            prediction: [N, 1, y, x] in [-1, 1], float32.
+            batch: Its target has no NaN (see `Batch.known`).
+        """
+
+    def describe(self) -> dict[str, object] | None:
+        """What the run's record keeps about it; None for what the plan says already."""
+        return None
+
+
+class L1(Settings):
+    """Mean absolute difference in units of the network's output, over the whole patch or the body mask."""
+
+    kind: Literal["l1"] = "l1"
+    weight: float = Field(1.0, gt=0)
+    over: Literal["patch", "mask"] = "patch"
+
+    @property
+    def name(self) -> str:
+        """Of the term, in logs."""
+        return self.kind
+
+    def build(self, recipe: Recipe, slab: int) -> MaskedL1:
+        """The term."""
+        return MaskedL1(self.over)
+
+
+class ImpactSynth(Settings):
+    """IMPACT-Synth: sum over layers of w_l mean |psi_l(sCT) - psi_l(CT)|, psi a frozen extractor.
+
+    Args:
+        weight: Of the whole term.
+        extractor: A name of `sctlab features list`, or a file (TorchScript, or safetensors).
+        weights: The extractor's weights file, where it isn't the downloaded one.
+        layers: Layer index (from 0) → weight.
+        statistics_hu: Fixed range that the extractor's own normalisation refers to, the same for sCT and CT.
+        samples: At most so many of a process' samples (slabs, where `patch.slab` is above 1) are compared in a step;
+            all when left out. Samples are drawn independently, so that the expected gradient stays the same.
+        precision: Of the frozen network: `plan` is that of `computing.precision`; `bf16` or `32` is this one.
+    """
+
+    kind: Literal["impact_synth"] = "impact_synth"
+    weight: float = Field(1.0, gt=0)
+    extractor: str
+    weights: str | None = None
+    layers: dict[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0)]] = Field({0: 1.0}, min_length=1)
+    statistics_hu: tuple[float, float] = (-1024.0, 3071.0)
+    samples: int | None = Field(None, ge=1)
+    precision: Literal["plan", "bf16", "32"] = "plan"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ImpactSynth:
+        low, high = self.statistics_hu
+        if low >= high:
+            raise ValueError(f"statistics_hu is ({low:g}, {high:g}); the first must be below the second")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Of the term, in logs."""
+        return f"impact_{_plain(self.extractor)}"
+
+    def build(self, recipe: Recipe, slab: int) -> FeatureL1:
+        """The term; loads the extractor."""
+        return FeatureL1(
+            load_extractor(self.extractor, weights=self.weights),
+            self.layers,
+            recipe,
+            slab,
+            Statistics.from_range(*self.statistics_hu),
+            samples=self.samples,
+            precision=self.precision,
+        )
+
+
+Loss = Annotated[L1 | ImpactSynth, Field(discriminator="kind")]
 
 
 class SynthesisLoss(nn.Module):
@@ -27,96 +119,73 @@ class SynthesisLoss(nn.Module):
         slab: Adjacent slices that lie next to each other in a batch; 3D extractors see them as one volume.
     """
 
-    def __init__(self, losses: Sequence[Loss], recipe: Recipe, slab: int = 1) -> None:
+    def __init__(self, losses: Sequence[L1 | ImpactSynth], recipe: Recipe, slab: int = 1) -> None:
         super().__init__()
         self.terms = nn.ModuleDict()
         self.weights: dict[str, float] = {}
         for loss in losses:
-            name = loss.kind if isinstance(loss, L1) else f"impact_{_plain(loss.extractor)}"
-            if name in self.weights:
+            if loss.name in self.weights:
                 raise InputError(
-                    "losses", found=f"two terms {name}", expected="each term once", advice="raise its weight instead"
+                    "losses",
+                    found=f"two terms {loss.name}",
+                    expected="each term once",
+                    advice="raise its weight instead",
                 )
-            self.terms[name] = MaskedL1(loss.over) if isinstance(loss, L1) else FeatureL1.from_plan(loss, recipe, slab)
-            self.weights[name] = loss.weight
+            self.terms[loss.name] = loss.build(recipe, slab)
+            self.weights[loss.name] = loss.weight
 
-    def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, prediction: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Total and terms.
 
         Args:
             prediction: [N, 1, y, x] in [-1, 1].
-            target: Same shape; NaN where nothing is known.
-            mask: Body, bool, same shape.
+            batch: What it was predicted from and what it should be.
 
         Returns:
             The weighted sum (float32 scalar), and every term before its weight, without gradient.
         """
         prediction = prediction.float()
-        known = torch.isfinite(target)
-        target = torch.nan_to_num(target, nan=-1.0)
-        prediction = torch.where(known, prediction, target)
+        batch, known = batch.known()
+        prediction = torch.where(known, prediction, batch.target)
         total, parts = prediction.new_zeros(()), {}
         for name, term in self.terms.items():
-            value = term(prediction, target, mask & known)
+            value = term(prediction, batch)
             total = total + self.weights[name] * value
             parts[name] = value.detach()
         return total, parts
 
     def describe(self) -> list[dict[str, object]]:
-        """The extractors of the terms and the range that their normalisation refers to, for the run's record."""
-        return [
-            {"term": name, **t.extractor.describe(), "statistics_hu": vars(t.statistics)}
-            for name, t in self.terms.items()
-            if isinstance(t, FeatureL1)
-        ]
+        """What the terms say about themselves, for the run's record."""
+        described = {name: term.describe() for name, term in self.terms.items()}
+        return [{"term": name, **text} for name, text in described.items() if text is not None]
 
 
-def check_plan(plan: TrainingPlan) -> None:
-    """Build a plan's network and losses once: what can't be built is refused before hours of preparation.
-
-    Raises:
-        InputError: An unknown encoder or extractor, a layer that it hasn't got, a 3D extractor without slabs, two
-            terms of one name.
-        WeightsError: The extractor's weights aren't here.
-    """
-    network = plan.recipe.network
-    try:
-        build_network(network)  # with its numbers: some encoders can't be built without
-    except Exception as error:  # every library below has exceptions of its own
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise InputError(
-            "recipe.network",
-            found=f"{network!r} can't be built ({reason})",
-            expected="a network that its library can build, e.g. an encoder of segmentation_models_pytorch",
-        ) from error
-    SynthesisLoss(plan.losses, plan.recipe, plan.patch.slab)
-
-
-class MaskedL1(nn.Module):
+class MaskedL1(Term):
     """Mean absolute difference over the patch, or over the body voxels in it."""
 
     def __init__(self, over: str) -> None:
         super().__init__()
         self.over = over
 
-    def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        difference = (prediction - target).abs()
+    def forward(self, prediction: Tensor, batch: Batch) -> Tensor:
+        difference = (prediction - batch.target).abs()
         if self.over == "patch":
             return difference.mean()
         # Over all processes alike: the mean of the processes' means would weigh voxels by their neighbours' number.
-        count = mask.sum(dtype=torch.float32)
+        count = batch.mask.sum(dtype=torch.float32)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(count)
             count = count / torch.distributed.get_world_size()
-        return (difference * mask).sum() / count.clamp_min(1)
+        return (difference * batch.mask).sum() / count.clamp_min(1)
 
 
-class FeatureL1(nn.Module):
+class FeatureL1(Term):
     """IMPACT-Synth: sum over layers of w_l mean |psi_l(sCT) - psi_l(CT)| (arXiv 2609.29387).
 
     The extractor gets HU and normalises as it always does, with the statistics of one fixed range for both
     images: with each image's own minimum and maximum, a wrong prediction would move its own scale. It is
-    frozen and in evaluation mode; the CT's features carry no gradient; differences and means are float32.
+    frozen and in evaluation mode; the CT's features carry no gradient and are computed once per batch, however often
+    it is compared; differences and means are float32.
 
     Args:
         extractor: 2D (every slice is an image) or 3D (every slab is one).
@@ -124,6 +193,7 @@ class FeatureL1(nn.Module):
         recipe: For HU.
         slab: Adjacent slices a volume; 3D extractors need more than one.
         statistics: Of the fixed range.
+        samples, precision: See `ImpactSynth`.
     """
 
     def __init__(
@@ -133,6 +203,9 @@ class FeatureL1(nn.Module):
         recipe: Recipe,
         slab: int = 1,
         statistics: Statistics | None = None,
+        *,
+        samples: int | None = None,
+        precision: str = "plan",
     ) -> None:
         super().__init__()
         count = len(extractor.layers)
@@ -148,25 +221,31 @@ class FeatureL1(nn.Module):
             )
         self.extractor = extractor.freeze()
         self.indices, self.layer_weights = tuple(layers), tuple(layers.values())
-        self.recipe, self.slab = recipe, slab
+        self.recipe, self.slab, self.samples, self.precision = recipe, slab, samples, precision
         self.statistics = statistics or Statistics.from_range(*recipe.target_range_hu)
 
-    @classmethod
-    def from_plan(cls, loss: ImpactSynth, recipe: Recipe, slab: int) -> FeatureL1:
-        """The term that a plan asks for; loads the extractor."""
-        extractor = load_extractor(loss.extractor, weights=loss.weights)
-        return cls(extractor, loss.layers, recipe, slab, Statistics.from_range(*loss.statistics_hu))
-
-    def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        with torch.no_grad():
-            wanted = self._features(target)
-        total = prediction.new_zeros(())
-        for weight, found, reference in zip(self.layer_weights, self._features(prediction), wanted, strict=True):
-            total = total + weight * (found.float() - reference.float()).abs().mean()
+    def forward(self, prediction: Tensor, batch: Batch) -> Tensor:
+        count = len(prediction) if self.samples is None else min(len(prediction), self.samples * self.slab)
+        with self._precision(prediction):
+            if self not in batch.cache:
+                with torch.no_grad():
+                    batch.cache[self] = self._features(batch.target[:count])
+            pairs = zip(self.layer_weights, self._features(prediction[:count]), batch.cache[self], strict=True)
+            total = prediction.new_zeros(())
+            for weight, predicted, wanted in pairs:
+                total = total + weight * (predicted.float() - wanted.float()).abs().mean()
         return total
 
+    def describe(self) -> dict[str, object]:
+        return {**self.extractor.describe(), "statistics_hu": vars(self.statistics)}
+
+    def _precision(self, tensor: Tensor) -> AbstractContextManager[object]:
+        if self.precision == "plan":
+            return nullcontext()
+        return torch.autocast(tensor.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
     def _features(self, image: Tensor) -> list[Tensor]:
-        hu = unit_to_hu(image, self.recipe)
+        hu: Tensor = unit_to_hu(image, self.recipe)  # type: ignore[arg-type, assignment]  # arrays and tensors alike
         if self.extractor.dimension == 3:
             # [G * slab, 1, y, x] to [G, 1, slab, y, x]: adjacent slices lie next to each other in the batch.
             hu = hu.reshape(-1, 1, self.slab, *hu.shape[2:])

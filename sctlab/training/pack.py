@@ -7,16 +7,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
+from sctlab.cohort.load import CohortRecord
 from sctlab.training.card import model_card
 from sctlab.training.checkpoint import load_checkpoint, part
-from sctlab.training.loop import EXTRACTORS
 from sctlab.training.plan import Stage
 from sctlab.training.provenance import versions
 from sctlab.training.run import Run
-from sctlab.training.validation import METRICS
+from sctlab.training.trainer import EXTRACTORS
+from sctlab.training.validation import average
 from sctlab_model.bundle import Bundle, Fold, RegionGroup, Registration, StorageType, save_fold, write_bundle
 from sctlab_model.cases import Region, read_json
 from sctlab_model.errors import InputError
@@ -56,14 +56,14 @@ def pack_runs(
     first = opened[0]
     plan, cohort, division = first.plan, first.cohort, first.folds
     for run in opened[1:]:
-        if run.plan != plan or run.cohort["digest"] != cohort["digest"] or run.folds != division:
+        if run.plan != plan or run.cohort.digest != cohort.digest or run.folds != division:
             raise InputError(
                 run.folder,
                 found="another plan, other pairs or other folds",
                 expected=f"those of {first.folder}",
                 advice="pack it apart",
             )
-    registration = registration_of(cohort["registrations"], plan.data.target)
+    registration = registration_of(cohort.registrations, plan.data.target)
     # Everything is read before anything is written: a bundle that is there already stays whole.
     networks = [
         _read(opened, stage, fold)
@@ -101,10 +101,16 @@ def pack_runs(
         intended_use=DEMONSTRATION_USE if demonstration else INTENDED_USE,
         demonstration=demonstration,
         provenance={
-            "cohort": {k: cohort[k] for k in ("digest", "registrations")}
-            | {"cases": len(cohort["cases"]), "left_out": cohort["left_out"], "target": plan.data.target},
-            "held_out_cases": list(division.held_out),
-            "patients": {k: v for k, v in division.patients.items() if k != v},
+            "cohort": {
+                "digest": cohort.digest,
+                "registrations": cohort.registrations,
+                "cases": len(cohort.cases),
+                "left_out": cohort.left_out | cohort.excluded,
+                "doubtful": cohort.doubtful,
+                "target": plan.data.target,
+            },
+            "held_out_cases": list(map(_id, division.held_out)),
+            "patients": {_id(k): v for k, v in division.patients.items() if _id(k) != v},
             "plan": plan.model_dump(mode="json", exclude={"recipe"}),
             "networks": sources,
             "extractors": read_json(record) if record.is_file() else [],
@@ -138,24 +144,27 @@ def _read(runs: Sequence[Run], stage: Stage, fold: int) -> _Network | None:
 
 def _pack_fold(network: _Network, out: Path, storage: StorageType, several: bool) -> Fold:
     run, stage, fold, tensors, values = (getattr(network, f.name) for f in fields(network))
-    plan, division, cases = run.plan, run.folds, run.cohort["cases"]
+    plan, division, cases = run.plan, run.folds, run.cohort.cases
     file = f"{stage.name}_fold_{fold}.safetensors" if several else f"fold_{fold}.safetensors"
     weights = save_fold(part(tensors, "model"), out, file, storage)
     scored: dict[str, dict[str, float]] = values["cases"]
-    metrics: dict[str, Any] = {m: values["metrics"][m] for m in METRICS}
+    metrics: dict[str, Any] = dict(values["metrics"])
     metrics["iterations"] = float(values["best_iteration"])
+    regions = {_id(key): case.region for key, case in cases.items()}
     for region in Region:
-        found = [s for case_id, s in scored.items() if cases[case_id]["region"] == region]
-        if found:
-            metrics[str(region)] = {m: float(np.mean([s[m] for s in found])) for m in METRICS}
+        of_region = {key: s for key, s in scored.items() if regions[_id(key)] == region}
+        if of_region:
+            metrics[str(region)] = average(of_region)
     # A stage that starts from another one has seen that one's cases too.
     seen = _ancestors(stage, plan.stages)
-    wanted = None if any(s.regions is None for s in seen) else {r for s in seen for r in s.regions}
+    wanted = None if any(s.regions is None for s in seen) else {r for s in seen for r in s.regions or ()}
     return Fold(
         weights=weights,
         storage=storage,
-        training_cases=tuple(i for i in division.training_ids(fold) if wanted is None or cases[i]["region"] in wanted),
-        validation_cases=tuple(division.validation[fold]),
+        training_cases=tuple(
+            _id(key) for key in division.training_keys(fold) if wanted is None or cases[key].region in wanted
+        ),
+        validation_cases=tuple(map(_id, division.validation[fold])),
         metrics=metrics,
     )
 
@@ -167,11 +176,16 @@ def _ancestors(stage: Stage, stages: Sequence[Stage]) -> list[Stage]:
     return chain
 
 
-def _regions(stage: Stage, cohort: dict[str, Any]) -> tuple[Region, ...]:
+def _id(key: str) -> str:
+    """The id of a case key; a manifest names cases by it, because a bundle serves one task."""
+    return key.rsplit("/", 1)[-1]
+
+
+def _regions(stage: Stage, cohort: CohortRecord) -> tuple[Region, ...]:
     """Regions that a stage's networks serve: those it was trained on."""
     if stage.regions is not None:
         return stage.regions
-    found = {case["region"] for case in cohort["cases"].values()}
+    found = {case.region for case in cohort.cases.values()}
     return tuple(r for r in Region if r in found)
 
 

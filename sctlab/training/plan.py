@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import yaml
 from pydantic import Field, model_validator
 
+from sctlab.training.losses import L1, Loss
+from sctlab.training.objectives.base import ObjectiveSettings, objective_type, settings_types
+from sctlab.training.objectives.supervised import SupervisedSettings
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_text
@@ -64,43 +67,6 @@ class Patch(Settings):
         if self.batch % self.slab:
             raise ValueError(f"batch {self.batch} is not a multiple of slab {self.slab}")
         return self
-
-
-class L1(Settings):
-    """Mean absolute difference in units of the network's output, over the whole patch or the body mask."""
-
-    kind: Literal["l1"] = "l1"
-    weight: float = Field(1.0, gt=0)
-    over: Literal["patch", "mask"] = "patch"
-
-
-class ImpactSynth(Settings):
-    """IMPACT-Synth: sum over layers of w_l mean |psi_l(sCT) - psi_l(CT)|, psi a frozen extractor.
-
-    Args:
-        weight: Of the whole term.
-        extractor: A name of `sctlab features list`, or a file (TorchScript, or safetensors).
-        weights: The extractor's weights file, where it isn't the downloaded one.
-        layers: Layer index (from 0) → weight.
-        statistics_hu: Fixed range that the extractor's own normalisation refers to, the same for sCT and CT.
-    """
-
-    kind: Literal["impact_synth"] = "impact_synth"
-    weight: float = Field(1.0, gt=0)
-    extractor: str
-    weights: str | None = None
-    layers: dict[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0)]] = Field({0: 1.0}, min_length=1)
-    statistics_hu: tuple[float, float] = (-1024.0, 3071.0)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ImpactSynth:
-        low, high = self.statistics_hu
-        if low >= high:
-            raise ValueError(f"statistics_hu is ({low:g}, {high:g}); the first must be below the second")
-        return self
-
-
-Loss = Annotated[L1 | ImpactSynth, Field(discriminator="kind")]
 
 
 class Optimiser(Settings):
@@ -178,11 +144,21 @@ class Computing(Settings):
     seed: int = Field(0, ge=0)
 
 
+if TYPE_CHECKING:
+    AnyObjective = ObjectiveSettings
+else:  # those that are registered
+    AnyObjective = Annotated[Union[settings_types()], Field(discriminator="kind")]  # noqa: UP007 (built from a tuple)
+
+
 class TrainingPlan(Settings):
     """A recipe and how to train it.
 
     Args:
         recipe: What inference needs; goes into the bundle.
+        losses: Of pairs; objectives that learn from unpaired images take none.
+        objective: What is learnt and how.
+        selection: What chooses the best network: `mae` against the validation cases' CT, or `unpaired`, which looks at
+            no pair (see `sctlab.training.validation`); by the objective when left out.
         stages: In order; a stage may start from one before it.
         validate_every: Iterations between validations; the last iteration always validates.
         checkpoint_every: Iterations between checkpoints; each validation writes one too.
@@ -192,7 +168,9 @@ class TrainingPlan(Settings):
     recipe: Recipe
     data: Data = Data()
     patch: Patch = Patch()
-    losses: tuple[Loss, ...] = Field((L1(),), min_length=1)
+    losses: tuple[Loss, ...] = (L1(),)
+    objective: AnyObjective = SupervisedSettings()
+    selection: Literal["mae", "unpaired"] | None = None
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = StepSchedule()
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -202,8 +180,26 @@ class TrainingPlan(Settings):
     ema: float | None = Field(None, gt=0, lt=1)
     computing: Computing = Computing()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_losses_without_pairs(cls, value: Any) -> Any:
+        """Objectives without pairs have no losses by default."""
+        if isinstance(value, dict) and "losses" not in value:
+            objective = value.get("objective")
+            kind = objective.get("kind") if isinstance(objective, dict) else getattr(objective, "kind", None)
+            unpaired = {t.model_fields["kind"].default for t in settings_types() if t.takes_losses is False}
+            if kind in unpaired:
+                return value | {"losses": ()}
+        return value
+
     @model_validator(mode="after")
     def _possible(self) -> TrainingPlan:
+        if bool(self.losses) != self.objective.takes_losses:
+            raise ValueError(
+                f"objective {self.objective.kind} needs losses: at least one"
+                if self.objective.takes_losses
+                else f"objective {self.objective.kind} learns from unpaired images: it takes no losses"
+            )
         seen: dict[str, Stage] = {}
         for stage in self.stages:
             if stage.name in seen:
@@ -217,6 +213,26 @@ class TrainingPlan(Settings):
                 "itself, after clipping; set fused: false"
             )
         return self
+
+    def shortened(self, iterations: int | None) -> TrainingPlan:
+        """This plan with no stage longer than so many iterations."""
+        if iterations is None:
+            return self
+        return self.changed(stages=tuple(s.changed(iterations=min(s.iterations, iterations)) for s in self.stages))
+
+    def excluding(self, path: Path) -> TrainingPlan:
+        """This plan with a list of cases to leave out."""
+        return self.changed(data=self.data.changed(exclude=str(path.resolve())))
+
+    @property
+    def pairing(self) -> Literal["paired", "shuffled"]:
+        """Whether a sample's target is its own patient's or another's."""
+        return objective_type(self.objective).pairing
+
+    @property
+    def selected_by(self) -> Literal["mae", "unpaired"]:
+        """What chooses the best network."""
+        return self.selection or ("mae" if self.pairing == "paired" else "unpaired")
 
     @property
     def final_stages(self) -> tuple[Stage, ...]:

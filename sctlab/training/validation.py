@@ -1,14 +1,29 @@
-"""Validation: whole volumes through the inference code, in HU."""
+"""Validation: whole volumes through the inference code, in HU.
+
+Two rules choose the best network; the lower score is the better one.
+
+`mae`: the mean MAE against the validation cases' CT.
+
+`unpaired`, which looks at no pair, so that runs with and without pairs can be chosen alike:
+(2 - NMI(sCT, source)) + W(sCT, training CTs) / W(water, training CTs).
+NMI is the normalised mutual information (1 to 2) of sCT and source in the body: the anatomy is kept. W is the first
+Wasserstein distance between the HU of body voxels of the validation's sCTs, all together, and those of the training
+cases' CTs, which are other patients': the values are those of CTs. Water in the whole body scores 1 in the second part,
+and about 1 in the first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sctlab.measures.similarity import normalised_mutual_information
 from sctlab.pictures import CT_WINDOW, DIFFERENCE_WINDOW, Layer, centre_index, save_planes
 from sctlab.training.cache import PreparedCase
 from sctlab_model.backends.torch_backend import TorchBackend
@@ -20,6 +35,66 @@ from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 HU_RANGE = (-1024.0, 3071.0)
 METRICS = ("mae_hu", "psnr_db", "mae_all_water_hu")
+UNPAIRED_METRICS = ("nmi_source", "hu_distance")
+# Histogram of body voxels: 8 HU a bin resolves soft tissues.
+HU_EDGES = np.arange(-1024, 3072, 8, dtype=np.float64)
+REFERENCE_CASES = 40  # of the training cases, spread evenly: their pooled histogram hardly changes with more
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a validation found.
+
+    Args:
+        cases: Case key → metrics.
+        mean: Mean of each metric over cases; with the unpaired rule also `hu_distance` of all cases together and
+            `unpaired`, the rule's score.
+        rule: `mae` or `unpaired`.
+    """
+
+    cases: dict[str, dict[str, float]]
+    mean: dict[str, float]
+    rule: Literal["mae", "unpaired"] = "mae"
+
+    @property
+    def score(self) -> float:
+        """What the best network has least of."""
+        return self.mean["mae_hu" if self.rule == "mae" else "unpaired"]
+
+
+@dataclass(frozen=True)
+class UnpairedReference:
+    """The HU of the training cases' CTs, for the unpaired rule.
+
+    Args:
+        shares: Share of body voxels up to each of `HU_EDGES` (a cumulative distribution).
+        water: Wasserstein distance between it and a body of water, HU.
+    """
+
+    shares: np.ndarray
+    water: float
+
+    @classmethod
+    def of(cls, cases: Sequence[PreparedCase], recipe: Recipe) -> UnpairedReference:
+        """From prepared training cases."""
+        chosen = cases[:: max(1, len(cases) // REFERENCE_CASES)]
+        bodies = (c.target[c.mask & np.isfinite(c.target)] for c in chosen)
+        counts = np.sum([hu_counts(unit_to_hu(body, recipe)) for body in bodies], axis=0)
+        reference = cls(_shares(counts), 1.0)
+        return cls(reference.shares, max(reference.distance(hu_counts(np.zeros(1))), 1.0))
+
+    def distance(self, counts: np.ndarray) -> float:
+        """First Wasserstein distance in HU: the area between the two cumulative distributions."""
+        return float(np.abs(_shares(counts) - self.shares).sum() * (HU_EDGES[1] - HU_EDGES[0]))
+
+
+def hu_counts(hu: np.ndarray) -> np.ndarray:
+    """Histogram over `HU_EDGES`; values beyond the ends count in the last bins."""
+    return np.histogram(np.clip(hu, HU_EDGES[0], HU_EDGES[-1] - 1e-3), HU_EDGES)[0].astype(np.float64)
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    return np.cumsum(counts) / max(counts.sum(), 1.0)
 
 
 def backend_of(weights: dict[str, Tensor], recipe: Recipe, device: torch.device) -> TorchBackend:
@@ -54,40 +129,54 @@ def validate(
     recipe: Recipe,
     device: torch.device,
     *,
+    reference: UnpairedReference | None = None,
     picture: Path | None = None,
     gather: Callable[[np.ndarray], np.ndarray] | None = None,
     rank: int = 0,
     world: int = 1,
-) -> dict[str, dict[str, float]]:
+) -> Scores:
     """Predict the validation cases with every view of the recipe and score them.
 
     Args:
         weights: State of the network.
         cases: The fold's validation cases; processes share them out.
         device: Where to run.
+        reference: Scores by the unpaired rule, too.
         picture: PNG of the first case: source, sCT, CT, difference.
         gather: Adds an array over processes.
-
-    Returns:
-        Case id → metrics.
     """
     backend = backend_of(weights, recipe, device)
-    table = np.zeros((len(cases), len(METRICS)), dtype=np.float64)
+    names = METRICS + (UNPAIRED_METRICS if reference is not None else ())
+    table = np.zeros((len(cases), len(names)), dtype=np.float64)
+    counts = np.zeros(len(HU_EDGES) - 1)
     for index in range(rank, len(cases), world):
         case = cases[index]
         hu = predict_volume(np.array(case.source), np.array(case.mask), [backend], recipe).hu
-        found = score(hu, case, recipe)
-        table[index] = [found[m] for m in METRICS]
+        values = score(hu, case, recipe)
+        if reference is not None:
+            body = np.asarray(case.mask)
+            own = hu_counts(hu[body])
+            counts += own / own.sum()
+            nmi = normalised_mutual_information(np.clip(hu[body], *HU_RANGE), np.asarray(case.source)[body])
+            values |= {"nmi_source": nmi, "hu_distance": reference.distance(own)}
+        table[index] = [values[m] for m in names]
         if picture is not None and index == 0:
             draw(hu, case, recipe, picture)
     if gather is not None:
-        table = gather(table)
-    return {c.id: dict(zip(METRICS, map(float, row), strict=True)) for c, row in zip(cases, table, strict=True)}
+        table, counts = gather(table), gather(counts)
+    scores = {c.key: dict(zip(names, map(float, row), strict=True)) for c, row in zip(cases, table, strict=True)}
+    mean = average(scores)
+    if reference is None:
+        return Scores(scores, mean)
+    mean["hu_distance"] = reference.distance(counts)
+    mean["unpaired"] = 2 - mean["nmi_source"] + mean["hu_distance"] / reference.water
+    return Scores(scores, mean, "unpaired")
 
 
 def average(scores: dict[str, dict[str, float]]) -> dict[str, float]:
     """Mean of each metric over cases."""
-    return {m: float(np.mean([s[m] for s in scores.values()])) for m in METRICS}
+    names = next(iter(scores.values()))
+    return {name: float(np.mean([values[name] for values in scores.values()])) for name in names}
 
 
 def draw(hu: np.ndarray, case: PreparedCase, recipe: Recipe, path: Path) -> None:
@@ -103,4 +192,4 @@ def draw(hu: np.ndarray, case: PreparedCase, recipe: Recipe, path: Path) -> None
         Layer("sCT - CT (HU)", Volume(found - target, grid), DIFFERENCE_WINDOW, "RdBu_r"),
     ]
     body = Volume(mask, grid)
-    save_planes(layers, path, index_xyz=centre_index(body, body), title=case.id)
+    save_planes(layers, path, index_xyz=centre_index(body, body), title=case.key)

@@ -80,8 +80,8 @@ class Sam2Hiera(FeatureExtractor):
         x = pad_to_multiple(imagenet(x, statistics), _PATCH * _ATTENTION_WINDOW)
         trunk = self.trunk
         x = trunk.patch_embed(x)
-        x = x + trunk._get_pos_embed(x.shape[1:3])  # stops at the last stage wanted, which forward() can't
-        found = []
+        x = x + trunk._get_pos_embed((x.shape[1], x.shape[2]))  # stops at the last stage wanted, which forward() can't
+        found: list[Tensor] = []
         for index, block in enumerate(trunk.blocks):
             x = block(x)
             if index in trunk.stage_ends:

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sctlab.cohort.pairs import check_pair, load_cohort
+from sctlab.cohort.checks import check_pair
+from sctlab.cohort.load import load_cohort
 from sctlab.training.cache import PreparedCase, cache_key, prepared_case
 from sctlab.training.dataset import PatchDataset, batches
 from sctlab.training.plan import Patch
@@ -135,4 +136,4 @@ def test_workers_take_more_cases_than_files_may_be_open(many_cases: list[Prepare
 
 def test_mapping_keeps_the_identity(pair, make_plan, tmp_path: Path) -> None:
     case = prepared_case(pair, make_plan().recipe, tmp_path)
-    assert PreparedCase.open(case.id, case.folder).id == pair.id
+    assert PreparedCase.open(case.key, case.folder).key == pair.key

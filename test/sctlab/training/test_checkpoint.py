@@ -14,7 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-from sctlab.training.checkpoint import load_checkpoint, pack_state, part, restore_optimiser, save_checkpoint
+from sctlab.training.checkpoint import (
+    load_checkpoint,
+    pack_networks,
+    pack_optimisers,
+    restore_networks,
+    restore_optimisers,
+    save_checkpoint,
+)
 from sctlab_model.errors import WeightsError
 
 
@@ -36,15 +43,22 @@ def trained(
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_network_and_optimiser_come_back_bit_by_bit(tmp_path: Path, layout: torch.memory_format, fused: bool) -> None:
+@pytest.mark.parametrize("which", ["generator", "critic"])
+def test_network_and_optimiser_come_back_bit_by_bit(
+    tmp_path: Path, layout: torch.memory_format, fused: bool, which: str
+) -> None:
     """A fused optimiser pairs numbers by where they lie: state and parameter must have one layout."""
     network, optimiser = trained(layout, fused)
-    save_checkpoint(tmp_path, "last", pack_state(network, optimiser), {"iteration": 3})
+    networks, optimisers = {"generator": network, "critic": network}, {"generator": optimiser, "critic": optimiser}
+    save_checkpoint(tmp_path, "last", pack_networks(networks) | pack_optimisers(optimisers), {"iteration": 3})
     tensors, values = load_checkpoint(tmp_path, "last")
     assert values["iteration"] == 3
+    assert {k.split(".")[0] for k in tensors} == {"model", "networks", "optimiser", "optimisers"}
     other, again = untrained(layout, fused)
-    other.load_state_dict(part(tensors, "model"))
-    restore_optimiser(again, tensors)
+    restore_networks({which: other}, tensors, tmp_path)
+    restore_optimisers({which: again}, tensors)
+    with pytest.raises(WeightsError, match="without this third"):
+        restore_networks({"third": other}, tensors, tmp_path)
     for parameter, state in again.state.items():
         assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()
     batch = torch.randn(2, 2, 8, 8)

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
-from rich.console import Console
 
-from sctlab.training import loop
+from sctlab.training import trainer
 from sctlab.training.checkpoint import load_checkpoint, part, read_values
+from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.plan import TrainingPlan, write_plan
-from sctlab.training.run import Run, train_run
-from sctlab_model.errors import InputError
+from sctlab.training.run import Run
+from sctlab.training.validation import Scores
+from sctlab_model.errors import ExitCode, InputError, ProductError
 
 ROOT = Path(__file__).parents[3]
 CLI = [sys.executable, "-W", "ignore", str(ROOT / "train.py")]
@@ -39,10 +40,9 @@ def train(cohort_folder: Path, cache: Path) -> Callable[..., Run]:
     """`train(plan, out, **options)` in this process."""
 
     def run(plan: TrainingPlan, out: Path, **options: object) -> Run:
-        settings = {"folds": [0], "stages": None, "resume": False, "cache": cache} | options
+        settings = TrainSettings(**({"folds": (0,), "cache": cache} | options))
         torch.set_num_threads(1)
-        fabric = Fabric(accelerator="cpu", devices=1)
-        train_run(plan, cohort_folder, out, fabric=fabric, console=Console(quiet=True), **settings)
+        train_cohort(plan, cohort_folder, out, settings, fabric=Fabric(accelerator="cpu", devices=1))
         return Run(out)
 
     return run
@@ -88,17 +88,8 @@ def left_alone(make_plan, cohort_folder: Path, cache: Path, tmp_path_factory: py
     """A run of the tiny plan with a moving average, trained in one go."""
     out = tmp_path_factory.mktemp("left_alone") / "run"
     torch.set_num_threads(1)
-    train_run(
-        make_plan(ema=0.9),
-        cohort_folder,
-        out,
-        folds=[0],
-        stages=None,
-        resume=False,
-        cache=cache,
-        fabric=Fabric(accelerator="cpu", devices=1),
-        console=Console(quiet=True),
-    )
+    settings = TrainSettings(folds=(0,), cache=cache)
+    train_cohort(make_plan(ema=0.9), cohort_folder, out, settings, fabric=Fabric(accelerator="cpu", devices=1))
     return out
 
 
@@ -117,7 +108,7 @@ def test_a_run_leaves_what_it_promises(left_alone: Path) -> None:
     best = read_values(left_alone / STAGE, "best")
     assert best["metrics"]["mae_hu"] == min(line["mae_hu"] for line in validated)
     assert set(best["cases"]) == set(run.folds.validation[0])
-    assert set(run.cohort["cases"]) == set(run.folds.patients)
+    assert set(run.cohort.cases) == set(run.folds.patients)
     suffixes = {p.suffix for p in left_alone.rglob("*") if p.is_file() and "tensorboard" not in p.parts}
     assert suffixes <= {".json", ".jsonl", ".yaml", ".png", ".safetensors"}  # nothing pickled
 
@@ -126,7 +117,7 @@ def test_validation_sees_the_inference_code(left_alone: Path, cohort_folder: Pat
     """The recorded MAE is that of the bundle's own pipeline on the same case."""
     import numpy as np
 
-    from sctlab.cohort.pairs import load_cohort
+    from sctlab.cohort.load import load_cohort
     from sctlab.training.validation import backend_of
     from sctlab_model.body import body_mask  # noqa: F401 (the pipeline's import order)
     from sctlab_model.cases import Task
@@ -138,12 +129,12 @@ def test_validation_sees_the_inference_code(left_alone: Path, cohort_folder: Pat
     recipe = run.plan.recipe
     backend = backend_of(part(weights_of(left_alone, "best"), "model"), recipe, torch.device("cpu"))
     scores = read_values(left_alone / STAGE, "best")["cases"]
-    pair = next(p for p in load_cohort(cohort_folder, Task.MRI).pairs if p.id in scores)
+    pair = next(p for p in load_cohort(cohort_folder, Task.MRI).pairs if p.key in scores)
     source, mask, ct = read_volume(pair.source), read_mask(pair.mask), read_volume(pair.target)
     prepared = prepare(source, mask, recipe)
     sct = restore(predict_volume(prepared.source, prepared.mask, [backend], recipe).hu, prepared, recipe)
     error = np.abs(sct.array.astype(float) - ct.array)[mask.array].mean()
-    assert scores[pair.id]["mae_hu"] == pytest.approx(error, abs=0.6)  # int16
+    assert scores[pair.key]["mae_hu"] == pytest.approx(error, abs=0.6)  # int16
 
 
 @pytest.mark.heavy
@@ -180,7 +171,7 @@ def test_interrupted_anywhere_it_resumes_exactly(
     make_plan, train, tmp_path: Path, left_alone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same without processes: cut after each iteration in turn."""
-    plan, step = make_plan(ema=0.9), loop._Trainer.step
+    plan, step = make_plan(ema=0.9), trainer.Trainer.step
     for cut in (1, 5, 7):
 
         def breaking(self, batch, iteration, cut=cut):
@@ -188,10 +179,10 @@ def test_interrupted_anywhere_it_resumes_exactly(
                 raise KeyboardInterrupt
             return step(self, batch, iteration)
 
-        monkeypatch.setattr(loop._Trainer, "step", breaking)
+        monkeypatch.setattr(trainer.Trainer, "step", breaking)
         with pytest.raises(KeyboardInterrupt):
             train(plan, tmp_path / "run", resume=True)
-    monkeypatch.setattr(loop._Trainer, "step", step)
+    monkeypatch.setattr(trainer.Trainer, "step", step)
     train(plan, tmp_path / "run", resume=True)
     assert_same(tmp_path / "run", left_alone)
 
@@ -211,9 +202,9 @@ def test_existing_checkpoints_need_resume_and_the_same_plan(train, make_plan, le
 
 def test_wrong_folds_and_stages_are_refused(train, make_plan, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="0 to 2"):
-        train(make_plan(), tmp_path / "run", folds=[3])
+        train(make_plan(), tmp_path / "run", folds=(3,))
     with pytest.raises(InputError, match="one of global"):
-        train(make_plan(), tmp_path / "run", stages=["second"])
+        train(make_plan(), tmp_path / "run", stages=("second",))
 
 
 STAGES = (
@@ -226,7 +217,7 @@ STAGES = (
 def test_the_second_stage_starts_from_the_first_ones_best(train, make_plan, tmp_path: Path) -> None:
     plan = make_plan(stages=STAGES, data={"folds": 2, "workers": 0}, validate_every=2)
     with pytest.raises(InputError, match="stage first isn't finished"):
-        train(plan, tmp_path / "run", stages=["HN"])
+        train(plan, tmp_path / "run", stages=("HN",))
     train(plan, tmp_path / "run")
     best = part(weights_of(tmp_path / "run", "best", "fold_0/first"), "model")
     second = part(weights_of(tmp_path / "run", "last", "fold_0/HN"), "model")
@@ -234,7 +225,7 @@ def test_the_second_stage_starts_from_the_first_ones_best(train, make_plan, tmp_
     assert 0 < moved < 1e-4  # two steps of 1e-5
     division = Run(tmp_path / "run").folds
     scored = read_values(tmp_path / "run" / "fold_0/HN", "best")["cases"]
-    assert set(scored) == {i for i in division.validation[0] if "HN" in i}
+    assert set(scored) == {key for key in division.validation[0] if "/HN/" in key}
 
 
 def test_early_stopping(train, make_plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,9 +233,10 @@ def test_early_stopping(train, make_plan, tmp_path: Path, monkeypatch: pytest.Mo
     scores = iter([100.0, 90.0, 95.0, 92.0, 10.0])
 
     def scripted(self, picture):
-        return {"case": {"mae_hu": next(scores), "psnr_db": 1.0, "mae_all_water_hu": 1.0}}
+        values = {"mae_hu": next(scores), "psnr_db": 1.0, "mae_all_water_hu": 1.0}
+        return Scores({"case": values}, values)
 
-    monkeypatch.setattr(loop._Trainer, "validate", scripted)
+    monkeypatch.setattr(trainer.Trainer, "validate", scripted)
     train(plan, tmp_path / "run")
     last = read_values(tmp_path / "run" / STAGE, "last")
     assert (last["iteration"], last["best_iteration"], last["finished"]) == (4, 2, True)
@@ -265,7 +257,7 @@ def test_an_average_of_the_weights_is_what_validates(left_alone: Path) -> None:
 def test_bad_endings_say_so_and_keep_a_checkpoint(
     train, make_plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    plan, step = make_plan(), loop._Trainer.step
+    plan, step = make_plan(), trainer.Trainer.step
 
     def failing(self, batch, iteration):
         terms = step(self, batch, iteration)
@@ -278,13 +270,13 @@ def test_bad_endings_say_so_and_keep_a_checkpoint(
                 next(self.network.parameters()).data[0] = float("inf")
         return terms
 
-    monkeypatch.setattr(loop._Trainer, "step", failing)
-    with pytest.raises(InputError) as error:
+    monkeypatch.setattr(trainer.Trainer, "step", failing)
+    with pytest.raises(ProductError) as error:
         train(plan, tmp_path / "run")
     words = {"memory": "out of memory", "nan": "the loss is nan", "infinite weights": "a weight isn't finite"}[ending]
     assert words in str(error.value)
     assert "the checkpoint of iteration 4 is kept: --resume" in str(error.value)
-    monkeypatch.setattr(loop._Trainer, "step", step)
+    monkeypatch.setattr(trainer.Trainer, "step", step)
     train(plan, tmp_path / "run", resume=True)
     assert Run(tmp_path / "run").finished(0, "global")
 
@@ -293,8 +285,9 @@ def test_a_validation_without_a_number_ends_the_run(
     train, make_plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(validate_every=4)
-    monkeypatch.setattr(loop, "average", lambda scores: {"mae_hu": float("nan")})
-    with pytest.raises(InputError, match=r"iteration 4: the validation's MAE is nan HU"):
+    nothing = Scores({}, {"mae_hu": float("nan")})
+    monkeypatch.setattr(trainer.Trainer, "validate", lambda self, picture: nothing)
+    with pytest.raises(InputError, match=r"iteration 4: the validation's score is nan \(mae\)"):
         train(plan, tmp_path / "run")
 
 
@@ -305,7 +298,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint(
     """Files above a limit fail as on a full disk, in a process of their own."""
     plan, out = make_plan(), tmp_path / "run"
     first = make_plan(stages=({"name": "global", "iterations": 8},))
-    step = loop._Trainer.step
+    step = trainer.Trainer.step
 
     def stop(self, batch, iteration):
         if iteration == 5:
@@ -313,7 +306,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint(
         return step(self, batch, iteration)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Trainer, "step", stop)
+        patch.setattr(trainer.Trainer, "step", stop)
         with pytest.raises(KeyboardInterrupt):
             train(first, out)
 
@@ -328,7 +321,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint(
         encoding="utf-8",
         preexec_fn=limit,
     )
-    assert ended.returncode == 2
+    assert ended.returncode == ExitCode.RESOURCES
     assert "can't be written" in ended.stderr
     assert "the checkpoint of iteration 4 is kept: --resume" in " ".join(ended.stderr.split())
     assert "Traceback" not in ended.stderr

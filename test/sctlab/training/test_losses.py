@@ -15,12 +15,18 @@ from sctlab.features.extractors.nnunet import TotalSegmentator
 from sctlab.features.extractors.sam import Sam2Hiera
 from sctlab.features.extractors.vgg import Vgg
 from sctlab.features.trust import trust_file
-from sctlab.training.losses import FeatureL1, SynthesisLoss
-from sctlab.training.plan import L1, ImpactSynth
+from sctlab.training.batch import Batch
+from sctlab.training.losses import L1, FeatureL1, ImpactSynth, SynthesisLoss
 from sctlab_model.errors import InputError
 from sctlab_model.recipe import Recipe
 
 RECIPE = Recipe(task="mri")
+
+
+def pairs(target: Tensor, mask: Tensor | None = None) -> Batch:
+    """A batch whose source doesn't matter."""
+    mask = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
+    return Batch.of_pairs(torch.zeros_like(target), target, mask)
 
 
 def ct_like(seed: int = 0, slices: int = 2, size: int = 64) -> Tensor:
@@ -46,8 +52,8 @@ def test_l1_over_patch_and_mask() -> None:
     mask = torch.zeros_like(target, dtype=torch.bool)
     mask[0, 0, :2] = True
     prediction[0, 0, 0] = 1
-    whole = SynthesisLoss([L1(weight=2)], RECIPE)(prediction, target, mask)
-    inside = SynthesisLoss([L1(over="mask")], RECIPE)(prediction, target, mask)
+    whole = SynthesisLoss([L1(weight=2)], RECIPE)(prediction, pairs(target, mask))
+    inside = SynthesisLoss([L1(over="mask")], RECIPE)(prediction, pairs(target, mask))
     assert float(whole[0]) == pytest.approx(2 * 4 / 32)
     assert float(whole[1]["l1"]) == pytest.approx(4 / 32)
     assert float(inside[0]) == pytest.approx(4 / 8)
@@ -58,7 +64,7 @@ def test_nothing_pulls_where_the_target_is_unknown() -> None:
     target[:, :, :20] = torch.nan
     prediction = torch.zeros_like(target, requires_grad=True)
     loss = SynthesisLoss([L1(), ImpactSynth(extractor="mind-2d")], RECIPE)
-    total, _ = loss(prediction, target, torch.ones_like(target, dtype=torch.bool))
+    total, _ = loss(prediction, pairs(target))
     total.backward()
     assert torch.isfinite(total)
     assert (prediction.grad[:, :, :20] == 0).all()
@@ -74,11 +80,10 @@ def test_the_gradient_pulls_a_blurred_image_towards_the_sharp_one() -> None:
     sharp = ct_like(3)
     other = torch.roll(sharp, 4, dims=-1)
     blur = (sharp + other) / 2
-    mask = torch.ones_like(sharp, dtype=torch.bool)
     l1, impact = (SynthesisLoss([term], RECIPE) for term in (L1(), ImpactSynth(extractor="mind-2d")))
 
     def expected(loss: SynthesisLoss, image: Tensor) -> Tensor:
-        return (loss(image, sharp, mask)[0] + loss(image, other, mask)[0]) / 2
+        return (loss(image, pairs(sharp))[0] + loss(image, pairs(other))[0]) / 2
 
     assert float(expected(l1, blur)) == pytest.approx(float(expected(l1, sharp)), rel=1e-5)
     step = (sharp - blur).flatten()
@@ -155,9 +160,8 @@ class TestEveryExtractor:
     def test_zero_at_the_target_and_positive_elsewhere(self, term: tuple[FeatureL1, int]) -> None:
         loss, _ = term
         image = ct_like(slices=8)
-        mask = torch.ones_like(image, dtype=torch.bool)
-        assert float(loss(image, image, mask)) == pytest.approx(0, abs=1e-6)
-        assert float(loss(blurred(image), image, mask)) > 0
+        assert float(loss(image, pairs(image))) == pytest.approx(0, abs=1e-6)
+        assert float(loss(blurred(image), pairs(image))) > 0
 
     def test_gradient_reaches_the_prediction_only(self, term: tuple[FeatureL1, int]) -> None:
         loss, _ = term
@@ -165,7 +169,7 @@ class TestEveryExtractor:
         prediction = blurred(target.detach()).requires_grad_()
         loss.train()
         assert not loss.extractor.training
-        loss(prediction, target, torch.ones_like(target, dtype=torch.bool)).backward()
+        loss(prediction, pairs(target)).backward()
         assert torch.isfinite(prediction.grad).all()
         assert prediction.grad.abs().sum() > 0
         assert target.grad is None
@@ -175,12 +179,8 @@ class TestEveryExtractor:
         loss, slab = term
         target = ct_like(2, slices=2 * slab if slab > 1 else 4)
         prediction = blurred(target)
-        mask = torch.ones_like(target, dtype=torch.bool)
-        alone = [
-            float(loss(p, t, m))
-            for p, t, m in zip(prediction.split(slab), target.split(slab), mask.split(slab), strict=True)
-        ]
-        assert float(loss(prediction, target, mask)) == pytest.approx(np.mean(alone), rel=1e-4)
+        alone = [float(loss(p, pairs(t))) for p, t in zip(prediction.split(slab), target.split(slab), strict=True)]
+        assert float(loss(prediction, pairs(target))) == pytest.approx(np.mean(alone), rel=1e-4)
 
     def test_the_scale_is_fixed(self, term: tuple[FeatureL1, int]) -> None:
         """Features of an image don't depend on what the other image's range is."""
@@ -198,10 +198,9 @@ class TestEveryExtractor:
         loss, _ = term
         target = ct_like(4, slices=8)
         prediction = blurred(target).requires_grad_()
-        mask = torch.ones_like(target, dtype=torch.bool)
-        exact = float(loss(prediction, target, mask))
+        exact = float(loss(prediction, pairs(target)))
         with torch.autocast("cpu", torch.bfloat16):
-            mixed = loss(prediction, target, mask)
+            mixed = loss(prediction, pairs(target))
         mixed.backward()
         assert mixed.dtype == torch.float32
         assert float(mixed) == pytest.approx(exact, rel=0.1)
@@ -218,11 +217,61 @@ def test_a_slab_is_seen_as_one_volume() -> None:
     flat = torch.full((4, 1, 32, 32), -0.5)
     step = flat.clone()
     step[2:] = -0.3
-    mask = torch.ones_like(flat, dtype=torch.bool)
-    assert float(feature_loss(MindSSC(2), {0: 1.0})(step, flat, mask)) == pytest.approx(0, abs=1e-6)
-    assert float(feature_loss(MindSSC(3), {0: 1.0}, 4)(step, flat, mask)) > 0.01
+    assert float(feature_loss(MindSSC(2), {0: 1.0})(step, pairs(flat))) == pytest.approx(0, abs=1e-6)
+    assert float(feature_loss(MindSSC(3), {0: 1.0}, 4)(step, pairs(flat))) > 0.01
 
 
 def test_layers_that_are_not_there_are_refused() -> None:
     with pytest.raises(InputError, match="layer 3"):
         feature_loss(MindSSC(2), {3: 1.0})
+
+
+class Counting(MindSSC):
+    """Counts how many images it was given, and in which precision it was called."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.images = 0
+        self.autocast: list[bool] = []
+
+    def _extract(self, x: Tensor, count: int, statistics: object) -> list[Tensor]:
+        self.images += len(x)
+        self.autocast.append(torch.is_autocast_enabled("cpu"))
+        return super()._extract(x, count, statistics)
+
+
+def test_features_of_the_target_are_computed_once_however_often_it_is_compared() -> None:
+    extractor = Counting()
+    loss, batch = feature_loss(extractor, {0: 1.0}), pairs(ct_like())
+    first, second = (float(loss(blurred(batch.target), batch)) for _ in range(2))
+    assert extractor.images == 3 * len(batch.target)  # the target, and the prediction twice
+    assert first == second
+    assert float(loss(blurred(batch.target), pairs(blurred(batch.target)))) == pytest.approx(0, abs=1e-6)
+
+
+def test_fewer_slices_are_compared_where_the_recipe_says_so() -> None:
+    extractor = Counting()
+    target = ct_like(slices=6)
+    few = FeatureL1(extractor, {0: 1.0}, RECIPE, samples=2)
+    prediction = blurred(target).requires_grad_()
+    few(prediction, pairs(target)).backward()
+    assert extractor.images == 4
+    assert prediction.grad[:2].abs().sum() > 0
+    assert (prediction.grad[2:] == 0).all()
+    whole = feature_loss(MindSSC(2), {0: 1.0})
+    assert float(few(prediction, pairs(target))) == pytest.approx(float(whole(prediction[:2], pairs(target[:2]))))
+    slabs = FeatureL1(MindSSC(3), {0: 1.0}, RECIPE, 3, samples=1)
+    slabs(prediction, pairs(target))  # one slab of three slices
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("bf16", True), ("32", False), ("plan", False)])
+def test_the_frozen_network_may_have_a_precision_of_its_own(precision: str, wanted: bool) -> None:
+    extractor = Counting()
+    loss = FeatureL1(extractor, {0: 1.0}, RECIPE, precision=precision)
+    target = ct_like()
+    value = loss(blurred(target).requires_grad_(), pairs(target))
+    assert extractor.autocast == [wanted, wanted]
+    assert value.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        loss(blurred(target), pairs(target))
+    assert extractor.autocast[2:] == [precision != "32"] * 2

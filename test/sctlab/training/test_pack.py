@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from rich.console import Console
 
 from sctlab import cli
 from sctlab.training.card import model_card
 from sctlab.training.checkpoint import load_checkpoint, part, read_values
+from sctlab.training.cohort import train_cohort
 from sctlab.training.pack import pack_runs, registration_of
 from sctlab.training.plan import write_plan
 from sctlab.training.provenance import versions
-from sctlab.training.run import Run, train_run
+from sctlab.training.run import Run
 from sctlab_model.bundle import load_fold, read_bundle
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError, WeightsError
@@ -36,16 +36,7 @@ def run_folder(make_plan: Callable, cohort_folder: Path, tmp_path_factory: pytes
     plan = make_plan(stages=stages, data={"folds": 2, "workers": 0}, validate_every=1)
     out = tmp_path_factory.mktemp("pack") / "run"
     torch.set_num_threads(1)
-    train_run(
-        plan,
-        cohort_folder,
-        out,
-        folds=None,
-        stages=None,
-        resume=False,
-        fabric=Fabric(accelerator="cpu", devices=1),
-        console=Console(quiet=True),
-    )
+    train_cohort(plan, cohort_folder, out, fabric=Fabric(accelerator="cpu", devices=1))
     return out
 
 
@@ -72,10 +63,10 @@ def test_provenance(run_folder: Path, bundle_folder: Path) -> None:
     division = run.folds
     hn = bundle.groups[1].folds[1]
     # Its first stage saw every region: those cases are seen, though the second stage trains on HN alone.
-    assert set(hn.training_cases) == set(division.training_ids(1))
-    assert set(hn.validation_cases) == set(division.validation[1])
+    assert set(hn.training_cases) == {k.rsplit("/", 1)[-1] for k in division.training_keys(1)}
+    assert set(hn.validation_cases) == {k.rsplit("/", 1)[-1] for k in division.validation[1]}
     assert (bundle.registration.method, bundle.registration.convention) == ("bspline", "ct_to_source")
-    assert bundle.provenance["cohort"]["digest"] == run.cohort["digest"]
+    assert bundle.provenance["cohort"]["digest"] == run.cohort.digest
     assert bundle.provenance["plan"]["stages"][1]["name"] == "AB-TH"
     assert {"revision", "python", "versions"} <= set(bundle.provenance)
     (extractor,) = bundle.provenance["extractors"]
@@ -90,9 +81,9 @@ def test_provenance(run_folder: Path, bundle_folder: Path) -> None:
 def test_all_water_is_the_mean_of_the_absolute_ct(run_folder: Path, bundle_folder: Path, cohort_folder: Path) -> None:
     fold = read_bundle(bundle_folder).groups[1].folds[0]
     errors = []
-    for case_id in Run(run_folder).folds.validation[0]:
-        if "HN" in case_id:
-            folder = cohort_folder / "Task1" / "HN" / case_id
+    for key in Run(run_folder).folds.validation[0]:
+        if "/HN/" in key:
+            folder = cohort_folder / key
             ct, mask = read_volume(folder / "ct.mha").array, read_mask(folder / "mask.mha").array
             errors.append(np.abs(ct[mask].clip(-1024, 3071)).mean())
     assert fold.metrics["mae_all_water_hu"] == pytest.approx(np.mean(errors), abs=0.01)
@@ -254,4 +245,4 @@ def test_cases_that_every_fold_saw_are_refused(
     )
     assert code == 1
     written = {p.stem for p in (tmp_path / "out").rglob("*.mha")}
-    assert written == set(Run(run_folder).folds.validation[0])
+    assert written == {key.rsplit("/", 1)[-1] for key in Run(run_folder).folds.validation[0]}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sctlab.training.losses import check_plan
+from sctlab.training.check import check_plan
 from sctlab.training.plan import TrainingPlan, load_plan, recipe_names, write_plan
 from sctlab.training.schedule import learning_rate
 from sctlab_model.errors import InputError

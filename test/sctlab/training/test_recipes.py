@@ -13,14 +13,14 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
-from rich.console import Console
 
 from sctlab import cli
 from sctlab.features import save_extractor
 from sctlab.features.extractors.sam import Sam2Hiera
 from sctlab.training.checkpoint import load_checkpoint, part, read_values
+from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.plan import TrainingPlan, load_plan
-from sctlab.training.run import Run, train_run
+from sctlab.training.run import Run
 from sctlab_model.bundle import read_bundle
 from sctlab_model.io.reading import read_mask, read_volume
 
@@ -97,6 +97,7 @@ def test_a_published_recipe_trains_packs_and_predicts(
     }
     assert len(scores) == len(list(predictions.rglob("*.mha"))) == 6
     for case, score in scores.items():
+        case = case.rsplit("/", 1)[-1]
         folder = next(cohort.rglob(case))
         mask, ct = read_mask(folder / "mask.mha").array, read_volume(folder / "ct.mha").array
         sct = read_volume(next(predictions.rglob(f"{case}.mha"))).array
@@ -112,15 +113,12 @@ def train(cohort_folder: Path, tmp_path: Path) -> Callable[..., Run]:
 
     def run(plan: TrainingPlan, **settings: Any) -> Run:
         torch.set_num_threads(1)
-        train_run(
+        train_cohort(
             plan,
             cohort_folder,
             tmp_path / "run",
-            folds=[0],
-            stages=None,
-            resume=False,
+            TrainSettings(folds=(0,)),
             fabric=Fabric(accelerator="cpu", devices=1, **settings),
-            console=Console(quiet=True),
         )
         return Run(tmp_path / "run")
 
@@ -132,15 +130,8 @@ def test_mixed_precision_is_close_to_float32(train, make_plan, tmp_path: Path, c
     plan = make_plan(computing={"precision": "bf16"})
     torch.set_num_threads(1)
     exact = tmp_path / "exact"
-    train_run(
-        make_plan(),
-        cohort_folder,
-        exact,
-        folds=[0],
-        stages=None,
-        resume=False,
-        fabric=Fabric(accelerator="cpu", devices=1),
-        console=Console(quiet=True),
+    train_cohort(
+        make_plan(), cohort_folder, exact, TrainSettings(folds=(0,)), fabric=Fabric(accelerator="cpu", devices=1)
     )
     train(plan, precision="bf16-mixed")
     one, two = (part(load_checkpoint(f / STAGE, "last")[0], "model") for f in (exact, tmp_path / "run"))
@@ -177,10 +168,10 @@ def test_a_step_whose_gradients_overflow_is_left_out(train, make_plan, tmp_path:
         early_stopping=None,
     )
     seen: list[dict[str, torch.Tensor]] = []
-    save = "sctlab.training.loop._Trainer.save"
-    from sctlab.training import loop
+    save = "sctlab.training.trainer.Trainer.save"
+    from sctlab.training import trainer
 
-    original = loop._Trainer.save
+    original = trainer.Trainer.save
 
     def watching(self: Any, name: str, *args: Any, **kwargs: Any) -> None:
         if name == "last":

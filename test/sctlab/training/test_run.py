@@ -11,11 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 from lightning_fabric import Fabric
-from rich.console import Console
 
-from sctlab.training import run as run_module
+from sctlab.training import cohort as cohort_module
+from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.plan import TrainingPlan, load_plan, write_plan
-from sctlab.training.run import train_run
 from sctlab_model.errors import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -28,20 +27,12 @@ def begin(cohort_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     def run(plan: TrainingPlan, out: Path, **options: object) -> list[str]:
         trained = []
 
-        def stand_in(job, fabric, console):
+        def stand_in(job, fabric, monitor):
             trained.append(job.name)
             return {"best_iteration": 1, "metrics": {"mae_hu": 1.0, "mae_all_water_hu": 1.0}}
 
-        monkeypatch.setattr(run_module, "train_stage", stand_in)
-        settings = {"folds": None, "stages": None, "resume": False} | options
-        train_run(
-            plan,
-            cohort_folder,
-            out,
-            fabric=Fabric(accelerator="cpu", devices=1),
-            console=Console(quiet=True),
-            **settings,
-        )
+        monkeypatch.setattr(cohort_module, "train_stage", stand_in)
+        train_cohort(plan, cohort_folder, out, TrainSettings(**options), fabric=Fabric(accelerator="cpu", devices=1))
         return trained
 
     return run
@@ -66,7 +57,7 @@ def test_a_fold_without_a_case_is_refused_before_anything_is_prepared(begin, mak
     with pytest.raises(InputError, match="stage HN: no validation case of regions HN"):
         begin(plan, tmp_path / "run")
     assert not any((tmp_path / "run" / name).exists() for name in ("cache", "plan.yaml", "folds.json"))
-    assert begin(plan, tmp_path / "run", folds=[0], stages=["all"]) == ["fold 0, stage all"]
+    assert begin(plan, tmp_path / "run", folds=(0,), stages=("all",)) == ["fold 0, stage all"]
 
 
 def test_a_stage_whose_start_is_missing_is_refused_before_anything_is_prepared(
@@ -74,7 +65,7 @@ def test_a_stage_whose_start_is_missing_is_refused_before_anything_is_prepared(
 ) -> None:
     plan = make_plan(stages=({"name": "all", "iterations": 1}, {"name": "second", "start": "all", "iterations": 1}))
     with pytest.raises(InputError, match="stage all isn't finished"):
-        begin(plan, tmp_path / "run", stages=["second"])
+        begin(plan, tmp_path / "run", stages=("second",))
     assert not (tmp_path / "run" / "cache").exists()
     assert len(begin(plan, tmp_path / "run")) == 6
 
@@ -83,7 +74,7 @@ def test_memory_that_runs_out_excludes_no_case(begin, make_plan, tmp_path: Path,
     def failing(pair, recipe, cache):
         raise MemoryError
 
-    monkeypatch.setattr(run_module, "prepare_case", failing)
+    monkeypatch.setattr(cohort_module, "prepare_case", failing)
     with pytest.raises(InputError, match="preparing cases: 6 of 6 cases weren't finished"):
         begin(make_plan(), tmp_path / "run")
 
@@ -95,9 +86,9 @@ def test_the_other_processes_end_without_a_word_where_the_first_fails() -> None:
     first = SimpleNamespace(is_global_zero=True, broadcast=lambda value: value)
     other = SimpleNamespace(is_global_zero=False, broadcast=lambda value: True)
     with pytest.raises(InputError, match="something wrong"):
-        run_module._in_first_process(first, refuse)
+        cohort_module._in_first_process(first, refuse)
     with pytest.raises(SystemExit):
-        run_module._in_first_process(other, refuse)
+        cohort_module._in_first_process(other, refuse)
 
 
 @pytest.mark.heavy

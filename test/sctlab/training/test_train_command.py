@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sctlab.commands.train import _processes
+from sctlab.training.devices import processes
 from sctlab_model.errors import InputError
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
@@ -20,16 +20,16 @@ def test_processes_are_those_that_the_launcher_started(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert _processes(None, None) == _processes(4, None) == _processes(4, 2) == (4, 2)
+    assert processes(None, None) == processes(4, None) == processes(4, 2) == (4, 2)
     with pytest.raises(InputError, match="started 4 x 2"):
-        _processes(2, None)
+        processes(2, None)
 
 
 def test_processes_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*TORCHRUN, *SLURM):
         monkeypatch.delenv(name, raising=False)
-    assert _processes(None, None) == (1, 1)
-    assert _processes(2, None) == (2, 1)
+    assert processes(None, None) == (1, 1)
+    assert processes(2, None) == (2, 1)
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv("SLURM_PROCID", "0")
-    assert _processes(None, None) == (1, 1)
+    assert processes(None, None) == (1, 1)

@@ -1,0 +1,115 @@
+"""Lists of cases to leave out: read whatever an editor made of them, and refused where an entry fits no case."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from sctlab_model.errors import InputError
+
+MAX_LIST_BYTES = 10_000_000
+# UTF-32's mark begins with UTF-16's: it is tried first.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_exclusions(path: str | Path) -> dict[str, str]:
+    """Cases to leave out: a JSON list or object (id: reason), or text with an id and a reason per line.
+
+    An id may be the case's own (`1ABA001`) or its whole key (`Task1/AB/1ABA001`). The JSON that
+    `sctlab register report` proposes has its ids under `exclude`. Text may be UTF-8 or UTF-16 or UTF-32 with a byte
+    order mark, as Windows' editors write it.
+
+    Returns:
+        Id or key → reason.
+
+    Raises:
+        InputError: No such file, another encoding, or something else than ids.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, found="no such file", expected="a list of case ids")
+    text = _read_text(path)
+    if path.suffix.lower() == ".json":
+        return _from_json(text, path)
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    parts = (line.replace(",", " ").replace(";", " ").split(None, 1) for line in lines if line)
+    return {p[0].strip('"'): ("excluded: " + p[1]) if len(p) > 1 else "excluded" for p in parts if p}
+
+
+def excluded_keys(exclusions: dict[str, str], keys: Iterable[str], where: object) -> dict[str, str]:
+    """The keys of the cases that a list excludes, with the reasons.
+
+    Args:
+        exclusions: Of `read_exclusions`.
+        keys: Every case of the folder, usable or not, also of the other task.
+        where: The list, for the message.
+
+    Raises:
+        InputError: An entry fits no case, or an id fits several: what was meant to be left out would be trained on.
+    """
+    by_name: dict[str, list[str]] = {}
+    for key in keys:
+        for name in (key, key.rsplit("/", 1)[-1]):
+            by_name.setdefault(name, []).append(key)
+    unknown = [name for name in exclusions if name not in by_name]
+    if unknown:
+        close = get_close_matches(unknown[0], by_name, n=1)
+        raise InputError(
+            where,
+            found=f"{len(unknown)} of {len(exclusions)} entries fit no case ({', '.join(map(repr, unknown[:5]))})",
+            expected="ids or keys of cases in the folder" + (f", such as '{close[0]}'" if close else ""),
+            advice="correct them or take them out",
+        )
+    several = [name for name in exclusions if len(by_name[name]) > 1]
+    if several:
+        raise InputError(
+            where,
+            found=f"'{several[0]}' fits {', '.join(by_name[several[0]])}",
+            expected="one case",
+            advice="give the whole key",
+        )
+    return {by_name[name][0]: reason for name, reason in exclusions.items()}
+
+
+def _read_text(path: Path) -> str:
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise InputError(path, found=f"{path.stat().st_size} bytes", expected=f"at most {MAX_LIST_BYTES} bytes")
+    data = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            path, found=f"not {encoding} text ({error.reason})", expected="UTF-8", advice="save it as UTF-8"
+        ) from error
+    if "\0" in text:  # UTF-16 without its mark
+        raise InputError(path, found="zero bytes in the text", expected="UTF-8", advice="save it as UTF-8")
+    return text
+
+
+def _from_json(text: str, path: Path) -> dict[str, str]:
+    try:
+        value: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(path, found=f"not JSON ({error})", expected="a list of ids") from error
+    if isinstance(value, dict) and "exclude" in value:
+        value = value["exclude"]
+    if isinstance(value, list) and all(isinstance(v, dict) and ("id" in v or "key" in v) for v in value):
+        value = {v.get("key") or v["id"]: v.get("reason", "") for v in value}
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        value = dict.fromkeys(value, "")
+    if not isinstance(value, dict):
+        raise InputError(
+            path, found=f"a JSON {type(value).__name__}", expected="a list of ids or an object of id: reason"
+        )
+    return {str(k): f"excluded: {v}".rstrip(": ") for k, v in value.items()}

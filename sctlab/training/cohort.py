@@ -1,0 +1,354 @@
+"""`train_cohort`: check the pairs, make or read the folds, and train what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sctlab.cohort.load import Cohort, CohortRecord, load_cohort
+from sctlab.cohort.pairs import Pair
+from sctlab.cohort.splits import FoldsRecord, make_folds
+from sctlab.training.cache import PreparedCase, prepare_case, prepared_case
+from sctlab.training.checkpoint import has_checkpoint
+from sctlab.training.devices import end_others, launch
+from sctlab.training.job import StageJob
+from sctlab.training.loop import train_stage
+from sctlab.training.plan import Stage, TrainingPlan, write_plan
+from sctlab.training.run import CHECKS, COHORT, FOLDS, PLAN, Run
+from sctlab.workflow.cases import run_cases
+from sctlab.workflow.outcomes import refuse_broken
+from sctlab_model.cases import Region
+from sctlab_model.errors import ExitCode, InputError
+from sctlab_model.monitor import Monitor
+from sctlab_model.processors import available_cpus
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a plan is carried out; none of it belongs to what is learnt.
+
+    Args:
+        folds: Which folds; all when left out.
+        stages: Which stages; all when left out.
+        resume: Go on where the folder's checkpoints end.
+        cache: Folder of prepared cases; inside the run when left out.
+        jobs: Processes that check and prepare cases; one for every two cores when left out, because reading inflates
+            in one thread.
+        device, devices, nodes: See `sctlab.training.devices.launch`.
+    """
+
+    folds: tuple[int, ...] | None = None
+    stages: tuple[str, ...] | None = None
+    resume: bool = False
+    cache: Path | None = None
+    jobs: int | None = None
+    device: str = "auto"
+    devices: int | None = None
+    nodes: int | None = None
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """The best network of a stage of a fold.
+
+    Args:
+        fold, stage: Which.
+        iteration: Where it was found.
+        metrics: Means over the validation cases: `mae_hu`, `psnr_db`, `mae_all_water_hu`, …
+    """
+
+    fold: int
+    stage: str
+    iteration: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a call of `train_cohort` trained.
+
+    Args:
+        folder: The run.
+        stages: In the order of training, finished ones of an earlier call included.
+        left_out: Case key → why it was not trained on though nobody asked for that.
+        excluded: Case key → reason, as the exclusion list asks for.
+        doubtful: Case key → why its registration is doubtful; these were trained on.
+    """
+
+    folder: Path
+    stages: tuple[StageResult, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    excluded: dict[str, str] = field(default_factory=dict)
+    doubtful: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """1 where cases were left out unasked."""
+        return ExitCode.SOME_CASES_FAILED if self.left_out else ExitCode.OK
+
+
+def train_cohort(
+    plan: TrainingPlan,
+    pairs: str | Path,
+    out: str | Path,
+    settings: TrainSettings = TrainSettings(),
+    *,
+    fabric: Fabric | None = None,
+    monitor: Monitor = Monitor(),
+) -> TrainingResult:
+    """Check the pairs, make or read the folds, and train what is asked for.
+
+    Args:
+        plan: The resolved plan.
+        pairs: Cohort, or the output of `sctlab register`.
+        out: The run's folder; training more folds of the same plan and pairs adds to it.
+        settings: Which folds and stages, on what.
+        fabric: Launched; made by `settings` when left out.
+        monitor: Told of progress; in the first process only.
+
+    Raises:
+        InputError: The folder holds another plan or other pairs, or checkpoints and no `resume`; a fold and stage
+            without a case to train or validate on; or what `load_cohort` and `train_stage` raise.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; what was trained by then is in a checkpoint.
+    """
+    pairs, run = Path(pairs), Run(out)
+    if not pairs.is_dir():
+        raise InputError("--pairs", found=f"{pairs} is no folder", expected="a cohort or registered pairs")
+    fabric = fabric or launch(plan, settings.device, settings.devices, settings.nodes)
+    if not fabric.is_global_zero:
+        monitor = Monitor()
+    try:
+        return _train(plan, pairs, run, settings, fabric, monitor)
+    except BaseException:
+        end_others(fabric)
+        raise
+
+
+def _train(
+    plan: TrainingPlan, pairs: Path, run: Run, settings: TrainSettings, fabric: Fabric, monitor: Monitor
+) -> TrainingResult:
+    cache = settings.cache or run.folder / "cache"
+    folds = tuple(range(plan.data.folds)) if settings.folds is None else settings.folds
+    stages = [s for s in plan.stages if settings.stages is None or s.name in settings.stages]
+
+    def set_up() -> None:
+        _check_choice(plan, folds, settings.stages or (), fabric.world_size)
+        if not settings.resume:
+            _refuse_checkpoints(run, folds, stages)
+        _set_up(run, plan, pairs, folds, stages, cache, settings, monitor)
+
+    _in_first_process(fabric, set_up)
+    cohort = _cohort(plan, pairs, run.folder / CHECKS, 1, Monitor())
+    division = run.folds
+    results = []
+    for fold in folds:
+        for stage in stages:
+            job = _job(run, plan, stage, fold, cohort, division, cache)
+            best = train_stage(job, fabric, monitor)
+            metrics = best["metrics"]
+            results.append(StageResult(fold, stage.name, best["best_iteration"], metrics))
+            monitor.info(
+                f"{job.name}: best at iteration {best['best_iteration']}, MAE {metrics['mae_hu']:.1f} HU "
+                f"(all water: {metrics['mae_all_water_hu']:.1f} HU)"
+            )
+    return TrainingResult(run.folder, tuple(results), cohort.left_out, cohort.excluded, cohort.doubtful)
+
+
+def _in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
+    """Do `work` in the first process while the others wait; where it fails, all of them end.
+
+    Raises:
+        Exception: Of `work`, in the first process.
+        SystemExit: In the others, without a word and with code 0: the first one says it, and a launcher that sees
+            another code would kill it before it has.
+    """
+    error = None
+    if fabric.is_global_zero:
+        try:
+            work()
+        except Exception as caught:
+            error = caught
+    failed = fabric.broadcast(error is not None)
+    if error is not None:
+        raise error
+    if failed:
+        raise SystemExit(0)
+
+
+def _check_choice(plan: TrainingPlan, folds: Sequence[int], stages: Sequence[str], processes: int) -> None:
+    """Refuse folds, stages and numbers of processes that the plan doesn't have."""
+    if not all(0 <= k < plan.data.folds for k in folds):
+        raise InputError("--fold", found=", ".join(map(str, folds)), expected=f"0 to {plan.data.folds - 1}, or all")
+    known = [s.name for s in plan.stages]
+    unknown = set(stages) - set(known)
+    if unknown:
+        raise InputError("--stage", found=", ".join(sorted(unknown)), expected="one of " + ", ".join(known))
+    draws = plan.patch.batch // plan.patch.slab
+    if draws % processes:
+        raise InputError(
+            "--devices",
+            found=f"{processes} processes for a batch of {draws} draws",
+            expected="a number that divides it",
+        )
+
+
+def _check_cases(
+    run: Run, folds: Sequence[int], stages: Sequence[Stage], pairs: Sequence[Pair], division: FoldsRecord
+) -> None:
+    """Refuse what could not be trained, before hours are spent on what comes first.
+
+    Raises:
+        InputError: A fold and stage without a training or a validation case, or whose start isn't there.
+    """
+    for fold in folds:
+        for stage in stages:
+            for name, cases in zip(("training", "validation"), _cases(stage, fold, pairs, division), strict=True):
+                if not cases:
+                    where = f"regions {', '.join(stage.regions)}" if stage.regions else "any region"
+                    raise InputError(
+                        f"fold {fold}, stage {stage.name}",
+                        found=f"no {name} case of {where}",
+                        expected="at least one",
+                        advice="train fewer folds, or on a larger cohort",
+                    )
+            starts_now = stage.start is None or any(s.name == stage.start for s in stages)
+            if not starts_now and not run.finished(fold, str(stage.start)):
+                raise InputError(
+                    f"fold {fold}, stage {stage.name}",
+                    found=f"stage {stage.start} isn't finished",
+                    expected="its best network, which this stage starts from",
+                    advice=f"train it first: --stage {stage.start}",
+                )
+
+
+def _cases(stage: Stage, fold: int, pairs: Sequence[Pair], division: FoldsRecord) -> tuple[list[Pair], list[Pair]]:
+    """The pairs that a stage of a fold trains and validates on, sorted by id."""
+    of_regions = {p.key: p for p in pairs if stage.regions is None or p.region in stage.regions}
+    keys = division.training_keys(fold), division.validation[fold]
+    training, validation = ([of_regions[k] for k in chosen if k in of_regions] for chosen in keys)
+    return training, validation
+
+
+def _job(
+    run: Run, plan: TrainingPlan, stage: Stage, fold: int, cohort: Cohort, division: FoldsRecord, cache: Path
+) -> StageJob:
+    training, validation = _cases(stage, fold, cohort.pairs, division)
+    if plan.data.validation_cases is not None:
+        validation = _spread(validation, plan.data.validation_cases)
+
+    def prepared(chosen: list[Pair]) -> list[PreparedCase]:
+        return [prepared_case(p, plan.recipe, cache) for p in chosen]
+
+    start = None if stage.start is None else run.stage_folder(fold, stage.start)
+    return StageJob(
+        plan,
+        stage,
+        fold,
+        prepared(training),
+        prepared(validation),
+        run.stage_folder(fold, stage.name),
+        start,
+        cohort.digest,
+    )
+
+
+def _spread(pairs: list[Pair], count: int) -> list[Pair]:
+    """`count` cases, the regions in turn."""
+    by_region: dict[Region, list[Pair]] = {}
+    for pair in pairs:
+        by_region.setdefault(pair.region, []).append(pair)
+    order = sorted(
+        ((k, pair.id, pair) for group in by_region.values() for k, pair in enumerate(group)), key=lambda item: item[:2]
+    )
+    return sorted((pair for _, _, pair in order[:count]), key=lambda p: (p.id, p.key))
+
+
+def _refuse_checkpoints(run: Run, folds: Sequence[int], stages: Sequence[Stage]) -> None:
+    for fold in folds:
+        for stage in stages:
+            if has_checkpoint(run.stage_folder(fold, stage.name), "last"):
+                raise InputError(
+                    run.stage_folder(fold, stage.name),
+                    found="a checkpoint is there",
+                    expected="a new --out folder",
+                    advice="or --resume to go on with it",
+                )
+
+
+def _cohort(plan: TrainingPlan, pairs: Path, checks: Path, jobs: int, monitor: Monitor) -> Cohort:
+    return load_cohort(
+        pairs,
+        plan.recipe.task,
+        target=plan.data.target,
+        exclude=plan.data.exclude,
+        regions={r for s in plan.stages for r in (s.regions or tuple(Region))},
+        jobs=jobs,
+        remember=checks,
+        monitor=monitor,
+    )
+
+
+def _set_up(
+    run: Run,
+    plan: TrainingPlan,
+    pairs: Path,
+    folds: Sequence[int],
+    stages: Sequence[Stage],
+    cache: Path,
+    settings: TrainSettings,
+    monitor: Monitor,
+) -> None:
+    """Write plan, cohort and folds, or see that those of the folder are the same; prepare the cases."""
+    if (run.folder / PLAN).is_file() and run.plan != plan:
+        raise InputError(
+            run.folder,
+            found=f"its {PLAN} is another plan",
+            expected="the plan that the run began with",
+            advice="choose another --out",
+        )
+    run.folder.mkdir(parents=True, exist_ok=True)
+    jobs = settings.jobs or max(1, available_cpus() // 2)
+    cohort = _cohort(plan, pairs, run.folder / CHECKS, jobs, monitor)
+    if (run.folder / COHORT).is_file() and CohortRecord.read(run.folder / COHORT).digest != cohort.digest:
+        raise InputError(
+            pairs,
+            found="other pairs than those that the run began with",
+            expected="the same files",
+            advice="choose another --out",
+        )
+    for key, reason in sorted(cohort.left_out.items()):
+        monitor.warning(f"{key} is left out: {reason}")
+    for key, reason in sorted(cohort.doubtful.items()):
+        monitor.warning(f"{key} is used, though {reason}")
+    there = (run.folder / FOLDS).is_file()
+    division = (
+        run.folds
+        if there
+        else make_folds(cohort.pairs, plan.data.folds, seed=plan.data.seed, held_out=plan.data.held_out)
+    )
+    _check_cases(run, folds, stages, cohort.pairs, division)
+    CohortRecord.of(cohort).write(run.folder / COHORT)
+    if not there:
+        division.write(run.folder / FOLDS)
+    if not (run.folder / PLAN).is_file():  # the recipe that the user wrote may lie there
+        write_plan(plan, run.folder / PLAN)
+    outcomes = run_cases(
+        prepare_case, [(p.key, (p, plan.recipe, cache)) for p in cohort.pairs], jobs=jobs, monitor=monitor
+    )
+    refuse_broken(outcomes, "preparing cases")
+    failed = [o for o in outcomes if not o.ok]
+    if failed:
+        raise InputError(
+            failed[0].name,
+            found=failed[0].error,
+            expected="cases that can be prepared",
+            advice="exclude it, or repair it",
+        )
+
+
+__all__ = ["StageResult", "TrainSettings", "TrainingResult", "train_cohort"]

@@ -1,0 +1,43 @@
+"""Supervised synthesis: the plan's losses between the sCT and the CT of the same patient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from sctlab.training.losses import SynthesisLoss
+from sctlab.training.objectives.base import GENERATOR, Objective, ObjectiveSettings, adamw, register
+
+if TYPE_CHECKING:
+    from sctlab.training.batch import Batch
+    from sctlab.training.plan import TrainingPlan
+
+
+class SupervisedSettings(ObjectiveSettings):
+    """`losses` of the plan, and nothing else."""
+
+    kind: Literal["supervised"] = "supervised"
+
+
+@register
+class Supervised(Objective):
+    """One network, one optimiser, one loss."""
+
+    settings = SupervisedSettings
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        super().__init__(plan)
+        self.loss = SynthesisLoss(plan.losses, plan.recipe, plan.patch.slab)
+        self.losses["synthesis"] = self.loss
+        self.optimisers[GENERATOR] = adamw([self.networks[GENERATOR]], plan.optimiser, fused=plan.computing.fused)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        with self.autocast():
+            prediction = self.models[GENERATOR](batch.source)
+            total, terms = self.loss(prediction, batch)
+        self.update(GENERATOR, total)
+        return {"loss": total.detach(), **terms}
+
+    def describe(self) -> list[dict[str, object]]:
+        return self.loss.describe()
