@@ -32,6 +32,7 @@ class Pair:
         centre: Where the case was imaged, as far as the id tells.
         registration: How the target came onto the source's grid: `convention`, `method`.
         field_of_view: Mask of where the moving image had data, where the registration wrote one.
+        fractions: What the voxels of a simulated MR are made of, where the simulation kept it.
         doubt: Why the registration's verdict is `doubtful`; empty where it isn't.
         digest: SHA-256 over the files; empty until the pair was checked.
         images: SHA-256 of the images that were registered and, once the pair was checked, of source and target.
@@ -48,6 +49,7 @@ class Pair:
     centre: str = ""
     registration: tuple[tuple[str, str], ...] = ()
     field_of_view: Path | None = None
+    fractions: Path | None = None
     doubt: str = ""
     digest: str = ""
     images: tuple[str, ...] = ()
@@ -111,6 +113,7 @@ def _read_pair(case: Case, target: Target) -> tuple[str, Pair | None]:
         return ("no truth/ct_aligned" if target == "truth" else "no ct"), None
     if case.mask_file is None:
         return "no mask", None
+    fractions = case.folder / "truth" / "fractions.npz"
     record = PairRecord.of(case.folder)
     quality = QualityRecord.of(case.folder) if target == "ct" else None
     verdict = quality.verdict if quality else None
@@ -135,6 +138,7 @@ def _read_pair(case: Case, target: Target) -> tuple[str, Pair | None]:
         centre=case.id[CENTRE_POSITION] if len(case.id) > CENTRE_POSITION else "",
         registration=tuple(sorted(registration.items())),
         field_of_view=find_image(case.folder, "fov") if target == "ct" else None,
+        fractions=fractions if target == "truth" and fractions.is_file() else None,
         doubt=f"its registration is doubtful{reasons}" if verdict is Verdict.DOUBTFUL else "",
         images=tuple(record.inputs.values()) if record else (),
     )

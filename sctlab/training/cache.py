@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sctlab.cohort.pairs import Pair
+from sctlab.cohort.pairs import Pair, file_digest
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.io.writing import write_json
-from sctlab_model.preparation import prepare, prepare_target
+from sctlab_model.preparation import Prepared, cut, orient, prepare, prepare_target
 from sctlab_model.recipe import Recipe
-from sctlab_model.volume import Geometry, Volume
+from sctlab_model.volume import Geometry, Volume, resample
 
 FORMAT = 1  # raise when preparation or this layout changes what lies in a cache
 
@@ -62,6 +62,14 @@ class PreparedCase:
         return _mapped(self.folder)["mask"]
 
     @property
+    def fractions(self) -> np.ndarray:
+        """What the voxels are made of, uint8 [6, z, y, x]; only where the case was prepared with them."""
+        path = self.folder / "fractions.npy"
+        if not path.is_file():
+            raise InputError(self.key, found="no fraction maps", expected="a case prepared with them")
+        return np.load(path, mmap_mode="r")
+
+    @property
     def voxels(self) -> np.ndarray:
         """Body voxels with a target up to and including each row (z, y), int64 [z * y]."""
         return _mapped(self.folder)["voxels"]
@@ -81,8 +89,12 @@ def _mapped(folder: Path) -> dict[str, np.ndarray]:
     return {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("source", "target", "mask", "voxels")}
 
 
-def cache_key(pair: Pair, recipe: Recipe) -> str:
-    """Name of a prepared case: its content and the choices of the recipe that shape it."""
+def cache_key(pair: Pair, recipe: Recipe, fractions: bool = False) -> str:
+    """Name of a prepared case: its content and the choices of the recipe that shape it.
+
+    Raises:
+        InputError: `fractions` of a case that has none.
+    """
     choices = recipe.model_dump(
         mode="json",
         include={
@@ -95,25 +107,35 @@ def cache_key(pair: Pair, recipe: Recipe) -> str:
             "canvas",
         },
     )
-    text = json.dumps([FORMAT, pair.digest, choices], sort_keys=True)
+    content = [FORMAT, pair.digest, choices]
+    if fractions:
+        if pair.fractions is None:
+            raise InputError(
+                pair.key,
+                found="no truth/fractions.npz",
+                expected="what its voxels are made of, because data.contrast is set",
+                advice="simulate the cohort with --fractions",
+            )
+        content.append(file_digest(pair.fractions))
+    text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def prepare_case(pair: Pair, recipe: Recipe, cache: Path) -> None:
+def prepare_case(pair: Pair, recipe: Recipe, cache: Path, fractions: bool = False) -> None:
     """Prepare a case if it isn't there. Safe for several processes at once.
 
     Raises:
-        InputError: Unreadable images, no voxel with a target, or no room.
+        InputError: Unreadable images, no voxel with a target, no fraction maps though they are wanted, or no room.
     """
-    folder = cache / cache_key(pair, recipe)
+    folder = cache / cache_key(pair, recipe, fractions)
     if not (folder / "case.json").is_file():
-        _prepare_into(pair, recipe, folder)
+        _prepare_into(pair, recipe, folder, fractions)
 
 
-def prepared_case(pair: Pair, recipe: Recipe, cache: Path) -> PreparedCase:
+def prepared_case(pair: Pair, recipe: Recipe, cache: Path, fractions: bool = False) -> PreparedCase:
     """Open a prepared case, preparing it first if it isn't there; errors are those of `prepare_case`."""
-    prepare_case(pair, recipe, cache)
-    return PreparedCase.open(pair.key, cache / cache_key(pair, recipe), pair.patient)
+    prepare_case(pair, recipe, cache, fractions)
+    return PreparedCase.open(pair.key, cache / cache_key(pair, recipe, fractions), pair.patient)
 
 
 def on_grid(volume: Volume, grid: Geometry) -> Volume:
@@ -121,7 +143,27 @@ def on_grid(volume: Volume, grid: Geometry) -> Volume:
     return Volume(volume.array, grid, volume.name)
 
 
-def _prepare_into(pair: Pair, recipe: Recipe, folder: Path) -> None:
+def _fractions_on_canvas(path: Path, source: Volume, prepared: Prepared) -> np.ndarray:
+    """Fraction maps of a source's grid on its canvas, by nearest neighbour: one channel is a code."""
+    from sctlab.simulation.fractions import Channel, read_fractions
+
+    channels = read_fractions(path)
+    if channels.shape[1:] != source.geometry.shape_zyx:
+        raise InputError(
+            path, found=f"maps of {channels.shape[1:]} voxels", expected=f"the source's {source.geometry.shape_zyx}"
+        )
+    start = np.rint(prepared.upright.to_index(np.array(prepared.grid.origin_xyz))).astype(int)[::-1]
+    result = []
+    for channel, values in enumerate(channels):
+        upright = orient(Volume(values, source.geometry))
+        if not prepared.upright.same_grid(upright.geometry):
+            upright = resample(upright, prepared.upright, interpolation="nearest")
+        fill = 255 if channel == Channel.AIR else 0
+        result.append(cut(upright.array, tuple(start), prepared.grid.shape_zyx, fill))
+    return np.stack(result).astype(np.uint8, copy=False)
+
+
+def _prepare_into(pair: Pair, recipe: Recipe, folder: Path, fractions: bool) -> None:
     source = read_volume(pair.source)
     target, mask = (
         on_grid(read_volume(pair.target), source.geometry),
@@ -147,6 +189,9 @@ def _prepare_into(pair: Pair, recipe: Recipe, folder: Path) -> None:
         "mask": prepared.mask,
         "voxels": np.cumsum(known.sum(axis=2, dtype=np.int64).ravel()),
     }
+    if fractions:
+        assert pair.fractions is not None
+        arrays["fractions"] = _fractions_on_canvas(pair.fractions, source, prepared)
     # Written beside and renamed: another process sees the whole case or none; the first one wins.
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     try:

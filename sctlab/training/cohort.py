@@ -242,7 +242,7 @@ def _job(
         validation = _spread(validation, plan.data.validation_cases)
 
     def prepared(chosen: list[Pair]) -> list[PreparedCase]:
-        return [prepared_case(p, plan.recipe, cache) for p in chosen]
+        return [prepared_case(p, plan.recipe, cache, plan.data.contrast is not None) for p in chosen]
 
     start = None if stage.start is None else run.stage_folder(fold, stage.start)
     return StageJob(
@@ -338,7 +338,10 @@ def _set_up(
     if not (run.folder / PLAN).is_file():  # the recipe that the user wrote may lie there
         write_plan(plan, run.folder / PLAN)
     outcomes = run_cases(
-        prepare_case, [(p.key, (p, plan.recipe, cache)) for p in cohort.pairs], jobs=jobs, monitor=monitor
+        prepare_case,
+        [(p.key, (p, plan.recipe, cache, plan.data.contrast is not None)) for p in cohort.pairs],
+        jobs=jobs,
+        monitor=monitor,
     )
     refuse_broken(outcomes, "preparing cases")
     failed = [o for o in outcomes if not o.ok]

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sctlab.training.batch import Batch
 from sctlab.training.cache import PreparedCase
+from sctlab.training.contrast import ContrastDrawer
 from sctlab.training.plan import Patch
 from sctlab_model.errors import InputError
 from sctlab_model.preparation import cut, stack_indices
@@ -39,6 +40,7 @@ class PatchDataset(Dataset):
         world: Number of processes; it divides the draws of a batch.
         pairing: `paired` or `shuffled`.
         canvas: Where padding goes, if the plane is smaller than the patch; shared between both sides by default.
+        contrast: Draws some of the sources anew; None takes them as they are.
 
     Raises:
         InputError: `shuffled` with one patient alone.
@@ -54,8 +56,9 @@ class PatchDataset(Dataset):
         world: int = 1,
         pairing: Literal["paired", "shuffled"] = "paired",
         canvas: Canvas | None = None,
+        contrast: ContrastDrawer | None = None,
     ) -> None:
-        self.canvas = canvas or Canvas()
+        self.canvas, self.contrast = canvas or Canvas(), contrast
         draws = patch.batch // patch.slab
         if draws % world:
             raise ValueError(f"{draws} draws a batch on {world} processes")
@@ -81,43 +84,66 @@ class PatchDataset(Dataset):
     def _draw(self, iteration: int, draw: int) -> Iterator[tuple[np.ndarray, ...]]:
         rng = np.random.default_rng([*self.seed, iteration, draw])
         case = self.cases[rng.integers(len(self.cases))]
-        samples = self._slab(case, rng)
+        # Streams of their own: the places are the same whatever else is drawn.
+        contrast_rng = np.random.default_rng([*self.seed, iteration, draw, 2]) if self.contrast else None
+        samples = self._slab(case, rng, contrast_rng)
         if self.pairing == "paired":
             yield from samples
             return
-        # A stream of its own, so that the sources are those that a supervised run draws.
         rng = np.random.default_rng([*self.seed, iteration, draw, 1])
         others = self._others[case.patient]
         targets = self._slab(others[rng.integers(len(others))], rng)
         for (source, _, source_mask), (_, target, mask) in zip(samples, targets, strict=True):
             yield source, target, mask, source_mask
 
-    def _slab(self, case: PreparedCase, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, ...]]:
+    def _slab(
+        self, case: PreparedCase, rng: np.random.Generator, contrast_rng: np.random.Generator | None = None
+    ) -> Iterator[tuple[np.ndarray, ...]]:
         """The adjacent slices around a drawn voxel: source, target and mask of each."""
         z, y, x = case.body_voxel(int(rng.integers(case.voxels[-1])))
         flips = rng.random(2) < (self.patch.flip_y, self.patch.flip_x)
         count = case.mask.shape[0]
         first = min(max(z - self.patch.slab // 2, 0), max(count - self.patch.slab, 0))
-        for slice_index in range(first, first + self.patch.slab):
-            # A volume with fewer slices than the slab repeats its last one.
-            yield self._sample(case, min(slice_index, count - 1), y, x, flips)
+        # A volume with fewer slices than the slab repeats its last one.
+        slices = [min(k, count - 1) for k in range(first, first + self.patch.slab)]
+        if count not in self._stacks:
+            self._stacks[count] = stack_indices(count, self.slices)
+        start = self._start(case, y, x, flips)
+        drawn = None
+        if self.contrast is not None and contrast_rng is not None:
+            neighbours = sorted({int(k) for z in slices for k in self._stacks[count][z]})
+            drawn = self.contrast.draw(case, neighbours, start, self.patch.size_yx, contrast_rng)
+        for z in slices:
+            yield self._sample(case, z, start, flips, drawn)
 
-    def _sample(self, case: PreparedCase, z: int, y: int, x: int, flips: np.ndarray) -> tuple[np.ndarray, ...]:
-        depth, *plane = case.mask.shape
-        if depth not in self._stacks:
-            self._stacks[depth] = stack_indices(depth, self.slices)
-        start, size = [], self.patch.size_yx
-        for centre, length, available, flipped in zip((y, x), size, plane, flips, strict=True):
+    def _start(self, case: PreparedCase, y: int, x: int, flips: np.ndarray) -> tuple[int, int]:
+        """First row and column of the patch around a voxel; negative where it is padded."""
+        start = []
+        for centre, length, available, flipped in zip(
+            (y, x), self.patch.size_yx, case.mask.shape[1:], flips, strict=True
+        ):
             if available > length:
                 start.append(min(max(centre - length // 2, 0), available - length))
             elif self.canvas.padding == "centre":
                 start.append(-((length - available) // 2))
             else:  # at the end of what the network sees: of the flipped patch, where flips come first
                 start.append(available - length if flipped and self.canvas.flip_before_padding else 0)
-        box, extent = (0, *start), (1, *size)
-        source = np.concatenate(
-            [cut(case.source[k : k + 1], box, extent, case.outside) for k in self._stacks[depth][z]]
-        )
+        return start[0], start[1]
+
+    def _sample(
+        self,
+        case: PreparedCase,
+        z: int,
+        start: tuple[int, int],
+        flips: np.ndarray,
+        drawn: dict[int, np.ndarray] | None,
+    ) -> tuple[np.ndarray, ...]:
+        box, extent = (0, *start), (1, *self.patch.size_yx)
+        stack = self._stacks[case.mask.shape[0]][z]
+        if drawn is None:
+            source = np.concatenate([cut(case.source[k : k + 1], box, extent, case.outside) for k in stack])
+        else:
+            source = np.stack([drawn[int(k)] for k in stack])
         target = cut(case.target[z : z + 1], box, extent, BORDER_UNIT)
         mask = cut(case.mask[z : z + 1], box, extent, False)
         axes = [axis for axis, flip in zip((1, 2), flips, strict=True) if flip]

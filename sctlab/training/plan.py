@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import yaml
 from pydantic import Field, model_validator
 
+from sctlab.training.contrast import ContrastSettings
 from sctlab.training.losses import L1, Loss
 from sctlab.training.objectives.base import ObjectiveSettings, objective_type, settings_types
 from sctlab.training.objectives.supervised import SupervisedSettings
-from sctlab_model.cases import Region
+from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_text
 from sctlab_model.recipe import Recipe
@@ -31,6 +32,7 @@ class Data(Settings):
         seed: Of the folds.
         exclude: File with case ids to leave out; a relative path starts at the plan's folder.
         validation_cases: At most so many validation cases each time; all when left out.
+        contrast: Draw some of the MR patches of a simulated cohort with another contrast; never when left out.
         workers: Processes that cut patches beside each training process; 0 cuts them in it.
     """
 
@@ -40,6 +42,7 @@ class Data(Settings):
     seed: int = Field(0, ge=0)
     exclude: str | None = None
     validation_cases: Positive | None = None
+    contrast: ContrastSettings | None = None
     workers: int = Field(4, ge=0, le=128)
 
 
@@ -200,6 +203,8 @@ class TrainingPlan(Settings):
                 if self.objective.takes_losses
                 else f"objective {self.objective.kind} learns from unpaired images: it takes no losses"
             )
+        if self.data.contrast and (self.recipe.task is not Task.MRI or self.data.target != "truth"):
+            raise ValueError("data.contrast draws MR from what simulated voxels are made of: task mri, target truth")
         seen: dict[str, Stage] = {}
         for stage in self.stages:
             if stage.name in seen:

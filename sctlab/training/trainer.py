@@ -23,6 +23,7 @@ from sctlab.training.checkpoint import (
     restore_optimisers,
     save_checkpoint,
 )
+from sctlab.training.contrast import ContrastDrawer
 from sctlab.training.dataset import PatchDataset, batches
 from sctlab.training.job import Progress, StageJob
 from sctlab.training.objectives import build_objective
@@ -72,6 +73,7 @@ class Trainer:
             fabric.world_size,
             plan.pairing,
             plan.recipe.canvas,
+            ContrastDrawer(plan.data.contrast, plan.recipe) if plan.data.contrast else None,
         )
         self._reference: UnpairedReference | None = None
 

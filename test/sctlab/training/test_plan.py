@@ -17,14 +17,14 @@ GOOD = "recipe:\n  task: mri\nstages:\n  - name: all\n    iterations: 100\n"
 
 
 def test_the_recipes_are_those_promised() -> None:
-    kinds = ("{}", "{}-submission", "{}-paper", "demo-{}")
+    kinds = ("{}", "{}-submission", "{}-paper", "demo-{}", "small-{}", "{}-cut", "{}-cyclegan", "{}-reggan")
     assert {k.format(task) for k in kinds for task in ("mri", "cbct")} <= set(recipe_names())
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_loads_and_survives_writing(name: str, tmp_path: Path) -> None:
     plan = load_plan(name)
-    assert plan.recipe.task.value == name.removeprefix("demo-").split("-")[0]
+    assert plan.recipe.task.value == name.removeprefix("demo-").removeprefix("small-").split("-")[0]
     write_plan(plan, tmp_path / "plan.yaml")
     assert load_plan(str(tmp_path / "plan.yaml")) == plan
 

@@ -71,7 +71,7 @@ def test_a_stage_whose_start_is_missing_is_refused_before_anything_is_prepared(
 
 
 def test_memory_that_runs_out_excludes_no_case(begin, make_plan, tmp_path: Path, monkeypatch) -> None:
-    def failing(pair, recipe, cache):
+    def failing(pair, recipe, cache, fractions):
         raise MemoryError
 
     monkeypatch.setattr(cohort_module, "prepare_case", failing)
