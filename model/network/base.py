@@ -57,4 +57,6 @@ class SynthesisNetwork(nn.Module, ABC):
         """
         low, high = target_range_hu
         with torch.no_grad():
-            self.head_bias.fill_(float(np.arctanh((hu - low) * 2 / (high - low) - 1)))
+            # In float32, as training has always done: a seed gives the same network bit by bit.
+            unit = (np.float32(hu) - np.float32(low)) * np.float32(2 / (high - low)) - np.float32(1)
+            self.head_bias.fill_(float(np.arctanh(unit)))
