@@ -171,12 +171,17 @@ class MaskedL1(Term):
         difference = (prediction - batch.target).abs()
         if self.over == "patch":
             return difference.mean()
-        # Over all processes alike: the mean of the processes' means would weigh voxels by their neighbours' number.
-        count = batch.mask.sum(dtype=torch.float32)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(count)
-            count = count / torch.distributed.get_world_size()
-        return (difference * batch.mask).sum() / count.clamp_min(1)
+        return mean_over(difference, batch.mask)
+
+
+def mean_over(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of values where the mask is set, over all processes alike: the mean of the processes' own means would weigh
+    voxels by their neighbours' number. Both [N, 1, y, x]."""
+    count = mask.sum(dtype=torch.float32)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        count = count / torch.distributed.get_world_size()
+    return (values * mask).sum() / count.clamp_min(1)
 
 
 class FeatureL1(Term):

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sctlab.features import Statistics, load_extractor
+from sctlab.training.losses import mean_over
 from sctlab.training.objectives.base import GENERATOR, Objective, ObjectiveSettings, adamw, frozen, register
 from sctlab.training.objectives.networks import (
     DiscriminatorSettings,
@@ -116,7 +117,7 @@ class CycleGan(Objective):
             (wanted,) = self.structure(source.float(), statistics=scale)
         (found,) = self.structure(sct.float(), statistics=scale)
         difference = (found.float() - wanted.float()).abs().mean(dim=1, keepdim=True)
-        return (difference * mask).sum() / mask.sum().clamp_min(1)
+        return mean_over(difference, mask)
 
 
 def _l1(a: Tensor, b: Tensor) -> Tensor:
