@@ -58,8 +58,8 @@ class Acquisition:
         low = sequence.field_tesla < 1
         loss = {Kind.GRE: 1.0, Kind.MPRAGE: 1.0, Kind.BSSFP: 0.6}.get(sequence.kind, 0.12)
         return cls(
-            resolution_mm=float(rng.uniform(1.3, 2.0) if low else rng.uniform(0.9, 1.8)),
-            noise=float(rng.uniform(0.012, 0.035) if low else np.exp(rng.uniform(np.log(0.003), np.log(0.025)))),
+            resolution_mm=float(rng.uniform(1.3, 2.0) if low else rng.uniform(0.7, 2.2)),
+            noise=float(rng.uniform(0.012, 0.035) if low else np.exp(rng.uniform(np.log(0.0012), np.log(0.035)))),
             bias=float(rng.uniform(0.08, 0.30) * (1.4 if sequence.field_tesla == 3 else 1.0)),
             shift_mm=float(rng.uniform(-1, 1) * sequence.field_tesla * 0.75),
             ghost=float(rng.uniform(0.02, 0.10) if rng.random() < 0.25 else 0.0),
@@ -106,7 +106,6 @@ def acquire(
         water, fat = water * loss, fat * loss
     if settings.shift_mm != 0:
         fat = _shifted(fat, settings.shift_mm / spacing[2])
-    tissue = water + fat if settings.masked else None
     if sequence.kind == Kind.BSSFP:
         image = _balanced(water, fat, geometry, sequence, rng)
     else:
@@ -123,8 +122,8 @@ def acquire(
     result = _sample_kspace(image, spacing, settings, rng)
     if shading is not None and settings.corrected > 0:
         result /= shading if settings.corrected == 1 else shading**settings.corrected
-    if tissue is not None:
-        result *= _blurred(tissue > 0.02 * top, spacing) > 0.1
+    if settings.masked:  # lung, a fifth of tissue, stays
+        result *= _blurred(1 - air, spacing) > 0.1
     result *= np.float32(settings.scale)
     return result
 

@@ -55,8 +55,8 @@ def sample_tissue_fat(rng: np.random.Generator) -> np.ndarray:
         * np.minimum(fat[:, 1], 0.5 * fat[:, 0])
         / np.maximum(fat[:, 0], 1e-6)
     )
-    if rng.random() < 0.25:  # steatosis: a quarter of adults
-        drawn[Tissue.LIVER] = rng.uniform(0.07, 0.25)
+    if rng.random() < 0.33:  # steatosis: a third of adults
+        drawn[Tissue.LIVER] = rng.uniform(0.07, 0.28)
     return np.clip(drawn, 0, 0.6).astype(np.float32)
 
 

@@ -89,12 +89,13 @@ class Sequence:
         if kind == Kind.TSE:
             single_shot = rng.random() < 0.3
             tr = 1e5 if single_shot else float(rng.uniform(2500, 6000))
-            return cls(kind, field, tr, float(rng.uniform(70, 120)), 90.0, fat_left=_fat_left(rng, 0.3))
+            return cls(kind, field, tr, float(rng.uniform(60, 120)), 90.0, fat_left=_fat_left(rng, 0.3))
         if kind == Kind.FLAIR:
             tr = float(rng.uniform(6000, 11000))
-            nulled = float(rng.uniform(3300, 4300))  # the T1 that the inversion is meant to null: fluid's
+            fluid = 4000.0 if field == 1.5 else 4300.0
+            nulled = fluid * float(rng.uniform(0.92, 1.05))  # the T1 that the inversion is meant to null
             ti = nulled * np.log(2 / (1 + np.exp(-tr / nulled)))
-            return cls(kind, field, tr, float(rng.uniform(85, 140)), 90.0, float(ti), fat_left=_fat_left(rng, 0.5))
+            return cls(kind, field, tr, float(rng.uniform(60, 140)), 90.0, float(ti), fat_left=_fat_left(rng, 0.5))
         agent = float(rng.uniform(0.4, 1.6)) if rng.random() < 0.25 else 0.0
         if kind == Kind.T1_TSE:
             tr, te = float(rng.uniform(420, 800)), float(rng.uniform(7, 14))

@@ -92,7 +92,7 @@ def test_the_noise_floor_rises_with_the_coils():
 
 
 def test_a_vendors_mask_zeroes_the_outside_and_correction_undoes_the_shading():
-    masked = image(replace(CLEAN, noise=0.05, masked=True))
+    masked = image(replace(CLEAN, noise=0.05, masked=True), air=1 - disc())
     assert (masked[:, :2] == 0).all()
     assert masked[disc(15) > 0].min() > 50
     shaded = [image(replace(CLEAN, bias=0.5, corrected=c))[disc(15) > 0].std() for c in (0.0, 1.0)]

@@ -1,0 +1,290 @@
+"""Real MR beside simulated MR of the same family: tissue contrasts, noise, edges, histogram; and a real pair.
+
+    python benchmarks/simulation_realism.py [--draws 200] [--data ../shared/data] > benchmarks/simulation_realism.txt
+
+For each real MR, tissues outlined in `test/sctlab/simulation/rois/*.json` (boxes by hand, or labels that came with the
+image) give the signal of every tissue relative to muscle. A protocol of the family is drawn again and again, with the
+patient's relaxation times, fat and marrow, and imaged from fraction maps of a patch per tissue; a real ratio should lie
+inside the 5th to 95th percentile of what is simulated, and the simulated spread should be no wider than what the
+literature's values give (their extremes combined).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sctlab.simulation.acquisition import Acquisition, acquire
+from sctlab.simulation.fractions import Channel, sample_tissue_fat
+from sctlab.simulation.marrow import sample_marrow_fat
+from sctlab.simulation.sequences import Kind, Output, Sequence
+from sctlab.simulation.signals import magnetisation, tissue_signals
+from sctlab.simulation.tissues import Tissue
+from sctlab_model.io.reading import read_volume
+from sctlab_model.volume import Geometry, Volume
+
+ROOT = Path(__file__).resolve().parent.parent
+ROIS = ROOT / "test" / "sctlab" / "simulation" / "rois"
+
+# What a region of each name is made of: host tissue, bone (label) whose marrow it is, share of mineral
+REGIONS: dict[str, tuple[Tissue, int, float]] = {
+    "liver": (Tissue.LIVER, 0, 0),
+    "spleen": (Tissue.SPLEEN, 0, 0),
+    "kidney": (Tissue.KIDNEY, 0, 0),
+    "pancreas": (Tissue.PANCREAS, 0, 0),
+    "muscle": (Tissue.MUSCLE, 0, 0),
+    "blood": (Tissue.BLOOD, 0, 0),
+    "csf": (Tissue.CSF, 0, 0),
+    "cord": (Tissue.CORD, 0, 0),
+    "disc": (Tissue.DISC, 0, 0),
+    "white_matter": (Tissue.WHITE_MATTER, 0, 0),
+    "grey_matter": (Tissue.GREY_MATTER, 0, 0),
+    "fat": (Tissue.FAT, 0, 0),
+    "vertebra": (Tissue.RED_MARROW, 29, 0.12),
+    "femur_marrow": (Tissue.RED_MARROW, 75, 0.02),
+    "femoral_head": (Tissue.RED_MARROW, 75, 0.20),
+    "pelvis_marrow": (Tissue.RED_MARROW, 77, 0.15),
+    "cortex": (Tissue.CORTICAL_BONE, 75, 0.95),
+}
+
+
+@dataclass(frozen=True)
+class RealImage:
+    """A real MR with outlined tissues.
+
+    Args:
+        values: Voxels of every tissue.
+        image: The MR, axes LPS.
+    """
+
+    name: str
+    family: str
+    values: dict[str, np.ndarray]
+    image: Volume
+
+
+def read_real(path: Path, data: Path) -> RealImage:
+    """The image that an outline file names, with its tissues' voxels."""
+    outline = json.loads(path.read_text(encoding="utf-8"))
+    image = _oriented(data / outline["image"])
+    values: dict[str, list[np.ndarray]] = {}
+    for tissue, boxes in outline["boxes"].items():
+        for x0, y0, z0, x1, y1, z1 in boxes:
+            values.setdefault(tissue, []).append(image.array[z0:z1, y0:y1, x0:x1].ravel())
+    if "labels" in outline:
+        labels = _oriented(data / outline["labels"]).array
+        for tissue, ids in outline["label_ids"].items():
+            inside = _eroded(np.isin(labels, ids))
+            values.setdefault(tissue, []).append(image.array[inside])
+    return RealImage(path.stem, outline["family"], {t: np.concatenate(v) for t, v in values.items()}, image)
+
+
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    """The mask without its in-plane rim, where that leaves anything."""
+    from scipy import ndimage
+
+    inner = ndimage.binary_erosion(mask, np.ones((1, 3, 3), bool))
+    return inner if inner.sum() > 20 else mask
+
+
+def _oriented(path: Path) -> Volume:
+    import SimpleITK as sitk
+
+    return Volume.from_sitk(sitk.DICOMOrient(read_volume(path).to_sitk(), "LPS"), str(path))
+
+
+def draw_protocol(family: str, rng: np.random.Generator) -> Sequence:
+    """A protocol of one family, as the simulator draws them."""
+    kinds = {"t2_tse": Kind.TSE, "flair": Kind.FLAIR, "t1_tse": Kind.T1_TSE, "dixon_fat": Kind.GRE}
+    while True:
+        sequence = Sequence.sample_kind(kinds[family], rng)
+        if family == "dixon_fat":
+            return replace(sequence, output=Output.FAT, fat_left=1.0, agent_mm=0.0)
+        if sequence.agent_mm == 0 and (sequence.fat_left < 1) == (family == "flair"):
+            return sequence
+
+
+def patches(tissues: list[str], rng: np.random.Generator) -> np.ndarray:
+    """Fraction maps of one patient: a square per tissue, in a row with muscle first, surrounded by muscle."""
+    fat_of, marrow = sample_tissue_fat(rng), sample_marrow_fat(rng)
+    maps = np.zeros((len(Channel), 3, 32, 32 * len(tissues)), np.uint8)
+    maps[Channel.TEXTURE] = 128
+    for k, name in enumerate(tissues):
+        host, bone, mineral = REGIONS[name]
+        at = np.s_[:, :, 32 * k : 32 * (k + 1)]
+        fat = marrow[bone] if bone else fat_of[host]
+        if name == "disc":  # 3 mm voxels of a disc hold a part of the marrow beside it
+            fat = 0.08 * marrow[29] * rng.uniform(0.5, 1.5)
+        if host is Tissue.FAT:
+            host, fat = Tissue.MUSCLE, rng.uniform(0.88, 0.97)
+        maps[Channel.HOST][at] = host
+        maps[Channel.FAT][at] = round(255 * float(fat))
+        maps[Channel.MINERAL][at] = min(255, round(255 * mineral * float(rng.uniform(0.8, 1.25))))
+    return maps
+
+
+def simulated_ratios(real: RealImage, draws: int) -> dict[str, np.ndarray]:
+    """Signal of every tissue relative to muscle, for every draw."""
+    tissues = ["muscle", *(t for t in real.values if t != "muscle")]
+    ratios: dict[str, list[float]] = {t: [] for t in tissues}
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        maps = patches(tissues, rng)
+        sequence = draw_protocol(real.family, rng)
+        settings = replace(Acquisition.sample(sequence, rng), ghost=0.0, motion=False, susceptibility=0.0)
+        geometry = Geometry(maps.shape[:0:-1], (1.4, 1.4, 5.0))
+        water, fat = magnetisation(maps, tissue_signals(sequence, rng))
+        # tissues lie all over a body, boxes of one tissue near others: shading is drawn per tissue
+        image = acquire(water, fat, np.zeros_like(water), geometry, sequence, replace(settings, bias=0.0), rng)
+        level = {t: float(np.median(image[:, 8:-8, 32 * k + 8 : 32 * k + 24])) for k, t in enumerate(tissues)}
+        left = settings.bias * (1 - settings.corrected)
+        for tissue in tissues:
+            shading = np.exp(left * float(np.clip(rng.standard_normal(), -2, 2)))
+            ratios[tissue].append(shading * level[tissue] / max(level["muscle"], 1e-9))
+    return {t: np.array(v) for t, v in ratios.items() if t != "muscle"}
+
+
+def literature_range(family: str, tissue: str) -> tuple[float, float]:
+    """Smallest and largest ratio to muscle that literature's spread allows: T1 ± 15 %, T2 ± 20 %, fat ± 1 standard
+    deviation, protocols of the family, each at its extremes together."""
+    ratios = []
+    for seed in range(60):
+        sequence = draw_protocol(family, np.random.default_rng(seed))
+        level = {}
+        for name in ("muscle", tissue):
+            values = []
+            for corner in range(24):
+                rng = np.random.default_rng(1000 + corner)
+                maps = patches([name], rng)[:, :1, :1, :1]
+                signals = tissue_signals(sequence, rng)
+                water, fat = magnetisation(maps, signals)
+                values.append(abs(complex(water.item() + fat.item() * sequence.fat_phase)))
+            level[name] = (min(values), max(values))
+        low, high = level[tissue][0] / level["muscle"][1], level[tissue][1] / max(level["muscle"][0], 1e-9)
+        ratios.append((low, high))
+    return min(r[0] for r in ratios), max(r[1] for r in ratios)
+
+
+def noise_level(image: np.ndarray) -> float:
+    """Noise of the tissue relative to the 98th percentile: robust Laplacian in the plane (Immerkaer, 1996)."""
+    from scipy import ndimage
+
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)[None]
+    residual = ndimage.convolve(image.astype(np.float32), kernel)
+    top = np.percentile(image, 98)
+    inside = image > 0.1 * top
+    return float(1.4826 * np.median(np.abs(residual[inside])) / 6 / max(top, 1e-9))
+
+
+def edge_sharpness(image: np.ndarray) -> float:
+    """99th percentile of the step between neighbours along x, relative to the image's range: 1 is a step in a voxel."""
+    scale = np.percentile(image, 99) - np.percentile(image, 1)
+    return float(np.percentile(np.abs(np.diff(image, axis=2)), 99) / max(scale, 1e-9))
+
+
+def histogram_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean distance of the quantiles of the bodies of two images, each scaled to its 99th percentile."""
+    curves = []
+    for image in (first, second):
+        top = np.percentile(image, 99)
+        curves.append(np.percentile(np.clip(image[image > 0.05 * top] / top, 0, 1), np.arange(101)))
+    return float(np.mean(np.abs(curves[0] - curves[1])))
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What whole images are drawn from."""
+
+    fractions: np.ndarray
+    geometry: Geometry
+
+
+def whole_images(patient: Patient, family: str, draws: int) -> list[np.ndarray]:
+    """Images of a patient by protocols of a family."""
+    air = patient.fractions[Channel.AIR] * np.float32(1 / 255)
+    images = []
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        sequence = draw_protocol(family, rng)
+        settings = replace(Acquisition.sample(sequence, rng), ghost=0.0, motion=False)
+        water, fat = magnetisation(patient.fractions, tissue_signals(sequence, rng))
+        images.append(acquire(water, fat, air, patient.geometry, sequence, settings, rng))
+    return images
+
+
+def simulated_patient(name: str, real: RealImage) -> Patient:
+    """A patient on the real image's lattice: the hip's own CT, painted bodies for the others."""
+    from sctlab.simulation.case import simulate
+    from sctlab.simulation.settings import CaseSettings
+    from sctlab_model.cases import Region, Task
+
+    spacing = tuple(float(max(v, 0.75)) for v in real.image.geometry.spacing_xyz)
+    region = Region.HN if name.startswith("head") else Region.AB
+    size = (*real.image.geometry.size_xyz[:2], min(real.image.geometry.size_xyz[2], 12))
+    settings = CaseSettings(spacing_xyz=spacing, size_xyz=size, amplitude_mm=0, seed=1)
+    ct = _oriented(Path(real.image.name).parent / "ct.nii.gz") if name.startswith("hip") else None
+    case = simulate(Task.MRI, region, settings, ct=ct)
+    return Patient(case.fractions, case.source.geometry)
+
+
+def compare_whole(real: RealImage, draws: int) -> list[str]:
+    """Noise, edges and histogram of a real image beside simulated ones."""
+    images = whole_images(simulated_patient(real.name, real), real.family, draws)
+    array = real.image.array.astype(np.float32)
+    lines = []
+    for title, function in (("noise", noise_level), ("edges", edge_sharpness)):
+        values = [function(i) for i in images]
+        p1, p5, p50, p95, p99 = np.percentile(values, (1, 5, 50, 95, 99))
+        value = function(array)
+        verdict = "yes" if p5 <= value <= p95 else "1-99 %" if p1 <= value <= p99 else "NO"
+        lines.append(f"{title:15s} {value:7.3f} {p5:7.3f} {p50:7.3f} {p95:7.3f}  {verdict}")
+    to_real = [histogram_distance(array, i) for i in images]
+    between = [histogram_distance(a, b) for a, b in zip(images[:-1], images[1:], strict=True)]
+    lines.append(
+        f"histogram distance to the real one: {min(to_real):.3f} at best, {np.median(to_real):.3f} in the median; "
+        f"between simulated ones {np.median(between):.3f}, {np.percentile(between, 95):.3f} (95th percentile)"
+    )
+    return lines
+
+
+def compare(real: RealImage, draws: int) -> list[tuple[str, float, np.ndarray]]:
+    """Tissue, real ratio to muscle and simulated ratios."""
+    simulated = simulated_ratios(real, draws)
+    muscle = float(np.median(real.values["muscle"]))
+    return [(t, float(np.median(real.values[t])) / muscle, simulated[t]) for t in simulated]
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--whole", type=int, default=30, help="Whole images for noise, edges and histogram.")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    arguments = parser.parse_args()
+    inside, within, wide, count = 0, 0, 0, 0
+    for path in sorted(ROIS.glob("*.json")):
+        real = read_real(path, arguments.data)
+        print(f"\n{real.name} ({real.family}), tissue : muscle")
+        print(f"{'':15s} {'real':>7s} {'5 %':>7s} {'50 %':>7s} {'95 %':>7s}  {'inside':7s} literature's extremes")
+        for tissue, ratio, simulated in compare(real, arguments.draws):
+            p1, p5, p50, p95, p99 = np.percentile(simulated, (1, 5, 50, 95, 99))
+            good = p5 <= ratio <= p95
+            low, high = literature_range(real.family, tissue)
+            inside, within, count = inside + good, within + (p1 <= ratio <= p99), count + 1
+            wide += bool(p95 / max(p5, 1e-9) > high / max(low, 1e-9))
+            verdict = "yes" if good else "1-99 %" if p1 <= ratio <= p99 else "NO"
+            print(f"{tissue:15s} {ratio:7.2f} {p5:7.2f} {p50:7.2f} {p95:7.2f}  {verdict:7s} {low:.2f} to {high:.2f}")
+        print("\n".join(compare_whole(real, arguments.whole)))
+    share = 100 * inside / count
+    print(
+        f"\n{inside} of {count} ratios inside the 5th to 95th percentile ({share:.0f} %), {within} inside the 1st to 99th;"
+    )
+    print(f"{wide} simulated ranges are wider than the literature's")
+
+
+if __name__ == "__main__":
+    main()
