@@ -12,6 +12,7 @@ literature's values give (their extremes combined).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -243,7 +244,7 @@ def compare_whole(real: RealImage, draws: int) -> list[str]:
         verdict = "yes" if p5 <= value <= p95 else "1-99 %" if p1 <= value <= p99 else "NO"
         lines.append(f"{title:15s} {value:7.3f} {p5:7.3f} {p50:7.3f} {p95:7.3f}  {verdict}")
     to_real = [histogram_distance(array, i) for i in images]
-    between = [histogram_distance(a, b) for a, b in zip(images[:-1], images[1:], strict=True)]
+    between = [histogram_distance(a, b) for a, b in itertools.pairwise(images)]
     lines.append(
         f"histogram distance to the real one: {min(to_real):.3f} at best, {np.median(to_real):.3f} in the median; "
         f"between simulated ones {np.median(between):.3f}, {np.percentile(between, 95):.3f} (95th percentile)"
