@@ -31,6 +31,7 @@ class ImageHeader:
         components: Values a voxel.
         planar: Whether the components are the slowest axis in the file, not the fastest.
         scale: Slope and intercept that turn stored values into the image's own.
+        component_signs: Factors of the components, where the file states them in another frame than LPS.
         notes: What was repaired or assumed.
     """
 
@@ -45,6 +46,7 @@ class ImageHeader:
     components: int = 1
     planar: bool = False
     scale: tuple[float, float] | None = None
+    component_signs: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -111,6 +113,9 @@ def read_voxels(header: ImageHeader) -> np.ndarray:
         array = values.reshape(header.components, *shape)
     else:
         array = np.ascontiguousarray(np.moveaxis(values.reshape(*shape, header.components), -1, 0))
+    if header.component_signs is not None:
+        for component, sign in enumerate(header.component_signs):
+            array[component] *= sign
     if header.scale is not None:
         from nibabel.volumeutils import apply_read_scaling  # the one NIfTI library's choice of types and rounding
 

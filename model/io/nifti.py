@@ -145,6 +145,8 @@ class _Nifti:
             components=components,
             planar=True,
             scale=self._scale(),
+            # Displacements are stated in NIfTI's own frame (RAS); plain vectors are left as they are, as ITK does.
+            component_signs=(-1, -1, 1) if components == 3 and self.number("intent_code") == _DISPLACEMENT else None,
             notes=notes,
         )
 

@@ -12,6 +12,7 @@ from sctlab.simulation.truth import SimulationTruth
 from sctlab.workflow.jobs import Outcome, run_jobs
 from sctlab_model.cases import Task
 from sctlab_model.errors import ExitCode, InputError
+from sctlab_model.io.atomic import remove_stale_parts
 from sctlab_model.monitor import Monitor
 
 
@@ -55,6 +56,7 @@ def simulate_cohort(
     Raises:
         InputError: A case is there that was made with other settings.
     """
+    remove_stale_parts(out)
     work, folders = [], []
     for region in settings.regions:
         for index in range(settings.cases):

@@ -13,6 +13,7 @@ from sctlab.transforms.files import TransformFile, read_transform
 from sctlab.transforms.invert import invert, invert_points
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume
+from sctlab_model.io.text import read_text
 from sctlab_model.io.writing import write_text, write_volume
 from sctlab_model.volume import AIR_HU, Geometry, Volume
 
@@ -127,7 +128,7 @@ def _read_points(path: Path) -> np.ndarray:
     if not path.is_file():
         raise InputError(path, found="no such file", expected="points, x,y,z a line")
     points = []
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         words = [w for w in line.replace(";", ",").split(",") if w.strip()]
         if not words:
             continue

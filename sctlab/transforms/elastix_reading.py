@@ -23,6 +23,9 @@ from sctlab.transforms.data import (
 from sctlab.transforms.files import TransformFile
 from sctlab_model.errors import InputError
 from sctlab_model.io.grids import check_direction
+from sctlab_model.io.paths import inside
+from sctlab_model.io.text import read_text
+from sctlab_model.limits import check_memory
 from sctlab_model.volume import Geometry
 
 MAX_FILE_BYTES = 1 << 30
@@ -37,8 +40,8 @@ _WORD = re.compile(r'"([^"]*)"|([^\s"()]+)')
 def read_elastix(path: str | Path) -> TransformFile:
     """Read a TransformParameters file and the chain of initial transforms that it names.
 
-    An initial transform is looked for by its file name in the folder of the file that names it (published
-    files carry paths of the machine that made them), then at the path itself.
+    An initial transform is looked for by its bare file name in the folder of the file that names it, and nowhere else:
+    published files carry paths of the machine that made them, and a file from a stranger could name any other one.
 
     Raises:
         InputError: A cut or malformed file, an unknown transform, wrong parameter counts, a missing initial
@@ -48,9 +51,9 @@ def read_elastix(path: str | Path) -> TransformFile:
 
 
 def _read_chain(path: Path, above: tuple[Path, ...]) -> TransformFile:
-    path = path.resolve()
-    if path in above or len(above) >= MAX_CHAIN:
-        names = " → ".join(p.name for p in (*above, path))
+    resolved = path.resolve()
+    if resolved in above or len(above) >= MAX_CHAIN:
+        names = " → ".join(p.name for p in (*above, resolved))
         raise InputError(path, found=f"a chain of initial transforms that doesn't end ({names})", expected=NO_INITIAL)
     values = _read_values(path)
     file = _File(path, values)
@@ -60,7 +63,7 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> TransformFile:
     )
     transform: Transform = current
     if initial_name != NO_INITIAL:
-        initial = _read_chain(_find_initial(file, initial_name), (*above, path)).transform
+        initial = _read_chain(_find_initial(file, initial_name), (*above, resolved)).transform
         how = file.text("HowToCombineTransforms", "Compose")
         if how not in ("Compose", "Add"):
             raise file.refuse(f"HowToCombineTransforms {how[:40]}", "Compose or Add")
@@ -108,14 +111,11 @@ class _File:
 def _read_values(path: Path) -> dict[str, list[str]]:
     if not path.is_file():
         raise InputError(path, found="no such file", expected="an elastix TransformParameters file")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise InputError(path, found=f"{path.stat().st_size} bytes", expected=f"at most {MAX_FILE_BYTES} bytes")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(path, found="not a text file", expected="an elastix TransformParameters file") from error
+    # A number takes two bytes and more in the file, and becomes an object before it becomes a float64.
+    check_memory(path, 30 * path.stat().st_size, "a transform file of this size")
+    text = read_text(path, max_bytes=MAX_FILE_BYTES)
     values: dict[str, list[str]] = {}
-    for number, raw in enumerate(text.splitlines(), 1):
+    for number, raw in enumerate(text.split("\n"), 1):
         line = raw.strip()
         if not line or line.startswith("//"):
             continue
@@ -155,12 +155,13 @@ def _parse_line(line: str, path: Path, number: int) -> tuple[str, list[str]]:
 
 def _find_initial(file: _File, name: str) -> Path:
     bare = re.split(r"[/\\]", name)[-1]
-    for candidate in (file.path.with_name(bare), Path(name)):
-        if candidate.is_file():
+    if bare not in ("", ".", "..") and bare.isprintable():
+        candidate = file.path.with_name(bare)
+        if candidate.is_file() and inside(file.path.parent, candidate):
             return candidate
     raise InputError(
         file.path,
-        found=f"its initial transform {bare} is not there",
+        found=f"its initial transform {bare[:60]} is not there",
         expected="the whole chain in one folder",
         advice="copy the missing file beside it",
     )

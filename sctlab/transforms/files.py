@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sctlab.transforms.data import Transform
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import SUFFIXES as IMAGE_SUFFIXES
-from sctlab_model.io.writing import split_suffix
+from sctlab_model.io.paths import SUFFIXES as IMAGE_SUFFIXES
+from sctlab_model.io.paths import split_suffix
 from sctlab_model.volume import Geometry
 
 
@@ -43,9 +43,9 @@ def read_transform(path: str | Path) -> TransformFile:
     from sctlab.transforms.itk_files import read_displacement, read_itk
 
     path = Path(path)
-    if path.suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         return read_elastix(path)
-    if path.suffix in ITK_SUFFIXES:
+    if path.suffix.lower() in ITK_SUFFIXES:
         return TransformFile(read_itk(path))
     if split_suffix(path)[1] in IMAGE_SUFFIXES:
         return TransformFile(read_displacement(path))

@@ -129,7 +129,7 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys):
     assert run(tmp_path, *arguments, "--cases", 1) == 0
     first = tmp_path / "Task1/HN/1HNS001"
     before = {n: (first / n).stat().st_mtime_ns for n in ("mr.mha", "ct.mha")}
-    (tmp_path / "Task1/HN/.1HNS002.part").mkdir()  # what a killed run leaves
+    (tmp_path / "Task1/HN/.1HNS002.0123abcd.part").mkdir()  # what a killed run leaves
     assert run(tmp_path, *arguments, "--cases", 2) == 0
     assert before == {n: (first / n).stat().st_mtime_ns for n in before}
     assert sorted(p.name for p in (tmp_path / "Task1/HN").iterdir()) == ["1HNS001", "1HNS002"]

@@ -156,3 +156,27 @@ def test_binary_file_and_missing_file_are_refused(tmp_path):
     for name in ("a.txt", "none.txt"):
         with pytest.raises(InputError):
             read_elastix(tmp_path / name)
+
+
+def test_an_initial_transform_is_looked_for_in_the_same_folder_only(tmp_path):
+    """A path elsewhere is neither read nor quoted, nor is a link that leads there."""
+    outside = write_elastix(EULER, tmp_path / "outside", FIXED)[0]
+    secret = tmp_path / "outside" / "secret.txt"
+    secret.write_text("the password\n")
+    folder = tmp_path / "case"
+    path = write_elastix(EULER, folder, FIXED)[0].rename(folder / "case.txt")
+    text = path.read_text()
+    (folder / "link.txt").symlink_to(outside)
+    for name in (outside, secret, "../outside/TransformParameters.0.txt", "link.txt", "..", "a\x07.txt", "/etc/passwd"):
+        path.write_text(text.replace("NoInitialTransform", str(name)))
+        with pytest.raises(InputError, match=r"initial transform.*is not there") as caught:
+            read_elastix(path)
+        assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_files_written_on_windows(tmp_path, encoding):
+    paths = write_elastix(compose(EULER, SPLINE), tmp_path, FIXED)
+    text = paths[1].read_text().replace("TransformParameters.0.txt", r"C:\Köln\reg\TransformParameters.0.txt")
+    paths[1].write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    np.testing.assert_allclose(read_elastix(paths[1]).transform(POINTS), compose(EULER, SPLINE)(POINTS), atol=1e-9)
