@@ -34,6 +34,9 @@ def simulate(
     labels: Annotated[
         list[Path], typer.Option(help="Labels of the CT (TotalSegmentator ids), one for each --from.")
     ] = [],  # noqa: B006
+    body_variation: Annotated[
+        float, typer.Option(min=0, max=2, help="Warp a real CT (--from) into other patients; 1: as adults differ.")
+    ] = 0.0,
     centre: Annotated[
         str, typer.Option(help="Centre letter of the case ids; another one keeps cohorts of other seeds apart.")
     ] = "S",
@@ -64,6 +67,7 @@ def simulate(
                 "content": content,
                 "seed": seed,
                 "fractions": fractions,
+                "body_variation": body_variation,
             },
             "cts": [str(path) for path in from_ct],
             "labels": [str(path) for path in labels],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sctlab.simulation.settings import CaseSettings
 from sctlab.simulation.signals import magnetisation, tissue_signals
 from sctlab.simulation.tissues import PROPERTIES, Tissue
 from sctlab.simulation.truth import SimulationTruth
+from sctlab.simulation.variation import vary_body
 from sctlab_model.cases import Region, Task
 from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
@@ -179,6 +180,7 @@ def _patient(
                 labels = read_labels(settings.labels)
             ct = read_ct(settings.ct) if ct is None else ct
             phantom = phantom_from_ct(ct, labels, settings.spacing_xyz)
+        phantom = vary_body(phantom, random["anatomy"], settings.body_variation)
         return phantom, source_grid(phantom, settings.size_xyz), phantom.geometry
     grid = default_grid(region, random["grid"], settings.spacing_xyz, settings.size_xyz, short=task == Task.CBCT)
     margin_mm = 0.0 if settings.amplitude_mm == 0 else 1.6 * settings.amplitude_mm + 3
@@ -265,7 +267,7 @@ def _source(
         array, seen, facts = _mr(fractions, body, grid, region, random["source"])
         fractions = average_slices(fractions, grid.size_xyz[2])
     else:
-        array, seen, facts = _cbct(np.where(tissue == Tissue.METAL, METAL_HU, hu), grid, region, random["source"])
+        array, seen, facts = _cbct(np.where(tissue == Tissue.METAL, METAL_HU, hu), body, grid, region, random["source"])
     mask &= seen
     return _Source(to_int16(Volume(array, grid)), Volume(mask, grid), facts, fractions)
 
@@ -314,13 +316,28 @@ def _mr_field_of_view(body: np.ndarray, grid: Geometry, cut: float) -> np.ndarra
     return seen
 
 
-def _cbct(hu, grid, region, rng) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def _cbct(
+    hu: np.ndarray, body: np.ndarray, grid: Geometry, region: Region, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """The CBCT of a patient (sub-slices), the voxels inside its field of view, and its protocol."""
     from sctlab.simulation.cbct import Scan, field_of_view, simulate_cbct
 
     scan = Scan.sample(region, rng)
+    scan = replace(
+        scan, centre_mm=tuple(float(a + b) for a, b in zip(scan.centre_mm, _off_centre(body, grid), strict=True))
+    )
     slices = _pairs(hu, grid)
     pad = int(np.ceil(0.14 * len(slices)))  # oblique rays pass tissue beyond the field of view
     extended = np.pad(slices, ((pad, pad), (0, 0), (0, 0)), mode="edge")
     geometry = grid.cropped((0, 0, -pad), (*grid.size_xyz[:2], grid.size_xyz[2] + 2 * pad))
     image = simulate_cbct(extended, geometry, grid, scan, rng)
     return np.clip(image, AIR_HU, 3071), field_of_view(grid, scan), {"scan": asdict(scan)}
+
+
+def _off_centre(body: np.ndarray, grid: Geometry) -> tuple[float, float]:
+    """Middle of the body's extent relative to the grid's centre (x, y in mm): patients are set up on the isocentre."""
+    middle = []
+    for axis, (size, spacing) in zip((2, 1), zip(grid.size_xyz[:2], grid.spacing_xyz[:2], strict=True), strict=True):
+        index = np.nonzero(body.any(axis=tuple(a for a in range(3) if a != axis)))[0]
+        middle.append(((index[0] + index[-1]) / 2 - (size - 1) / 2) * spacing if len(index) else 0.0)
+    return float(middle[0]), float(middle[1])

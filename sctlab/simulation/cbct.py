@@ -26,6 +26,12 @@ BONE_HU = 1000 * (BONE[1] / WATER[1] - 1)  # compact bone on the 60 keV scale
 WATER_MU = float(SPECTRUM @ WATER)
 
 
+# Scatter-to-primary ratio after the grid: it grows with the object (Siewerdsen and Jaffray, Med Phys 28 (2001) 220)
+SCATTER = {Region.HN: (0.08, 0.35), Region.TH: (0.12, 0.55), Region.AB: (0.2, 0.8)}
+GAS_HU = -700.0
+_SOFT_WATER = 1.04  # what takes the place of gas that moved on, relative to water
+
+
 @dataclass(frozen=True)
 class Scan:
     """One CBCT protocol.
@@ -43,6 +49,9 @@ class Scan:
         breath_mm: Motion of the diaphragm during the turn.
         gain, offset_hu: Calibration error: HU → gain (HU + 1000) − 1000 + offset.
         hann: Cut-off of the reconstruction filter (1 is sharp).
+        gas_mm: How far pockets of bowel gas move during the turn; 0 for none.
+        ring: Standard deviation of the detector pixels' uncorrected gain: rings.
+        centre_mm: Isocentre relative to the grid's centre (x, y): the patient is centred, not the grid.
     """
 
     half_fan: bool
@@ -58,6 +67,9 @@ class Scan:
     gain: float
     offset_hu: float
     hann: float
+    gas_mm: float = 0.0
+    ring: float = 0.0
+    centre_mm: tuple[float, float] = (0.0, 0.0)
 
     @property
     def shift_mm(self) -> float:
@@ -71,24 +83,32 @@ class Scan:
         breathing = region == Region.TH or (region == Region.AB and rng.random() < 0.5)
         return cls(
             half_fan=half,
-            arc_degrees=360.0 if half or rng.random() < 0.4 else 200.0,
+            arc_degrees=360.0 if half or rng.random() < 0.4 else _short_arc(rng),
             source_detector_mm=float(rng.choice([1500.0, 1536.0])),
             views=int(rng.integers(260, 340) if half else rng.integers(180, 240)),
             pixel_mm=float(rng.uniform(2.2, 2.6)),
             photons=float(np.exp(rng.uniform(np.log(4e4), np.log(4e5)))),
-            scatter=float(rng.uniform(0.1, 0.7)),
+            scatter=float(rng.uniform(*SCATTER[region])),
             scatter_left=float(rng.uniform(-0.06, 0.30)),
             lag=float(rng.uniform(0, 0.04)),
             breath_mm=float(rng.uniform(3, 14) if region == Region.TH else rng.uniform(1, 8)) if breathing else 0.0,
             gain=float(rng.normal(1.0, 0.025)),
             offset_hu=float(rng.normal(0, 25)),
             hann=float(rng.uniform(0.55, 1.0)),
+            gas_mm=float(rng.uniform(2, 12)) if region != Region.HN and rng.random() < 0.7 else 0.0,
+            ring=float(rng.uniform(0.0005, 0.004)) if rng.random() < 0.5 else 0.0,
+            centre_mm=tuple(float(v) for v in rng.normal(0, 4.0, 2)),
         )
 
     @classmethod
     def ideal(cls, half_fan: bool = False, views: int = 240, pixel_mm: float = 2.0) -> Scan:
         """No noise, no scatter, no motion, exact calibration."""
         return cls(half_fan, 360.0, 1500.0, views, pixel_mm, np.inf, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
+
+
+def _short_arc(rng: np.random.Generator) -> float:
+    """Half a turn and the fan, now and then less: rays are missing and edges smear along the missing directions."""
+    return 200.0 if rng.random() < 0.8 else float(rng.uniform(165, 195))
 
 
 def simulate_cbct(
@@ -105,7 +125,7 @@ def simulate_cbct(
     Args:
         hu: The patient in the source's pose [z, y, x]; reaches beyond `grid` where the beam does.
         geometry: Grid of `hu`.
-        grid: Where to reconstruct (axes LPS); its centre is the isocentre.
+        grid: Where to reconstruct (axes LPS); its centre is the isocentre but for `scan.centre_mm`.
         monochrome: One energy, so no beam hardening.
 
     Returns:
@@ -118,24 +138,66 @@ def simulate_cbct(
     start = float(rng.uniform(0, 360))
     angles = start + np.arange(scan.views) * scan.arc_degrees / scan.views
     phase = _phases(scan, len(weights), rng)
+    gas = _GasMotion(hu, geometry, scan, rng)
     paths = [np.empty((scan.views, rtk.rows, rtk.columns), np.float32) for _ in range(2)]
     has_bone = not monochrome and bool((bone > 0.02).any())
-    for state in np.unique(phase):
-        chosen = np.nonzero(phase == state)[0]
-        for k, part in enumerate((water, bone)):
-            if k == 1 and not has_bone:
-                paths[1][chosen] = 0
-                continue
-            if monochrome:
-                part = np.clip(1 + hu / 1000, 0, None)
-            moved = part if weights[state] == 0 else _move(part, states * weights[state], geometry)
-            paths[k][chosen] = rtk.project(moved, angles[chosen])
+    if monochrome:
+        water = np.clip(1 + hu / 1000, 0, None)
+    for place in np.unique(gas.place):
+        shifted = gas.moved(water, place)
+        for state in np.unique(phase[gas.place == place]):
+            chosen = np.nonzero((phase == state) & (gas.place == place))[0]
+            for k, part in enumerate((shifted, bone)):
+                if k == 1 and not has_bone:
+                    paths[1][chosen] = 0
+                    continue
+                moved = part if weights[state] == 0 else _move(part, states * weights[state], geometry)
+                paths[k][chosen] = rtk.project(moved, angles[chosen])
     line = paths[0] * WATER_MU if monochrome else _detect(*paths, rtk, scan, rng)
     mu = rtk.reconstruct(line, angles)
     result = 1000 * (mu / WATER_MU - 1)
     result = scan.gain * (result + 1000) - 1000 + scan.offset_hu
     result[~field_of_view(grid, scan)] = AIR_HU
     return result.astype(np.float32)
+
+
+class _GasMotion:
+    """Bowel gas that moves on during the turn: for a part of the projections pockets lie elsewhere, which streaks.
+
+    Place 0, most of the turn, is where the truth has them.
+    """
+
+    def __init__(self, hu: np.ndarray, geometry: Geometry, scan: Scan, rng: np.random.Generator) -> None:
+        self.place = np.zeros(scan.views, int)
+        self.pockets = np.zeros(hu.shape, bool)
+        self.offsets: list[tuple[int, int, int]] = [(0, 0, 0)]
+        if scan.gas_mm == 0:
+            return
+        solid = hu > GAS_HU
+        inside = np.stack([ndimage.binary_fill_holes(s) for s in solid])
+        parts, count = ndimage.label(inside & ~solid)
+        volume = np.bincount(parts.ravel(), minlength=count + 1) * geometry.voxel_volume_mm3
+        bowel = (volume > 300) & (volume < 2e5)  # larger ones are lungs, smaller ones cells
+        bowel[0] = False
+        self.pockets = ndimage.binary_dilation(bowel[parts], iterations=1) & inside
+        if not self.pockets.any():
+            return
+        spacing = np.array(geometry.spacing_xyz[::-1])
+        for place in (1, 2):
+            direction = rng.standard_normal(3)
+            step = scan.gas_mm * direction / (np.linalg.norm(direction) + 1e-9)
+            self.offsets.append(tuple(int(v) for v in np.rint(step / spacing)))
+            begin = int(rng.uniform(0, 0.85) * scan.views)
+            self.place[begin : begin + int(rng.uniform(0.08, 0.22) * scan.views)] = place
+
+    def moved(self, water: np.ndarray, place: int) -> np.ndarray:
+        """Water fractions with the pockets at a place."""
+        if place == 0 or not any(self.offsets[place]):
+            return water
+        result = np.where(self.pockets, np.maximum(water, _SOFT_WATER), water)
+        there = np.roll(self.pockets, self.offsets[place], (0, 1, 2))
+        content = np.roll(water, self.offsets[place], (0, 1, 2))
+        return np.where(there & (result > 0.3), np.minimum(result, content), result)
 
 
 def _detect(water: np.ndarray, bone: np.ndarray, rtk: _Rtk, scan: Scan, rng: np.random.Generator) -> np.ndarray:
@@ -150,6 +212,8 @@ def _detect(water: np.ndarray, bone: np.ndarray, rtk: _Rtk, scan: Scan, rng: np.
         reference = np.percentile(intensity, 5) + 1e-6
         field *= scan.scatter * reference / (np.percentile(field, 95) + 1e-9) * 2.0
         intensity = intensity + field * scan.scatter_left
+    if scan.ring > 0:  # what flat-field calibration left: the same in every view
+        intensity = intensity * (1 + scan.ring * rng.standard_normal(intensity.shape[1:], dtype=np.float32))
     if scan.lag > 0:
         for k in range(1, len(intensity)):
             intensity[k] = (1 - scan.lag) * intensity[k] + scan.lag * intensity[k - 1]
@@ -213,7 +277,10 @@ def fov_radius_mm(scan: Scan) -> float:
 
 def field_of_view(grid: Geometry, scan: Scan) -> np.ndarray:
     """Voxels of a grid inside the scanned cylinder, boolean [z, y, x]."""
-    x, y = ((np.arange(grid.size_xyz[a]) - (grid.size_xyz[a] - 1) / 2) * grid.spacing_xyz[a] for a in (0, 1))
+    x, y = (
+        (np.arange(grid.size_xyz[a]) - (grid.size_xyz[a] - 1) / 2) * grid.spacing_xyz[a] - scan.centre_mm[a]
+        for a in (0, 1)
+    )
     inside = (x[None, None, :] ** 2 + y[None, :, None] ** 2) < (fov_radius_mm(scan) - 1) ** 2
     return np.broadcast_to(inside, grid.shape_zyx)
 
@@ -223,7 +290,7 @@ class _Rtk:
 
     def __init__(self, geometry: Geometry, grid: Geometry, scan: Scan) -> None:
         self.scan, self.grid, self.volume = scan, grid, geometry
-        self.iso = grid.centre_xyz
+        self.iso = grid.centre_xyz + np.array([*scan.centre_mm, 0.0])
         magnification = scan.source_detector_mm / SOURCE_AXIS_MM
         size = np.array(grid.size_xyz) * grid.spacing_xyz
         self.radius = float(np.hypot(size[0], size[1]) / 2)

@@ -41,6 +41,9 @@ class CaseSettings(Settings):
     seed: int = Field(default=0, ge=0, description="Seed of the cohort.")
     ct: str | None = Field(default=None, description="A real CT to start from: an image file or a DICOM folder.")
     labels: str | None = Field(default=None, description="Labels of that CT (TotalSegmentator ids).")
+    body_variation: float = Field(
+        default=0.0, ge=0, le=2, description="How far a real CT is warped into other patients; 1: as adults differ."
+    )
     fractions: bool = Field(
         default=False, description="Keep what the MR's voxels are made of: training draws new contrasts from it."
     )

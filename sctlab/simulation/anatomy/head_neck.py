@@ -61,7 +61,8 @@ def _head_outline(painter: Painter) -> np.ndarray:
     nose = capsule((x, y, z), np.array([0, -106, 628.0]), np.array([0, -124, 600.0]), 6, 11)
     result = _smooth_minimum(result, nose, 7)
     ears = ellipsoid((np.abs(x), y, z), (80, -2, 622), (5, 17, 30), (0, 0, -20))
-    return np.minimum(result, ears)
+    root = capsule((np.abs(x), y, z), np.array([58, 6, 620.0]), np.array([79, 0, 622.0]), 11, 6)  # holds them on
+    return np.minimum(_smooth_minimum(result, root, 6), ears)
 
 
 def _smooth_minimum(a: np.ndarray, b: np.ndarray, width_mm: float) -> np.ndarray:
