@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tempfile
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +236,73 @@ def store(sample: Sample, folder: Path) -> Path:
         (folder / name).write_bytes(content)
     (folder / sample.name).write_bytes(sample.content)
     return folder / sample.name
+
+
+def transform_sample(random: np.random.Generator, kind: str) -> Sample:
+    """An injured transform (`.tfm`, `.txt`, `.h5`) or DICOM series (`.dcm`)."""
+    if kind == ".dcm":
+        return _series(random)
+    raw, header = _transform(int(random.integers(3)), kind)
+    beside = {"secret.raw": bytes(480), "TransformParameters.0.txt": _transform(0, ".txt")[0]}
+    for _ in range(0 if random.integers(20) == 0 else int(random.integers(1, 4))):
+        if kind == ".h5" or random.integers(3) == 0:
+            raw = _injure_bytes(raw, random)
+        else:
+            raw = _injure_lines(raw, header, random)
+    return Sample(f"transform{kind}", raw, beside, header)
+
+
+@cache
+def _transform(number: int, kind: str) -> tuple[bytes, int]:
+    """A rigid, a composite or a field, as a file, and where its header ends."""
+    from sctlab.transforms.data import AffineTransform, BSplineTransform, DisplacementField, EulerTransform, compose
+    from sctlab.transforms.elastix_writing import write_elastix
+    from sctlab.transforms.itk_files import write_itk
+    from sctlab_model.volume import Geometry
+
+    random = np.random.default_rng(number)
+    rigid = EulerTransform((0.1, 0.2, -0.3), (5, -4, 3), (10, 20, 30))
+    grid = Geometry((5, 5, 5), (40, 40, 40), (-80, -80, -80))
+    spline = BSplineTransform(grid, random.normal(0, 2, (3, 5, 5, 5)))
+    field = DisplacementField(grid, random.normal(0, 2, (3, 5, 5, 5)))
+    affine = AffineTransform(np.eye(3) + 0.05, (1, 2, 3))
+    transform = (rigid, compose(affine, spline), compose(rigid, field))[number]
+    with tempfile.TemporaryDirectory() as folder:
+        if kind == ".txt":
+            path = write_elastix((rigid, compose(affine, spline), spline)[number], folder, grid)[-1]
+        else:
+            path = write_itk(transform, Path(folder) / f"t{kind}", compress=number == 1)
+        raw = path.read_bytes()
+    return raw, len(raw)
+
+
+def _series(random: np.random.Generator) -> Sample:
+    """Four slices of which one is injured."""
+    slices = list(_slices())
+    n = int(random.integers(len(slices)))
+    raw = slices[n]
+    for _ in range(0 if random.integers(20) == 0 else int(random.integers(1, 4))):
+        raw = _injure_bytes(raw, random)
+    return Sample(f"{n}.dcm", raw, {f"{k}.dcm": s for k, s in enumerate(slices) if k != n}, len(raw))
+
+
+@cache
+def _slices() -> tuple[bytes, ...]:
+    import SimpleITK as sitk
+
+    contents = []
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(4):
+            image = sitk.GetImageFromArray(np.full((1, 12, 10), 40 + k, np.int16))
+            tags = {"0020|0032": f"0\\0\\{3 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|000e": "1.2.3.4",
+                    "0020|000d": "1.2.3", "0008|0060": "CT", "0028|0030": "2\\2", "0008|0016": "1.2.840.10008.5.1.4.1.1.2"}  # fmt: skip
+            for key, text in tags.items():
+                image.SetMetaData(key, text)
+            image.SetSpacing((2.0, 2.0, 1.0))
+            image.SetOrigin((0.0, 0.0, 3.0 * k))
+            writer = sitk.ImageFileWriter()
+            writer.KeepOriginalImageUIDOn()
+            writer.SetFileName(f"{folder}/{k}.dcm")
+            writer.Execute(image)
+            contents.append(Path(folder, f"{k}.dcm").read_bytes())
+    return tuple(contents)

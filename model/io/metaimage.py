@@ -38,7 +38,7 @@ BYTE_ORDER_KEYS = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 STRUCTURAL_KEYS = frozenset(
     ("ObjectType", "NDims", "DimSize", "ElementType", "ElementSpacing", "ElementSize", "ElementDataFile",
      "ElementNumberOfChannels", "BinaryData", "CompressedData", "CompressedDataSize", "HeaderSize",
-     "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset",
+     "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "CenterOfRotation",
      *OFFSET_KEYS, *DIRECTION_KEYS, *BYTE_ORDER_KEYS)
 )  # fmt: skip
 _INTEGER = re.compile(r"[+-]?\d{1,19}")
@@ -92,6 +92,9 @@ def parse_header(raw: bytes, path: Path, *, components: int = 1, max_voxels: int
 
     spacing_key = "ElementSpacing" if "ElementSpacing" in values else "ElementSize"
     spacing = _numbers(values.get(spacing_key, "1 1 1"), 3, spacing_key, where)
+    for key in ("ElementSize", "CenterOfRotation"):  # of no effect here, but other readers go astray after bad ones
+        if key in values:
+            _numbers(values[key], 3, key, where)
     origin = _numbers(_one_of(values, OFFSET_KEYS, "0 0 0", where), 3, "Offset", where)
     # The file lists the direction of each axis in turn; ITK's matrix has them as columns.
     rows = _numbers(_one_of(values, DIRECTION_KEYS, "1 0 0 0 1 0 0 0 1", where), 9, "TransformMatrix", where)

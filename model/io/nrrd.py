@@ -102,11 +102,17 @@ def _fields(raw: bytes, path: Path) -> tuple[dict[str, str], int | None]:
         if b"\r" in line or b"\0" in line:
             raise refuse("a carriage return or a zero byte within a line of the header", "lines of text")
         name, separator, text = os.fsdecode(line).partition(":")
-        if name.startswith("#") or text.startswith("="):
-            continue  # a comment, or a key and its free text
-        name = name.strip().lower()
-        name = _SYNONYMS.get(name, name)
-        if not separator or name not in _USED | _WITHOUT_EFFECT:
+        if name.startswith("#"):
+            continue
+        # Readers disagree about other spellings, and about a key that has a field's name.
+        is_pair = text.startswith("=")
+        plain = name.strip().lower() if is_pair else name
+        plain = _SYNONYMS.get(plain, plain)
+        known = plain in _USED | _WITHOUT_EFFECT
+        if is_pair and not known:
+            continue  # a key and its free text
+        name = plain
+        if not separator or is_pair or not known or text[:1] not in (" ", ""):
             raise refuse(f"a line '{_short(os.fsdecode(line))}'", "the fields of a NRRD volume")
         if len(text) > MAX_FIELD_LENGTH:
             raise refuse(f"{len(text)} characters of {name}", f"at most {MAX_FIELD_LENGTH}")

@@ -90,6 +90,10 @@ def from_steps(steps: Sequence[ItkStep], where: str | Path) -> Transform:
             where, found=f"{len(steps)} transforms", expected=f"1 to {MAX_STEPS}", advice="the file is cut or damaged"
         )
     if _kind(steps[0], where) == COMPOSITE:
+        if steps[0].parameters.size or steps[0].fixed.size:
+            raise InputError(
+                where, found="a composite with parameters", expected="none", advice="the transform file is damaged"
+            )
         steps = steps[1:]
     elif len(steps) > 1:
         raise InputError(
