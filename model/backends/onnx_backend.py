@@ -25,7 +25,7 @@ class OnnxBackend:
         WeightsError: Not an ONNX model of this interface.
     """
 
-    batch_limit = 8
+    batch_limit: int | None = 8
 
     def __init__(self, model: bytes, device: torch.device, name: str = "ONNX model") -> None:
         import onnxruntime

@@ -24,7 +24,7 @@ class TorchBackend:
         half: fp16; by default on CUDA only.
     """
 
-    batch_limit = None
+    batch_limit: int | None = None
 
     def __init__(
         self, network: SynthesisNetwork, slices: int, device: torch.device, *, half: bool | None = None

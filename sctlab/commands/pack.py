@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
+from sctlab_model.bundle import StorageType
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError
 
@@ -44,8 +45,7 @@ def pack(
     if len(folders) < 2:
         raise InputError("pack", found=f"{len(folders)} folder", expected="one or more runs and the bundle to write")
     *sources, out = folders
-    if storage not in ("", "float16", "float32"):
-        raise InputError("--storage", found=f"'{storage}'", expected="float32 or float16")
+    chosen = _storage(storage)
     if from_konfai:
         from sctlab.training.konfai import pack_konfai
 
@@ -57,7 +57,7 @@ def pack(
             task=task,
             recipe=recipe,
             regions=regions,
-            storage=storage or "float32",
+            storage=chosen or "float32",
         )
     else:
         from sctlab.training.pack import pack_runs
@@ -68,7 +68,7 @@ def pack(
         bundle = pack_runs(
             sources,
             out,
-            storage=storage or ("float16" if small else "float32"),
+            storage=chosen or ("float16" if small else "float32"),
             demonstration=demonstration,
             folds=fold,
         )
@@ -87,6 +87,14 @@ def pack(
                 f"{', '.join(group.regions)}",
                 soft_wrap=True,
             )
+
+
+def _storage(name: str) -> StorageType | None:
+    if name == "":
+        return None
+    if name not in get_args(StorageType):
+        raise InputError("--storage", found=f"'{name}'", expected="float32 or float16")
+    return cast(StorageType, name)
 
 
 def export_onnx(

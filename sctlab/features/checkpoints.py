@@ -10,7 +10,7 @@ import torch
 
 from sctlab_model.errors import WeightsError
 
-_SCALAR = np._core.multiarray.scalar
+_SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]  # NumPy has no public name for it
 # Besides tensors and plain containers: scores that NumPy computed.
 ALLOWED_GLOBALS = [np.dtype, _SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"),  # its name before NumPy 2
                    np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]  # fmt: skip

@@ -181,11 +181,13 @@ def per_image(x: Tensor, statistics: Statistics | None) -> tuple[Tensor, Tensor,
     """Minimum, maximum, mean and deviation as tensors that broadcast over `x` [B, C, *spatial], without gradient."""
     shape = (x.shape[0],) + (1,) * (x.ndim - 1)
     if statistics is not None:
-        values = (statistics.minimum, statistics.maximum, statistics.mean, statistics.std)
-        return tuple(torch.full(shape, v, dtype=torch.float32, device=x.device) for v in values)
-    flat = x.detach().float().flatten(1)
-    found = (flat.amin(1), flat.amax(1), flat.mean(1), flat.std(1, unbiased=False))
-    return tuple(v.reshape(shape) for v in found)
+        given = (statistics.minimum, statistics.maximum, statistics.mean, statistics.std)
+        low, high, mean, std = (torch.full(shape, v, dtype=torch.float32, device=x.device) for v in given)
+    else:
+        flat = x.detach().float().flatten(1)
+        own = (flat.amin(1), flat.amax(1), flat.mean(1), flat.std(1, unbiased=False))
+        low, high, mean, std = (v.reshape(shape) for v in own)
+    return low, high, mean, std
 
 
 def min_max(x: Tensor, statistics: Statistics | None) -> Tensor:
@@ -215,4 +217,5 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 def crop_to_stride(features: Tensor, size: Sequence[int], stride: int) -> Tensor:
     """Undo `pad_to_multiple` on a feature map: ceil(size / stride) voxels along every axis."""
-    return features[(..., *(slice(0, -(-n // stride)) for n in size))]
+    kept = [slice(0, -(-n // stride)) for n in size]
+    return features[(slice(None), slice(None), *kept)]

@@ -38,7 +38,7 @@ def measure_reach(
             reach.append((PROBE, 0.0))
             continue
         middle = feature.shape[2] // 2
-        centre = (slice(None), slice(None), *(n // 2 for n in feature.shape[2:]))
+        centre: tuple[slice | int, ...] = (slice(None), slice(None), *(n // 2 for n in feature.shape[2:]))
         (gradient,) = torch.autograd.grad(feature[centre].sum(), x, retain_graph=True)
         profile = gradient.abs().amax(dim=(0, 1, *range(3, gradient.ndim)))
         reached = torch.nonzero(profile > 0.01 * profile.max()).flatten().tolist() or [0, PROBE - 1]

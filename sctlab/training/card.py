@@ -46,9 +46,10 @@ def model_card(bundle: Bundle) -> str:
     regions = [r for g in bundle.groups for r in g.regions]
     rows = []
     for region in regions:
-        found = [f.metrics[region] for g in bundle.groups for f in g.folds if isinstance(f.metrics.get(region), dict)]
-        if found:
-            means = [sum(m[k] for m in found) / len(found) for k in ("mae_hu", "psnr_db", "mae_all_water_hu")]
+        folds = [f.metrics.get(region) for g in bundle.groups for f in g.folds]
+        of_region = [metrics for metrics in folds if isinstance(metrics, dict)]
+        if of_region:
+            means = [sum(m[k] for m in of_region) / len(of_region) for k in ("mae_hu", "psnr_db", "mae_all_water_hu")]
             rows.append(f"| {region} | {' | '.join(f'{v:.1f}' for v in means)} |")
     if rows:
         lines += [

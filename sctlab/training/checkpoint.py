@@ -94,7 +94,7 @@ def pack_networks(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
 
 def pack_optimisers(optimisers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
     """The state of each parameter as `optimiser.<index>.<name>` or `optimisers.<optimiser>.<index>.<name>`."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, optimiser in optimisers.items():
         prefix = _prefix(name, "optimiser", "optimisers")
         for index, state in optimiser.state_dict()["state"].items():

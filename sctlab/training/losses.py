@@ -149,7 +149,7 @@ class SynthesisLoss(nn.Module):
         prediction = torch.where(known, prediction, batch.target)
         total, parts = prediction.new_zeros(()), {}
         for name, term in self.terms.items():
-            value = term(prediction, batch)
+            value: Tensor = term(prediction, batch)  # type: ignore[operator]  # a ModuleDict gives modules
             total = total + self.weights[name] * value
             parts[name] = value.detach()
         return total, parts

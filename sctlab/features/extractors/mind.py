@@ -80,7 +80,8 @@ class MindSSC(FeatureExtractor):
 
     def _shifted(self, padded: Tensor, offset: tuple[int, ...], shape: torch.Size) -> Tensor:
         start = [self.dilation * (1 + o) for o in offset]
-        return padded[(..., *(slice(s, s + n) for s, n in zip(start, shape[2:], strict=True)))]
+        box = [slice(s, s + n) for s, n in zip(start, shape[2:], strict=True)]
+        return padded[(slice(None), slice(None), *box)]
 
     def _patch_mean(self, x: Tensor) -> Tensor:
         """Box mean over (2 radius + 1)^dimension voxels, one axis at a time; edges repeat the last voxel."""

@@ -112,7 +112,8 @@ class TotalSegmentator(FeatureExtractor):
         else:
             x = z_score(x, statistics)
         x = pad_to_multiple(x, self.total_stride)
-        encoder, decoder = self.network.encoder, self.network.decoder
+        network: Any = self.network  # the library has no types
+        encoder, decoder = network.encoder, network.decoder
         skips = []
         if getattr(encoder, "stem", None) is not None:
             x = encoder.stem(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ class TorchScriptExtractor(FeatureExtractor):
             ) from error
 
 
-def _call(script, x: Tensor, count: int, statistics: Statistics | None = None) -> list[Tensor]:
+def _call(script: Any, x: Tensor, count: int, statistics: Statistics | None = None) -> list[Tensor]:
     values = [] if statistics is None else [statistics.minimum, statistics.maximum, statistics.mean, statistics.std]
     stats = torch.tensor(values, dtype=torch.float32, device=x.device)
     direction = torch.empty(0, dtype=torch.float32, device=x.device)
@@ -98,7 +99,7 @@ def _reason(error: Exception) -> str:
 
 
 @torch.no_grad()
-def _probe(script, path: Path) -> tuple[int, int, list[Tensor]]:
+def _probe(script: Any, path: Path) -> tuple[int, int, list[Tensor]]:
     """Dimension, channels and the maps of all layers for a small image."""
     reason = ""
     for dimension, channels in ((3, 1), (2, 3), (2, 1), (3, 3)):

@@ -46,7 +46,7 @@ class Vgg(FeatureExtractor):
     def _extract(self, x: Tensor, count: int, statistics: Statistics | None) -> list[Tensor]:
         size = x.shape[2:]
         x = pad_to_multiple(imagenet(x, statistics), self.layers[-1].stride)
-        found = []
+        found: list[Tensor] = []
         for index, module in enumerate(self.features):
             x = module(x)
             if index in self._ends:

@@ -113,7 +113,7 @@ class Objective(ABC):
                 network = convert_sync_batchnorm(network)
             own_layout = network.memory_format if isinstance(network, SynthesisNetwork) else torch.channels_last
             layout = own_layout if computing.channels_last else torch.contiguous_format
-            network.to(fabric.device).to(memory_format=layout)  # type: ignore[call-overload]  # torch has it
+            network.to(fabric.device).to(memory_format=layout)
             self.networks[name] = network
             self.models[name] = torch.compile(network) if computing.compile else network
         for module in self.losses.values():
