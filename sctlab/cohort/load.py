@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field
 from sctlab.cohort.checks import Check, ChecksRecord, check_pair, merge_duplicates, stamp_of
 from sctlab.cohort.exclusions import excluded_keys, read_exclusions
 from sctlab.cohort.pairs import Pair, Target, find_pairs
-from sctlab.workflow.jobs import refuse_broken, run_jobs
+from sctlab.workflow.cases import run_cases
+from sctlab.workflow.outcomes import refuse_broken
 from sctlab_model.cases import CaseKey, Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.monitor import Monitor
@@ -177,7 +178,7 @@ def _checked(pairs: list[Pair], jobs: int, remember: Path | None, monitor: Monit
     fresh = [p for p in pairs if p.key not in known or known[p.key].stamp != stamps[p.key]]
     if not fresh:
         return known
-    outcomes = run_jobs(check_pair, [(p.key, (p,)) for p in fresh], title="checking pairs", processes=jobs)
+    outcomes = run_cases(check_pair, [(p.key, (p,)) for p in fresh], jobs=jobs, monitor=monitor)
     for pair, outcome in zip(fresh, outcomes, strict=True):
         if outcome.broken:  # nothing was learnt about the pair
             known.pop(pair.key, None)

@@ -8,14 +8,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+import yaml
 from lightning_fabric import Fabric
 
 from sctlab.training import cohort as cohort_module
+from sctlab.training.checkpoint import load_checkpoint
 from sctlab.training.cohort import TrainSettings, train_cohort
+from sctlab.training.pack import pack_runs
 from sctlab.training.plan import TrainingPlan, load_plan, write_plan
+from sctlab.training.run import Run
+from sctlab_model.cases import read_json
 from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_json
 
 ROOT = Path(__file__).parents[3]
 
@@ -120,3 +128,47 @@ def test_two_processes_end_with_the_error_of_the_first(make_plan, cohort_folder:
     assert ended.returncode == 2
     assert ended.stderr.count("no validation case of regions HN") == 1
     assert "Traceback" not in ended.stderr
+
+
+def test_a_run_of_an_earlier_release_goes_on_and_is_packed(make_plan, cohort_folder: Path, tmp_path: Path) -> None:
+    """Its records named cases by their ids, its plan had no objective, and its checkpoints said best_mae_hu."""
+    plan, out = make_plan(stages=({"name": "global", "iterations": 4},), validate_every=2), tmp_path / "run"
+    fabric = Fabric(accelerator="cpu", devices=1)
+    whole = train_cohort(plan, cohort_folder, out, TrainSettings(folds=(0,)), fabric=fabric)
+    before = load_checkpoint(out / "fold_0/global", "last")[0]
+
+    def rewrite(path: Path, change: Callable[[dict], dict]) -> None:
+        write_json(path, change(read_json(path)))
+
+    def ids(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {ids(k): ids(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [ids(v) for v in value]
+        return value.rsplit("/", 1)[-1] if isinstance(value, str) and value.startswith("Task1/") else value
+
+    for name in ("cohort.json", "folds.json"):
+        rewrite(out / name, lambda v: {k: w for k, w in ids(v).items() if k != "version"})
+    (out / "checks.json").unlink()
+    new = ("best_score", "validation_due", "selected_by")
+    for name in ("last", "best"):
+        rewrite(
+            out / f"fold_0/global/{name}.json",
+            lambda v: {k: w for k, w in ids(v).items() if k not in new} | {"best_mae_hu": v["best_score"]},
+        )
+    rewrite(out / "fold_0/global/last.json", lambda v: v | {"finished": False, "iteration": 3})
+    old = yaml.safe_load((out / "plan.yaml").read_text())
+    (out / "plan.yaml").write_text(
+        yaml.safe_dump({k: v for k, v in old.items() if k not in ("objective", "selection")})
+    )
+
+    assert Run(out).folds.patients.keys() == Run(out).cohort.cases.keys()
+    assert all(key.startswith("Task1/") for key in Run(out).cohort.cases)
+    again = train_cohort(plan, cohort_folder, out, TrainSettings(folds=(0,), resume=True), fabric=fabric)
+    assert again.stages[0].iteration == whole.stages[0].iteration or again.stages[0].iteration == 4
+    after = load_checkpoint(out / "fold_0/global", "last")[0]
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(before[k], after[k]) for k in before)  # it went on from the checkpoint's tensors
+    fold = pack_runs([out], tmp_path / "bundle").groups[0].folds[0]
+    assert set(fold.validation_cases) == {key.rsplit("/", 1)[-1] for key in Run(out).folds.validation[0]}
+    assert any(isinstance(v, dict) for v in fold.metrics.values())
