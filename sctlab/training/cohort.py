@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sctlab.cohort.load import Cohort, CohortRecord, load_cohort
+from sctlab.cohort.load import Cohort
 from sctlab.cohort.pairs import Pair
-from sctlab.cohort.splits import FoldsRecord, make_folds
-from sctlab.training.cache import PreparedCase, prepare_case, prepared_case
-from sctlab.training.checkpoint import has_checkpoint
+from sctlab.cohort.splits import FoldsRecord
+from sctlab.training.cache import PreparedCase, prepared_case
 from sctlab.training.devices import end_others, launch
 from sctlab.training.job import StageJob
 from sctlab.training.loop import train_stage
-from sctlab.training.plan import Stage, TrainingPlan, write_plan
-from sctlab.training.run import CHECKS, COHORT, FOLDS, PLAN, Run
-from sctlab.workflow.cases import run_cases
-from sctlab.workflow.outcomes import refuse_broken
+from sctlab.training.plan import Stage, TrainingPlan
+from sctlab.training.run import CHECKS, Run
+from sctlab.training.setup import cases_of, check_choice, load_pairs, refuse_checkpoints, set_up
 from sctlab_model.cases import Region
 from sctlab_model.errors import ExitCode, InputError
 from sctlab_model.monitor import Monitor
-from sctlab_model.processors import available_cpus
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -136,14 +133,14 @@ def _train(
     folds = tuple(range(plan.data.folds)) if settings.folds is None else settings.folds
     stages = [s for s in plan.stages if settings.stages is None or s.name in settings.stages]
 
-    def set_up() -> None:
-        _check_choice(plan, folds, settings.stages or (), fabric.world_size)
+    def prepare() -> None:
+        check_choice(plan, folds, settings.stages or (), fabric.world_size)
         if not settings.resume:
-            _refuse_checkpoints(run, folds, stages)
-        _set_up(run, plan, pairs, folds, stages, cache, settings, monitor)
+            refuse_checkpoints(run, folds, stages)
+        set_up(run, plan, pairs, folds, stages, cache, settings.jobs, monitor)
 
-    _in_first_process(fabric, set_up)
-    cohort = _cohort(plan, pairs, run.folder / CHECKS, 1, Monitor())
+    _in_first_process(fabric, prepare)
+    cohort = load_pairs(plan, pairs, run.folder / CHECKS, 1, Monitor())
     division = run.folds
     results = []
     for fold in folds:
@@ -180,64 +177,10 @@ def _in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
         raise SystemExit(0)
 
 
-def _check_choice(plan: TrainingPlan, folds: Sequence[int], stages: Sequence[str], processes: int) -> None:
-    """Refuse folds, stages and numbers of processes that the plan doesn't have."""
-    if not all(0 <= k < plan.data.folds for k in folds):
-        raise InputError("--fold", found=", ".join(map(str, folds)), expected=f"0 to {plan.data.folds - 1}, or all")
-    known = [s.name for s in plan.stages]
-    unknown = set(stages) - set(known)
-    if unknown:
-        raise InputError("--stage", found=", ".join(sorted(unknown)), expected="one of " + ", ".join(known))
-    draws = plan.patch.batch // plan.patch.slab
-    if draws % processes:
-        raise InputError(
-            "--devices",
-            found=f"{processes} processes for a batch of {draws} draws",
-            expected="a number that divides it",
-        )
-
-
-def _check_cases(
-    run: Run, folds: Sequence[int], stages: Sequence[Stage], pairs: Sequence[Pair], division: FoldsRecord
-) -> None:
-    """Refuse what could not be trained, before hours are spent on what comes first.
-
-    Raises:
-        InputError: A fold and stage without a training or a validation case, or whose start isn't there.
-    """
-    for fold in folds:
-        for stage in stages:
-            for name, cases in zip(("training", "validation"), _cases(stage, fold, pairs, division), strict=True):
-                if not cases:
-                    where = f"regions {', '.join(stage.regions)}" if stage.regions else "any region"
-                    raise InputError(
-                        f"fold {fold}, stage {stage.name}",
-                        found=f"no {name} case of {where}",
-                        expected="at least one",
-                        advice="train fewer folds, or on a larger cohort",
-                    )
-            starts_now = stage.start is None or any(s.name == stage.start for s in stages)
-            if not starts_now and not run.finished(fold, str(stage.start)):
-                raise InputError(
-                    f"fold {fold}, stage {stage.name}",
-                    found=f"stage {stage.start} isn't finished",
-                    expected="its best network, which this stage starts from",
-                    advice=f"train it first: --stage {stage.start}",
-                )
-
-
-def _cases(stage: Stage, fold: int, pairs: Sequence[Pair], division: FoldsRecord) -> tuple[list[Pair], list[Pair]]:
-    """The pairs that a stage of a fold trains and validates on, sorted by id."""
-    of_regions = {p.key: p for p in pairs if stage.regions is None or p.region in stage.regions}
-    keys = division.training_keys(fold), division.validation[fold]
-    training, validation = ([of_regions[k] for k in chosen if k in of_regions] for chosen in keys)
-    return training, validation
-
-
 def _job(
     run: Run, plan: TrainingPlan, stage: Stage, fold: int, cohort: Cohort, division: FoldsRecord, cache: Path
 ) -> StageJob:
-    training, validation = _cases(stage, fold, cohort.pairs, division)
+    training, validation = cases_of(stage, fold, cohort.pairs, division)
     if plan.data.validation_cases is not None:
         validation = _spread(validation, plan.data.validation_cases)
 
@@ -266,92 +209,6 @@ def _spread(pairs: list[Pair], count: int) -> list[Pair]:
         ((k, pair.id, pair) for group in by_region.values() for k, pair in enumerate(group)), key=lambda item: item[:2]
     )
     return sorted((pair for _, _, pair in order[:count]), key=lambda p: (p.id, p.key))
-
-
-def _refuse_checkpoints(run: Run, folds: Sequence[int], stages: Sequence[Stage]) -> None:
-    for fold in folds:
-        for stage in stages:
-            if has_checkpoint(run.stage_folder(fold, stage.name), "last"):
-                raise InputError(
-                    run.stage_folder(fold, stage.name),
-                    found="a checkpoint is there",
-                    expected="a new --out folder",
-                    advice="or --resume to go on with it",
-                )
-
-
-def _cohort(plan: TrainingPlan, pairs: Path, checks: Path, jobs: int, monitor: Monitor) -> Cohort:
-    return load_cohort(
-        pairs,
-        plan.recipe.task,
-        target=plan.data.target,
-        exclude=plan.data.exclude,
-        regions={r for s in plan.stages for r in (s.regions or tuple(Region))},
-        jobs=jobs,
-        remember=checks,
-        monitor=monitor,
-    )
-
-
-def _set_up(
-    run: Run,
-    plan: TrainingPlan,
-    pairs: Path,
-    folds: Sequence[int],
-    stages: Sequence[Stage],
-    cache: Path,
-    settings: TrainSettings,
-    monitor: Monitor,
-) -> None:
-    """Write plan, cohort and folds, or see that those of the folder are the same; prepare the cases."""
-    if (run.folder / PLAN).is_file() and run.plan != plan:
-        raise InputError(
-            run.folder,
-            found=f"its {PLAN} is another plan",
-            expected="the plan that the run began with",
-            advice="choose another --out",
-        )
-    run.folder.mkdir(parents=True, exist_ok=True)
-    jobs = settings.jobs or max(1, available_cpus() // 2)
-    cohort = _cohort(plan, pairs, run.folder / CHECKS, jobs, monitor)
-    if (run.folder / COHORT).is_file() and CohortRecord.read(run.folder / COHORT).digest != cohort.digest:
-        raise InputError(
-            pairs,
-            found="other pairs than those that the run began with",
-            expected="the same files",
-            advice="choose another --out",
-        )
-    for key, reason in sorted(cohort.left_out.items()):
-        monitor.warning(f"{key} is left out: {reason}")
-    for key, reason in sorted(cohort.doubtful.items()):
-        monitor.warning(f"{key} is used, though {reason}")
-    there = (run.folder / FOLDS).is_file()
-    division = (
-        run.folds
-        if there
-        else make_folds(cohort.pairs, plan.data.folds, seed=plan.data.seed, held_out=plan.data.held_out)
-    )
-    _check_cases(run, folds, stages, cohort.pairs, division)
-    CohortRecord.of(cohort).write(run.folder / COHORT)
-    if not there:
-        division.write(run.folder / FOLDS)
-    if not (run.folder / PLAN).is_file():  # the recipe that the user wrote may lie there
-        write_plan(plan, run.folder / PLAN)
-    outcomes = run_cases(
-        prepare_case,
-        [(p.key, (p, plan.recipe, cache, plan.data.contrast is not None)) for p in cohort.pairs],
-        jobs=jobs,
-        monitor=monitor,
-    )
-    refuse_broken(outcomes, "preparing cases")
-    failed = [o for o in outcomes if not o.ok]
-    if failed:
-        raise InputError(
-            failed[0].name,
-            found=failed[0].error,
-            expected="cases that can be prepared",
-            advice="exclude it, or repair it",
-        )
 
 
 __all__ = ["StageResult", "TrainSettings", "TrainingResult", "train_cohort"]

@@ -16,6 +16,7 @@ import yaml
 from lightning_fabric import Fabric
 
 from sctlab.training import cohort as cohort_module
+from sctlab.training import setup
 from sctlab.training.checkpoint import load_checkpoint
 from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.pack import pack_runs
@@ -82,7 +83,7 @@ def test_memory_that_runs_out_excludes_no_case(begin, make_plan, tmp_path: Path,
     def failing(pair, recipe, cache, fractions):
         raise MemoryError
 
-    monkeypatch.setattr(cohort_module, "prepare_case", failing)
+    monkeypatch.setattr(setup, "prepare_case", failing)
     with pytest.raises(InputError, match="preparing cases: 6 of 6 cases weren't finished"):
         begin(make_plan(), tmp_path / "run")
 
