@@ -50,7 +50,9 @@ class PatchDiscriminator(nn.Module):
         modules: list[nn.Module] = [nn.Conv2d(1, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
         for index, (narrow, wide) in enumerate(pairwise(widths)):
             stride = 2 if index < layers - 1 else 1
-            modules += [nn.Conv2d(narrow, wide, 4, stride, 1), nn.InstanceNorm2d(wide), nn.LeakyReLU(0.2)]
+            # A bias before a norm changes nothing; its gradient is rounding, which Adam would make steps of.
+            convolution = nn.Conv2d(narrow, wide, 4, stride, 1, bias=False)
+            modules += [convolution, nn.InstanceNorm2d(wide), nn.LeakyReLU(0.2)]
         modules.append(nn.Conv2d(widths[-1], 1, 4, 1, 1))
         self.layers = nn.Sequential(*modules)
 
@@ -126,7 +128,7 @@ class RegistrationNetwork(nn.Module):
 
 def _convolutions(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, width, 3, padding=1),
+        nn.Conv2d(channels, width, 3, padding=1, bias=False),  # the norm has one
         nn.InstanceNorm2d(width, affine=True),
         nn.LeakyReLU(0.2),
         nn.Conv2d(width, width, 3, padding=1),

@@ -323,9 +323,9 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint(
     )
     assert ended.returncode == ExitCode.RESOURCES
     assert "can't be written" in ended.stderr
-    assert "the checkpoint of iteration 4 is kept: --resume" in " ".join(ended.stderr.split())
+    assert "the checkpoint of iteration 5 is kept: --resume" in " ".join(ended.stderr.split())
     assert "Traceback" not in ended.stderr
-    assert read_values(out / STAGE, "last")["iteration"] == 4
+    assert read_values(out / STAGE, "last")["iteration"] == 5  # which the interruption wrote
     assert not list((out / STAGE).glob(".*"))
     train(plan, out, resume=True)
     assert Run(out).finished(0, "global")
