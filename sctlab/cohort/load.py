@@ -140,8 +140,11 @@ def load_cohort(
         keys = {p.key for p in found} | set(left_out) | _keys_of_other_tasks(root, task)
         own = excluded_keys(read_exclusions(exclude), keys, exclude)
         excluded = {key: reason for key, reason in own.items() if key.startswith(f"{task.folder}/")}
-    left_out = {key: reason for key, reason in left_out.items() if key not in excluded}
     wanted = set(regions) if regions is not None else set(Region)
+    others = {str(region) for region in set(Region) - wanted}  # nobody misses what these lack
+    left_out = {
+        key: reason for key, reason in left_out.items() if key not in excluded and key.split("/")[1] not in others
+    }
     candidates = [p for p in found if p.key not in excluded and p.region in wanted]
     checks = _checked(candidates, jobs, remember, monitor)
     usable = []

@@ -197,6 +197,13 @@ def test_case_folders_without_a_source_are_named(mixed: Path, tmp_path: Path) ->
     assert "no mr" in load_cohort(tmp_path / "copy", Task.MRI).left_out["Task1/AB/1ABA000"]
 
 
+def test_regions_that_are_not_wanted_lack_nothing(mixed: Path, tmp_path: Path) -> None:
+    shutil.copytree(mixed, tmp_path / "copy")
+    (tmp_path / "copy" / "Task1" / "HN" / "1HNA001").mkdir(parents=True)
+    assert "Task1/HN/1HNA001" in load_cohort(tmp_path / "copy", Task.MRI).left_out
+    assert "Task1/HN/1HNA001" not in load_cohort(tmp_path / "copy", Task.MRI, regions=[Region.AB]).left_out
+
+
 def test_the_registrations_verdict_is_heeded(mixed: Path, tmp_path: Path) -> None:
     shutil.copytree(mixed, tmp_path / "copy")
     folder = tmp_path / "copy" / "Task1" / "AB"
