@@ -259,11 +259,65 @@ def compare(real: RealImage, draws: int) -> list[tuple[str, float, np.ndarray]]:
     return [(t, float(np.median(real.values[t])) / muscle, simulated[t]) for t in simulated]
 
 
+def compare_pair(folder: Path, draws: int) -> list[str]:
+    """A registered pair (`sctlab register pairs`, CT on the MR's grid): the real MR beside MRs simulated from its own CT,
+    tissue by tissue, relative to muscle. Tissues come from the CT, away from their surfaces by two voxels."""
+    from scipy import ndimage
+
+    from sctlab.simulation.case import simulate
+    from sctlab.simulation.settings import CaseSettings
+    from sctlab_model.cases import Region, Task
+
+    ct = _oriented(next(folder.glob("ct.*")))
+    real = _oriented(next(folder.glob("mr.*"))).array.astype(np.float32)
+    settings = CaseSettings(spacing_xyz=ct.geometry.spacing_xyz, amplitude_mm=0)
+    case = simulate(Task.MRI, Region.AB, settings, ct=ct)
+    shape = case.fractions.shape[1:]
+    maps, real = case.fractions, real[tuple(slice(n) for n in shape)]
+    hu = case.ct_aligned.array.astype(np.float32)
+    host, mineral, fat = (maps[c] for c in (Channel.HOST, Channel.MINERAL, Channel.FAT))
+    marrow = (host == Tissue.RED_MARROW) & (real > 0)
+    plain = (host == Tissue.MUSCLE) & (mineral == 0) & (maps[Channel.AIR] == 0) & (real > 0)
+    tissues = {
+        "muscle": _inner(plain & (fat < 30) & (hu > 30) & (hu < 80)),
+        "fat": _inner(plain & (fat > 215)),
+        "marrow, below 100 HU": _inner(marrow & (hu < 100)),
+        "spongy, 100-350 HU": _inner(marrow & (hu > 100) & (hu < 350)),
+        "cortex, above 900 HU": marrow & (hu > 900),
+    }
+    tissues = {t: m for t, m in tissues.items() if m.sum() >= 30}
+    images = whole_images(Patient(maps, case.source.geometry), "t1_tse", draws)
+    muscle = [float(np.median(i[tissues["muscle"]])) for i in images]
+    lines = [f"{'tissue':22s} {'voxels':>7s} {'real':>6s} {'5 %':>6s} {'50 %':>6s} {'95 %':>6s}"]
+    for name, where in tissues.items():
+        ratio = float(np.median(real[where]) / np.median(real[tissues["muscle"]]))
+        values = [float(np.median(i[where])) / m for i, m in zip(images, muscle, strict=True)]
+        p5, p50, p95 = np.percentile(values, (5, 50, 95))
+        lines.append(f"{name:22s} {int(where.sum()):7d} {ratio:6.2f} {p5:6.2f} {p50:6.2f} {p95:6.2f}")
+    body = ndimage.binary_erosion(real > 60, iterations=2)
+    both = [float(np.corrcoef(real[body], i[body])[0, 1]) for i in images]
+    lines.append(f"correlation of the images inside the body: {np.median(both):.2f} (median), {max(both):.2f} (best)")
+    return lines
+
+
+def _inner(mask: np.ndarray) -> np.ndarray:
+    """Two voxels from the surface in the plane; one where that leaves too little."""
+    from scipy import ndimage
+
+    cross = ndimage.generate_binary_structure(2, 1)[None]
+    for iterations in (2, 1):
+        inner = ndimage.binary_erosion(mask, cross, iterations=iterations)
+        if inner.sum() >= 200:
+            return inner
+    return mask
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--whole", type=int, default=30, help="Whole images for noise, edges and histogram.")
+    parser.add_argument("--pair", type=Path, help="Folder of a registered pair with T1 MR and CT, beside all others.")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     arguments = parser.parse_args()
     inside, within, wide, count = 0, 0, 0, 0
@@ -280,6 +334,9 @@ def main() -> None:
             verdict = "yes" if good else "1-99 %" if p1 <= ratio <= p99 else "NO"
             print(f"{tissue:15s} {ratio:7.2f} {p5:7.2f} {p50:7.2f} {p95:7.2f}  {verdict:7s} {low:.2f} to {high:.2f}")
         print("\n".join(compare_whole(real, arguments.whole)))
+    if arguments.pair:
+        print("\nthe pair: MR simulated from its own CT, tissue : muscle")
+        print("\n".join(compare_pair(arguments.pair, arguments.whole)))
     share = 100 * inside / count
     print(
         f"\n{inside} of {count} ratios inside the 5th to 95th percentile ({share:.0f} %), {within} inside the 1st to 99th;"

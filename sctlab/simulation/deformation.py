@@ -23,6 +23,8 @@ from sctlab_model.volume import Geometry, Volume
 
 NODE_MM = 5.0
 SMALLEST_JACOBIAN = 0.15
+SLIDING = (1, 4, 5, 6, 10, 11, 12, 13, 14)  # spleen, gallbladder, liver, stomach and lungs: they slide along the wall
+SLIDING_MM = 10.0  # depth over which they come to slide: the pleura as the nodes can show it
 _BONE_GROUPS: tuple[tuple[int, ...], ...] = (
     *((i,) for i in range(26, 51)),  # vertebrae S1, L5 … C1, each a body
     (25, 77, 78),  # sacrum and hip bones: one ring
@@ -174,7 +176,16 @@ class _Scene:
         self.near = np.exp(-np.clip(distance_out - 5, 0, None) / 25.0)[..., None]  # the couch does not breathe
         self.label = label
         self._bones(phantom, region)
+        self.sliding = self._cavity(label)
         self._draw(region, phantom, rng)
+
+    def _cavity(self, label: np.ndarray) -> np.ndarray:
+        """1 inside lungs and the organs under the diaphragm, 0 in the wall, over about a node: [z, y, x, 1]."""
+        inside = np.isin(label, SLIDING)
+        if not inside.any():
+            return np.zeros((*label.shape, 1))
+        distance = ndimage.distance_transform_edt(inside, sampling=NODE_MM)
+        return np.clip(distance / SLIDING_MM, 0, 1)[..., None]
 
     def _bones(self, phantom: Phantom, region: Region) -> None:
         """Distance of every node to every rigid body that is there, and the bodies' centres."""
@@ -236,9 +247,14 @@ class _Scene:
 
     def forward(self, scale: float) -> np.ndarray:
         """Displacement [z, y, x, 3] in mm of points in the CT's pose."""
-        soft = self._breathing(scale) + self._filling(scale) + self.drift * self.drift_mm * scale
+        breathing = self._breathing(scale)
+        soft = breathing + self._filling(scale) + self.drift * self.drift_mm * scale
         bend = self._bend(self.points, scale)
         moved = (soft + bend) * (1 - self.rigid)
+        # What lies inside the chest slides along it: breathing there is not held back by the ribs.
+        held = breathing * self.rigid
+        held[..., :2] = 0
+        moved += held * self.sliding
         for k, (group, centre) in enumerate(self.bones):
             if k == 0:
                 rigid = np.zeros_like(soft)

@@ -188,9 +188,9 @@ def _kind_of_bone(hu: np.ndarray, bone: np.ndarray, body: np.ndarray, lungs: np.
             canals[k] = np.array(ndimage.center_of_mass(holes == largest))
     chest = lungs.sum((1, 2)) * area > 2000
     result[chest & ~skull] = SPINE
-    if len(canals) < 0.15 * len(hu):  # rings of other bones
-        return result
     slices = np.array(sorted(canals))
+    if not _is_canal(slices, np.array([canals[k] for k in slices]), grid):
+        return result
     middle = np.stack([np.interp(np.arange(len(hu)), slices, [canals[k][a] for k in slices]) for a in (0, 1)], 1)
     for k in np.nonzero(~chest & ~skull)[0]:
         away = (np.indices(hu.shape[1:]) - middle[k][:, None, None]) * np.array(grid.spacing_xyz[1::-1])[:, None, None]
@@ -200,6 +200,16 @@ def _kind_of_bone(hu: np.ndarray, bone: np.ndarray, body: np.ndarray, lungs: np.
             share = ndimage.mean(near, parts, np.arange(count + 1))
             result[k][(share > 0.5)[parts]] = SPINE
     return result
+
+
+def _is_canal(slices: np.ndarray, centres_yx: np.ndarray, grid: Geometry) -> bool:
+    """Whether rings of bone follow one line along the body, as the spinal canal does: those of other bones jump about."""
+    if len(slices) < max(3, 0.15 * grid.size_xyz[2]):
+        return False
+    spacing = np.array(grid.spacing_xyz[1::-1])
+    steps = np.abs(np.diff(centres_yx, axis=0)) * spacing / np.diff(slices)[:, None] / grid.spacing_xyz[2]
+    away = np.abs(centres_yx - np.median(centres_yx, axis=0)) * spacing
+    return bool(np.median(steps) < 0.6 and np.median(away[:, 1]) < 12)
 
 
 def _straight(geometry: Geometry, spacing_xyz: tuple[float, float, float]) -> Geometry:
