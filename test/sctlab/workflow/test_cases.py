@@ -80,11 +80,11 @@ def test_a_refused_case_is_not_broken(tmp_path: Path) -> None:
 def test_a_failing_system_is_no_fault_of_the_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def failing(path: Path, *, max_voxels: int) -> None:
+    def failing(path: Path, **options: object) -> None:
         raise error
 
     (tmp_path / "ct.mha").write_bytes(b"")
-    monkeypatch.setattr(reading, "read_metaimage", failing)
+    monkeypatch.setitem(reading._READERS, ".mha", failing)
     (outcome,) = run_cases(read_volume, [("ct", (tmp_path / "ct.mha",))])
     assert outcome.broken
 

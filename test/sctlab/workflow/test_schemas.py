@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from sctlab.workflow.schemas import schemas, write_schemas
-from sctlab_model.bundle import SHIPPED_WEIGHTS
+from sctlab_model.bundle import SHIPPED_WEIGHTS, read_bundle
 
 DOCS = Path(__file__).parents[3] / "docs" / "schemas"
 
@@ -29,7 +29,7 @@ def test_schemas_are_valid_and_the_shipped_bundle_satisfies_its_own(current: dic
     for name, text in current.items():
         if name.endswith(".json"):
             Draft202012Validator.check_schema(json.loads(text))
-    manifest = json.loads((SHIPPED_WEIGHTS / "demo-mri" / "bundle.json").read_text(encoding="utf-8"))
+    manifest = read_bundle(SHIPPED_WEIGHTS / "demo-mri").model_dump(mode="json")
     validator = Draft202012Validator(json.loads(current["Bundle.json"]))
     assert not list(validator.iter_errors(manifest))
     assert list(validator.iter_errors(manifest | {"groups": "none"}))
