@@ -84,8 +84,8 @@ def predict_volume(
                 batch = max(1, batch // 2)
                 continue
             index = wanted[done : done + len(chosen)]
-            hu[index] = unit_to_hu(mean, recipe).cpu().numpy()
-            if deviation is not None:
+            hu[index] = unit_to_hu(mean.cpu().numpy(), recipe)
+            if deviation is not None and std is not None:
                 low, high = recipe.target_range_hu
                 deviation[index] = (std * ((high - low) / 2)).cpu().numpy()
             done += len(chosen)
@@ -100,7 +100,7 @@ def _predict_slices(
     """Mean (and deviation) [n, Y, X] in [-1, 1] for stacks [n, slices, Y, X]."""
     count, views = len(stacks), recipe.views
     flipped = torch.cat([torch.flip(stacks, _FLIPS[view]) if _FLIPS[view] else stacks for view in views])
-    first = total = squares = None
+    first: torch.Tensor | None = None
     for backend in backends:
         with clock:
             outputs = torch.cat([run_framed(part, recipe.canvas, backend) for part in flipped.split(batch)])[:, 0]
@@ -108,12 +108,12 @@ def _predict_slices(
             output = outputs[position * count : (position + 1) * count]
             output = torch.flip(output, _FLIPS[view]) if _FLIPS[view] else output
             if first is None:
-                first, total = output.clone(), output.clone()
-                squares = torch.zeros_like(output) if spread else None
+                first, total, squares = output.clone(), output.clone(), torch.zeros_like(output)
             else:
                 total += output
             if spread:
                 squares += (output - first) ** 2
+    assert first is not None, "a bundle has folds and a recipe views"
     samples = len(backends) * len(views)
     mean = total / samples
     if not spread:
@@ -149,7 +149,7 @@ class _Clock:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda, self._device = device.type == "cuda", device
-        self._elapsed = 0.0
+        self._elapsed, self._since = 0.0, 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def __enter__(self) -> None:
@@ -157,7 +157,7 @@ class _Clock:
             self._start = torch.cuda.Event(enable_timing=True)
             self._start.record(torch.cuda.current_stream(self._device))
         else:
-            self._start = time.perf_counter()
+            self._since = time.perf_counter()
 
     def __exit__(self, *exc: object) -> None:
         if self._cuda:
@@ -165,7 +165,7 @@ class _Clock:
             end.record(torch.cuda.current_stream(self._device))
             self._events.append((self._start, end))
         else:
-            self._elapsed += time.perf_counter() - self._start
+            self._elapsed += time.perf_counter() - self._since
 
     @property
     def seconds(self) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -11,6 +12,13 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 AIR_HU = -1024
+Item = TypeVar("Item")
+
+
+def triple(values: Iterable[Item]) -> tuple[Item, Item, Item]:
+    """Three values as a tuple whose length the types know."""
+    first, second, third = values
+    return first, second, third
 
 
 @dataclass(frozen=True)

@@ -119,11 +119,11 @@ def _read_series(folder: Path, tolerance_mm: float) -> Volume:
             advice="separate the phases or reconstructions",
         )
     usual = float(np.percentile(gaps, 25))
-    k = _missing_after(gaps, usual, tolerance_mm)
-    if k is not None:
+    before_gap = _missing_after(gaps, usual, tolerance_mm)
+    if before_gap is not None:
         raise InputError(
             folder,
-            found=f"a gap of {gaps[k]:.1f} mm after {slices[k].path.name}",
+            found=f"a gap of {gaps[before_gap]:.1f} mm after {slices[before_gap].path.name}",
             expected=f"about {usual:.1f} mm",
             advice="slices are missing: export the whole series",
         )
@@ -216,7 +216,7 @@ def _itk_name(path: Path) -> Iterator[str]:
         yield os.fspath(path)
 
 
-def _value(reader, key: str) -> str:
+def _value(reader: Any, key: str) -> str:
     return reader.GetMetaData(key).strip().strip("\0") if reader.HasMetaDataKey(key) else ""
 
 

@@ -26,7 +26,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -272,7 +272,7 @@ def _limit(request: Mapping[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
 
 
-def _send(pipe: BinaryIO, text: bytes) -> None:
+def _send(pipe: IO[bytes], text: bytes) -> None:
     view = memoryview(_LENGTH.pack(len(text)) + text)
     while len(view):
         view = view[pipe.write(view) :]

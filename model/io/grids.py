@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from sctlab_model.errors import InputError
-from sctlab_model.volume import Geometry
+from sctlab_model.volume import Geometry, triple
 
 SMALLEST_SPACING_MM, LARGEST_SPACING_MM = 1e-3, 1e3
 LARGEST_ORIGIN_MM = 1e6
@@ -89,4 +89,4 @@ def checked_grid(
     if shift > UNSAID_SHIFT_MM:
         axes = rotation
         notes = (f"its axes are not quite perpendicular: made so, which moves voxels by up to {shift:.3f} mm",)
-    return Geometry(size_xyz, tuple(spacing_xyz), tuple(origin_xyz), tuple(axes.ravel())), notes
+    return Geometry(size_xyz, triple(spacing_xyz), triple(origin_xyz), tuple(axes.ravel())), notes

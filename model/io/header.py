@@ -107,6 +107,7 @@ def read_voxels(header: ImageHeader) -> np.ndarray:
     if not header.dtype.isnative:
         values = values.byteswap(inplace=True).view(header.dtype.newbyteorder("="))
     shape = header.geometry.shape_zyx
+    array: np.ndarray
     if header.components == 1:
         array = values.reshape(shape)
     elif header.planar:

@@ -23,7 +23,7 @@ from sctlab_model.io.grids import DEFAULT_MAX_VOXELS, check_size, checked_grid
 from sctlab_model.io.header import MAX_HEADER_BYTES, ImageHeader, interleaved
 from sctlab_model.io.paths import file_beside
 from sctlab_model.io.streams import deflated
-from sctlab_model.volume import Geometry
+from sctlab_model.volume import Geometry, triple
 
 ELEMENT_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4",
@@ -256,7 +256,7 @@ def _integers(text: str, key: str, where: str) -> tuple[int, int, int]:
     parts = text.split()
     if len(parts) != 3:
         raise InputError(where, found=f"{key} = {text[:60]}", expected="3 whole numbers", advice="the file is damaged")
-    return tuple(_integer(part, key, where) for part in parts)
+    return triple(_integer(part, key, where) for part in parts)
 
 
 def _numbers(text: str, count: int, key: str, where: str) -> tuple[float, ...]:

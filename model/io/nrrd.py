@@ -20,7 +20,7 @@ from sctlab_model.io.grids import DEFAULT_MAX_VOXELS, check_size, checked_grid
 from sctlab_model.io.header import MAX_HEADER_BYTES, ImageHeader, interleaved
 from sctlab_model.io.paths import file_beside
 from sctlab_model.io.streams import Encoding, deflated
-from sctlab_model.volume import Geometry
+from sctlab_model.volume import Geometry, triple
 
 MAX_FIELD_LENGTH = 8192
 _TYPES = {
@@ -247,7 +247,7 @@ class _Nrrd:
             if len(origins) != 1 or origins[0] is None:
                 raise self.refuse("space origin", "one point (x,y,z)")
             origin = tuple((to_lps * origins[0] + 0.0).tolist())
-        return checked_grid(size, spacing, origin, matrix + 0.0, str(self.path))
+        return checked_grid(triple(size), spacing, origin, matrix + 0.0, str(self.path))
 
     def _spacings(self, axes: list[int]) -> tuple[float, ...]:
         if "spacings" not in self.fields:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -22,11 +24,11 @@ def fold_batch_norm(network: nn.Module, slices: int) -> nn.Module:
     alive: list[torch.Tensor] = []  # keeps outputs alive, or a freed tensor's id could be reused
     pairs: list[tuple[nn.Conv2d | nn.Conv3d, nn.BatchNorm2d | nn.BatchNorm3d]] = []
 
-    def after_conv(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+    def after_conv(module: Any, inputs: tuple, output: torch.Tensor) -> None:
         producer[id(output)] = module
         alive.append(output)
 
-    def before_norm(module: nn.Module, inputs: tuple) -> None:
+    def before_norm(module: Any, inputs: tuple) -> None:
         if id(inputs[0]) in producer:
             pairs.append((producer[id(inputs[0])], module))
 
@@ -44,6 +46,8 @@ def fold_batch_norm(network: nn.Module, slices: int) -> nn.Module:
         hook.remove()
     names = {id(module): (parent, name) for parent in network.modules() for name, module in parent.named_children()}
     for conv, norm in pairs:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )

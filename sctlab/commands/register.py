@@ -119,7 +119,15 @@ def pairs(
         )
     with ConsoleMonitor(f"register ({method})") as monitor:
         result = register_cohort(
-            *paths, settings, task=task, region=region, cases=cases, jobs=jobs, executor=executor, monitor=monitor
+            paths[0],
+            paths[1],
+            settings,
+            task=task,
+            region=region,
+            cases=cases,
+            jobs=jobs,
+            executor=executor,
+            monitor=monitor,
         )
         if result.skipped:
             monitor.info(f"{result.skipped} of {len(result.outcomes)} cases were finished before")

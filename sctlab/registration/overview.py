@@ -13,7 +13,7 @@ from sctlab.registration.quality import IDENTITY, best_rigid
 from sctlab.transforms.apply import apply_to_image
 from sctlab.transforms.data import Transform
 from sctlab.transforms.field import displacement_field, grid_points
-from sctlab_model.volume import Geometry, Volume, resample
+from sctlab_model.volume import Geometry, Volume, resample, triple
 
 PICTURE_MM = 2.0
 SQUARE_MM = 30.0
@@ -99,7 +99,7 @@ def _deformation_layer(transform: Transform, grid: Geometry, mask: Volume) -> La
     moved = points + np.moveaxis(field.vectors, 0, -1)
     rigid = best_rigid(points[mask.array], moved[mask.array])
     beyond = rigid.inverse()(moved)
-    coordinates = tuple(mask.with_array(beyond[..., axis]) for axis in range(3))
+    coordinates = triple(mask.with_array(beyond[..., axis]) for axis in range(3))
     return Layer(
         "Jacobian, 10 mm grid",
         mask.with_array(jacobian_determinant(field)),

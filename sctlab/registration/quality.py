@@ -20,7 +20,7 @@ from sctlab.transforms.invert import inverse_consistency
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError, ProductError
-from sctlab_model.volume import Geometry, Volume, resample
+from sctlab_model.volume import Geometry, Volume, resample, triple
 
 MEASURE_MM = 3.0  # similarity is measured at this spacing: features of a full grid would take gigabytes
 LOCAL_MM = 12.0  # standard deviation of the windows in which agreement is looked at locally
@@ -50,14 +50,15 @@ def measure(
     grid = measure_grid(pair)
     mask = resample(pair.fixed_mask, grid, interpolation="nearest")
     field = displacement_field(transform, grid)
-    steps = {"before": IDENTITY, "after": field}
+    steps: dict[str, Transform] = {"before": IDENTITY, "after": field}
     fixed = _smooth_resample(pair.fixed, grid)
     moving = _blurred(pair.moving)
     views = {name: field_of_view(pair.moving.geometry, t, grid).array for name, t in steps.items()}
     region = mask.array & views["before"] & views["after"]
     if region.sum() < 100:
         region = mask.array & views["after"]
-    similarity, overlap = {}, {"field_of_view": float(views["after"][mask.array].mean())}
+    similarity: dict[str, Any] = {}
+    overlap: dict[str, Any] = {"field_of_view": float(views["after"][mask.array].mean())}
     bodies = _bodies(pair, grid)
     warped = {
         name: apply_to_image(moving, step, grid, interpolation="linear", outside=pair.outside)
@@ -76,7 +77,7 @@ def measure(
         }
     return QualityRecord(
         similarity=similarity,
-        local_gain=local_gain(*distances, region, grid),
+        local_gain=local_gain(distances[0], distances[1], region, grid),
         overlap=overlap,
         field=field_measures(field, mask.array),
         inverse_consistency_mm=None
@@ -93,8 +94,8 @@ def measure_grid(pair: Pair) -> Geometry:
     margin = np.ceil(4 * MEASURE_MM / np.array(pair.fixed.geometry.spacing_xyz)).astype(int)
     low = np.maximum(low - margin, 0)
     high = np.minimum(high + margin, np.array(pair.fixed.geometry.size_xyz) - 1)
-    box = pair.fixed.geometry.cropped(tuple(int(n) for n in low), tuple(int(n) for n in high - low + 1))
-    grid = box.resized(tuple(max(MEASURE_MM, s) for s in box.spacing_xyz))
+    box = pair.fixed.geometry.cropped(triple(int(n) for n in low), triple(int(n) for n in high - low + 1))
+    grid = box.resized(triple(max(MEASURE_MM, s) for s in box.spacing_xyz))
     return grid if min(grid.size_xyz) > 1 else box
 
 

@@ -10,7 +10,10 @@ the stored field, so the field on disk is the truth itself, not an approximation
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -47,9 +50,9 @@ class Motion:
 
     field: np.ndarray
     geometry: Geometry
-    facts: dict = field(default_factory=dict)
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def transform(self):
+    def transform(self) -> Any:
         """SimpleITK displacement field transform, source points → CT points."""
         import SimpleITK as sitk
 
@@ -89,6 +92,7 @@ def corner_jacobian(field: np.ndarray, spacing_xyz: tuple[float, float, float]) 
             + m[..., 0, 2] * (m[..., 1, 0] * m[..., 2, 1] - m[..., 1, 1] * m[..., 2, 0])
         )
         smallest = det if smallest is None else np.minimum(smallest, det)
+    assert smallest is not None
     return smallest
 
 
@@ -147,11 +151,11 @@ def invert(field: np.ndarray, spacing_xyz: tuple[float, float, float], iteration
 
 
 def _node_grid(first: Geometry, second: Geometry) -> Geometry:
-    corners = []
+    parts = []
     for grid in (first, second):
         index = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.size_xyz])).reshape(3, -1).T
-        corners.append(grid.to_physical(index))
-    corners = np.concatenate(corners)
+        parts.append(grid.to_physical(index))
+    corners = np.concatenate(parts)
     low, high = corners.min(0) - NODE_MM, corners.max(0) + NODE_MM
     size = np.ceil((high - low) / NODE_MM).astype(int) + 1
     return Geometry(tuple(size), (NODE_MM,) * 3, tuple(low))
@@ -346,7 +350,7 @@ def _dome(phantom: Phantom) -> float:
     return float(z[lung].min() + 20) if lung.any() else float(z.mean())
 
 
-def rotation_matrix(degrees_xyz) -> np.ndarray:
+def rotation_matrix(degrees_xyz: Sequence[float] | np.ndarray) -> np.ndarray:
     """Rotation about x, then y, then z, 3x3."""
     from scipy.spatial.transform import Rotation
 

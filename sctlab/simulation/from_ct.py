@@ -192,7 +192,7 @@ def _kind_of_bone(hu: np.ndarray, bone: np.ndarray, body: np.ndarray, lungs: np.
     if not _is_canal(slices, np.array([canals[k] for k in slices]), grid):
         return result
     middle = np.stack([np.interp(np.arange(len(hu)), slices, [canals[k][a] for k in slices]) for a in (0, 1)], 1)
-    for k in np.nonzero(~chest & ~skull)[0]:
+    for k in np.flatnonzero(~chest & ~skull).tolist():
         away = (np.indices(hu.shape[1:]) - middle[k][:, None, None]) * np.array(grid.spacing_xyz[1::-1])[:, None, None]
         near = (np.abs(away[1]) < 45) & (away[0] > -60) & (away[0] < 50)
         parts, count = ndimage.label(bone[k])

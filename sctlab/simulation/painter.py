@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from sctlab.simulation.tissues import Tissue, sample_hu
-from sctlab_model.volume import Geometry
+from sctlab_model.volume import Geometry, triple
 
 Box = tuple[slice, slice, slice]
 Points = Sequence[np.ndarray]  # x, y, z
@@ -61,7 +61,7 @@ class Painter:
             if start >= stop:
                 return None
             slices.append(slice(start, stop))
-        return tuple(slices)
+        return triple(slices)
 
     def at(self, box: Box) -> Points:
         """Coordinates x, y, z in the ideal body of a box's voxels."""

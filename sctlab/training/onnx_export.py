@@ -7,7 +7,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ def export_network(state: dict[str, Tensor], settings: NetworkSettings, *, half:
         torch.onnx.export(
             wrapped,
             (example,),
-            file,
+            cast(Any, file),  # the exporter that is left takes streams, its type says paths only
             dynamo=False,
             dynamic_axes=free,
             input_names=["stacks"],
@@ -80,7 +80,7 @@ def export_network(state: dict[str, Tensor], settings: NetworkSettings, *, half:
     return data
 
 
-def export_bundle(folder: Path, precisions: Sequence[str] = ("fp32", "fp16")) -> Bundle:
+def export_bundle(folder: Path, precisions: Sequence[Literal["fp32", "fp16"]] = ("fp32", "fp16")) -> Bundle:
     """Add ONNX files of every fold to a bundle and to its manifest.
 
     Raises:
@@ -97,7 +97,9 @@ def export_bundle(folder: Path, precisions: Sequence[str] = ("fp32", "fp16")) ->
     return bundle
 
 
-def _export_fold(folder: Path, fold: Fold, settings: NetworkSettings, precisions: Sequence[str]) -> Fold:
+def _export_fold(
+    folder: Path, fold: Fold, settings: NetworkSettings, precisions: Sequence[Literal["fp32", "fp16"]]
+) -> Fold:
     state = load_fold(folder, fold)
     files = dict(fold.onnx)
     for precision in precisions:

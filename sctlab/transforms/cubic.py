@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
-Values = TypeVar("Values")  # numpy.ndarray or torch.Tensor: only arithmetic is used
+Values = TypeVar("Values", bound=Any)  # numpy.ndarray, torch.Tensor or float: only arithmetic is used
 
 
 def cubic_weights(fraction: Values) -> tuple[Values, Values, Values, Values]:
@@ -16,11 +16,11 @@ def cubic_weights(fraction: Values) -> tuple[Values, Values, Values, Values]:
         >>> [round(w, 4) for w in cubic_weights(0.0)]
         [0.1667, 0.6667, 0.0, 0.0]
     """
-    f = fraction
+    f: Any = fraction
     return (1 - f) ** 3 / 6, (3 * f**3 - 6 * f**2 + 4) / 6, (-3 * f**3 + 3 * f**2 + 3 * f + 1) / 6, f**3 / 6
 
 
 def cubic_slopes(fraction: Values) -> tuple[Values, Values, Values, Values]:
     """First derivatives of `cubic_weights`, per knot interval."""
-    f = fraction
+    f: Any = fraction
     return -((1 - f) ** 2) / 2, (3 * f**2 - 4 * f) / 2, (-3 * f**2 + 2 * f + 1) / 2, f**2 / 2

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from sctlab_model.errors import InputError
-from sctlab_model.volume import Geometry
+from sctlab_model.volume import Geometry, triple
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -85,7 +85,7 @@ class EulerTransform:
         about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
         about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
         rotation = about_z @ about_y @ about_x if self.zyx else about_z @ about_x @ about_y
-        return AffineTransform(rotation, tuple(self.translation_xyz), tuple(self.centre_xyz))
+        return AffineTransform(rotation, triple(self.translation_xyz), triple(self.centre_xyz))
 
     def __call__(self, points_xyz: np.ndarray) -> np.ndarray:
         """Points [..., 3] in mm to points [..., 3]."""

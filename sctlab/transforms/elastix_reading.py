@@ -26,7 +26,7 @@ from sctlab_model.io.grids import check_direction
 from sctlab_model.io.paths import inside
 from sctlab_model.io.text import read_text
 from sctlab_model.limits import check_memory
-from sctlab_model.volume import Geometry
+from sctlab_model.volume import Geometry, triple
 
 MAX_FILE_BYTES = 1 << 30
 MAX_CHAIN = 16
@@ -186,12 +186,12 @@ def _read_transform(file: _File) -> Transform:
     count = {"EulerTransform": 6, "AffineTransform": 12, "TranslationTransform": 3}[kind]
     parameters = _parameters(file, count)
     if kind == "TranslationTransform":
-        return AffineTransform(np.eye(3), tuple(parameters))
-    centre = tuple(file.numbers("CenterOfRotationPoint", 3))
+        return AffineTransform(np.eye(3), triple(parameters))
+    centre = triple(file.numbers("CenterOfRotationPoint", 3))
     if kind == "AffineTransform":
-        return AffineTransform(parameters[:9].reshape(3, 3), tuple(parameters[9:]), centre)
+        return AffineTransform(parameters[:9].reshape(3, 3), triple(parameters[9:]), centre)
     zyx = file.text("ComputeZYX", "false") == "true"
-    return EulerTransform(tuple(parameters[:3]), tuple(parameters[3:]), centre, zyx)
+    return EulerTransform(triple(parameters[:3]), triple(parameters[3:]), centre, zyx)
 
 
 def _parameters(file: _File, count: int) -> np.ndarray:
@@ -248,8 +248,8 @@ def _geometry(file: _File, prefix: str, size: list[int]) -> Geometry:
     if f"{prefix}Direction" in file.values and file.text("UseDirectionCosines", "true") == "true":
         rows = np.array(file.numbers(f"{prefix}Direction", 9)).reshape(3, 3).T
     check_direction(rows, str(file.path))
-    grid = Geometry(tuple(size), tuple(spacing), tuple(origin), tuple(rows.ravel()))
+    grid = Geometry(triple(size), triple(spacing), triple(origin), tuple(rows.ravel()))
     if f"{prefix}Index" in file.values:
         index = file.integers(f"{prefix}Index", 3)
-        grid = grid.cropped(tuple(index), grid.size_xyz)
+        grid = grid.cropped(triple(index), grid.size_xyz)
     return grid

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from sctlab.transforms.data import (
     AffineTransform,
@@ -17,7 +18,7 @@ from sctlab.transforms.data import (
 from sctlab.transforms.elastix_reading import NO_INITIAL
 from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_text
-from sctlab_model.volume import Geometry
+from sctlab_model.volume import Geometry, triple
 
 MAX_FIELD_VOXELS = 4_000_000
 
@@ -52,7 +53,7 @@ def write_elastix(
     return paths
 
 
-def _text(values: object) -> str:
+def _text(values: npt.ArrayLike) -> str:
     return " ".join(repr(float(v)) for v in np.ravel(values))
 
 
@@ -65,13 +66,13 @@ def _as_spline(field: DisplacementField) -> BSplineTransform:
             expected=f"at most {MAX_FIELD_VOXELS}",
             advice="a text file of it would be gigabytes: write an ITK transform",
         )
-    grid = field.grid.cropped((-1, -1, -1), tuple(n + 2 for n in field.grid.size_xyz))
+    grid = field.grid.cropped((-1, -1, -1), triple(n + 2 for n in field.grid.size_xyz))
     return BSplineTransform(grid, np.pad(field.vectors, ((0, 0), (1, 1), (1, 1), (1, 1)), mode="edge"), 1)
 
 
 def _step_lines(step: Transform) -> list[str]:
     if isinstance(step, EulerTransform):
-        parameters = [*step.angles_xyz, *step.translation_xyz]
+        parameters: npt.ArrayLike = [*step.angles_xyz, *step.translation_xyz]
         own = [f"CenterOfRotationPoint {_text(step.centre_xyz)}", f'ComputeZYX "{str(step.zyx).lower()}"']
         kind = "EulerTransform"
     elif isinstance(step, AffineTransform):

@@ -11,6 +11,7 @@ from sctlab.transforms.data import (
     AffineTransform,
     Composite,
     DisplacementField,
+    EulerTransform,
     Transform,
     as_affine,
     compose,
@@ -60,8 +61,8 @@ def invert(
     targets = grid_points(grid).reshape(-1, 3)
     points, _ = _solve(transform, targets, iterations, tolerance_mm)
     vectors = (points - targets).T.reshape(3, *grid.shape_zyx)
-    inverse = DisplacementField(grid, np.ascontiguousarray(vectors))
-    return inverse, _measure(transform, inverse, grid, seed)
+    field = DisplacementField(grid, np.ascontiguousarray(vectors))
+    return field, _measure(transform, field, grid, seed)
 
 
 def invert_points(
@@ -110,7 +111,9 @@ def _solve(
 
 
 def _invert_linear(step: Transform) -> AffineTransform:
-    matrix = step.affine().matrix if not isinstance(step, AffineTransform) else step.matrix
+    if not isinstance(step, AffineTransform | EulerTransform):
+        raise TypeError(f"a {type(step).__name__} is not linear")
+    matrix = step.matrix if isinstance(step, AffineTransform) else step.affine().matrix
     if abs(np.linalg.det(matrix)) < 1e-9:
         raise InputError(
             "transform", found=f"a matrix with determinant {np.linalg.det(matrix):.2g}", expected="an invertible matrix"

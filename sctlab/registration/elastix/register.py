@@ -18,7 +18,7 @@ from sctlab.transforms.elastix_reading import read_elastix
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import RegistrationError
 from sctlab_model.io.writing import write_json, write_volume
-from sctlab_model.volume import AIR_HU, Volume
+from sctlab_model.volume import AIR_HU, Volume, triple
 
 BONE_HU = 200.0  # cancellous and cortical bone, contrast-filled vessels aside
 MIN_BONE_VOXELS = 100
@@ -109,7 +109,7 @@ class Sampling:
         inside = mask.array > 0
         spans = [np.ptp(np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))) for axis in (2, 1, 0)]
         box = tuple(float(n * s) for n, s in zip(spans, mask.geometry.spacing_xyz, strict=True))
-        return cls(mask.geometry.spacing_xyz, mask.geometry.size_xyz, float(inside.mean()), box)
+        return cls(mask.geometry.spacing_xyz, mask.geometry.size_xyz, float(inside.mean()), triple(box))
 
     @property
     def region_mm(self) -> list[str]:
@@ -124,7 +124,7 @@ class Sampling:
             [(3, 3, 8), (1, 1, 1)]
         """
         scale = [min(1.0, nominal / s) for nominal, s in zip(NOMINAL_MM, self.spacing_xyz, strict=True)]
-        return [tuple(max(1, round(level * s)) for s in scale) for level in levels]
+        return [triple(max(1, round(level * s)) for s in scale) for level in levels]
 
     def steps(self, levels: tuple[int, ...], pyramid: tuple[int, ...]) -> list[int]:
         """The grid sampler's step on each level of a pyramid."""
@@ -293,8 +293,8 @@ def register_elastix(
             stages.append(spline | dict(overrides or {}))
         hounsfield = (ct_is_fixed or task is Task.CBCT, not ct_is_fixed or task is Task.CBCT)
         low, high = TUNED_HU if tuned else (AIR_HU, np.inf)
-        images = [_above(v, low, high) if hu else v for v, hu in zip((fixed, moving), hounsfield, strict=True)]
-        _run(*images, fixed_mask, stages, folder)
+        fixed, moving = (_above(v, low, high) if hu else v for v, hu in zip((fixed, moving), hounsfield, strict=True))
+        _run(fixed, moving, fixed_mask, stages, folder)
         last = folder / f"TransformParameters.{len(stages) - 1}.txt"
         return ElastixResult(read_elastix(last).transform, notes)
 

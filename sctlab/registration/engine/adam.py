@@ -24,6 +24,7 @@ class Adam:
     def step(self, rate: float) -> None:
         """Follow the gradient of the parameters by about `rate`, and clear it."""
         gradient = self.parameters.grad
+        assert gradient is not None, "backward() comes before a step"
         first, second = self.betas
         self.steps += 1
         with torch.no_grad():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sctlab.transforms.cubic import cubic_slopes, cubic_weights
+from sctlab_model.volume import triple
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class ControlGrid:
         """
         count = [max(1, math.ceil((e + 2 * margin) / spacing)) for e in extent_zyx]
         start = tuple((e - n * spacing) / 2 - spacing for e, n in zip(extent_zyx, count, strict=True))
-        return cls(start, (spacing,) * 3, tuple(n + 3 for n in count))
+        return cls(triple(start), (spacing,) * 3, triple(n + 3 for n in count))
 
     def refined(self) -> ControlGrid:
         """Half the spacing, the same valid region."""
         return ControlGrid(
-            tuple(s + h / 2 for s, h in zip(self.start_zyx, self.spacing_zyx, strict=True)),
-            tuple(h / 2 for h in self.spacing_zyx),
-            tuple(2 * n - 3 for n in self.size_zyx),
+            triple(s + h / 2 for s, h in zip(self.start_zyx, self.spacing_zyx, strict=True)),
+            triple(h / 2 for h in self.spacing_zyx),
+            triple(2 * n - 3 for n in self.size_zyx),
         )
 
     def basis(self, axis: int, positions: np.ndarray | Tensor, derivative: int = 0) -> Tensor:
@@ -120,7 +121,7 @@ def jacobian(coefficients: Tensor, grid: ControlGrid, positions_zyx: tuple[np.nd
     values = [grid.basis(a, positions_zyx[a]).to(coefficients) for a in range(3)]
     slopes = [grid.basis(a, positions_zyx[a], 1).to(coefficients) for a in range(3)]
     columns = [
-        evaluate(coefficients, tuple(slopes[a] if a == along else values[a] for a in range(3))) for along in range(3)
+        evaluate(coefficients, triple(slopes[a] if a == along else values[a] for a in range(3))) for along in range(3)
     ]
     matrix = torch.stack(columns, dim=1)
     for k in range(3):

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from sctlab.registration.engine.lattice import Lattice, sample_at
 from sctlab.registration.engine.settings import Discrete
+from sctlab_model.volume import triple
 
 COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # per squared step, the published schedule
 
@@ -36,7 +37,9 @@ def search(
     reach = max(1, round(settings.reach_mm / step))
     f, cells = _pooled(fixed[0], fixed[1], step)
     weight, _ = _pooled(fixed_weight, fixed[1], step)
-    wide = Lattice(tuple(s - reach * step for s in cells.start_zyx), step, tuple(n + 2 * reach for n in cells.size_zyx))
+    wide = Lattice(
+        triple(s - reach * step for s in cells.start_zyx), step, triple(n + 2 * reach for n in cells.size_zyx)
+    )
     grid = torch.stack(torch.meshgrid(*[torch.arange(n) for n in wide.size_zyx], indexing="ij"), dim=-1)
     points = (grid.reshape(-1, 3) * step + torch.tensor(wide.start_zyx)).float().to(f.device)
     smooth, _ = _pooled(torch.cat((moving[0], moving_valid), dim=1), moving[1], step, same=True)

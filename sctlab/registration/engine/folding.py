@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sctlab.measures.jacobian import determinant
 from sctlab.registration.engine.bspline import ControlGrid, evaluate, jacobian
+from sctlab_model.volume import triple
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def repair(
         if report.smallest >= least:
             break
         bad = (determinants(coefficients, grid, positions_zyx) < least) & (body if bool(body.any()) else True)
-        touched = evaluate(bad.float()[None], tuple(b.T.contiguous() for b in bases)) > 1e-6
+        touched = evaluate(bad.float()[None], triple(b.T.contiguous() for b in bases)) > 1e-6
         smooth = _box_mean(coefficients)
         coefficients = torch.where(touched, smooth, coefficients)
         repaired = True

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sctlab_model.volume import Geometry, Volume
+from sctlab_model.volume import Geometry, Volume, triple
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,12 @@ class Lattice:
     size_zyx: tuple[int, int, int]
 
     @classmethod
-    def between(cls, low_zyx: np.ndarray, high_zyx: np.ndarray, spacing: float) -> Lattice:
+    def between(cls, low_zyx: npt.ArrayLike, high_zyx: npt.ArrayLike, spacing: float) -> Lattice:
         """The lattice that covers [low, high] mm, centred on it."""
-        size = [max(2, math.floor((h - low) / spacing + 1e-6) + 1) for low, h in zip(low_zyx, high_zyx, strict=True)]
-        start = (np.asarray(low_zyx) + np.asarray(high_zyx) - (np.array(size) - 1) * spacing) / 2
-        return cls(tuple(float(s) for s in start), float(spacing), tuple(size))
+        low, high = np.asarray(low_zyx), np.asarray(high_zyx)
+        size = [max(2, math.floor(extent / spacing + 1e-6) + 1) for extent in high - low]
+        start = (low + high - (np.array(size) - 1) * spacing) / 2
+        return cls(triple(float(s) for s in start), float(spacing), triple(size))
 
     def positions(self, axis: int) -> np.ndarray:
         """Positions of the voxel centres along an axis, mm."""
@@ -127,7 +130,7 @@ def carry(
     theta[0, :, :3] = linear * half_out[None, :] / half_in[:, None]
     theta[0, :, 3] = (linear @ half_out + constant) / half_in - 1
     grid = functional.affine_grid(
-        torch.tensor(theta, dtype=torch.float32, device=image.device), (1, 1, *lattice.size_zyx), align_corners=True
+        torch.tensor(theta, dtype=torch.float32, device=image.device), [1, 1, *lattice.size_zyx], align_corners=True
     )
     return functional.grid_sample(image, grid, mode=mode, padding_mode=outside, align_corners=True)
 
@@ -156,7 +159,15 @@ def bounds_mm(mask: Volume) -> tuple[np.ndarray, np.ndarray]:
     return np.array(low) * spacing, np.array(high) * spacing
 
 
-def sample_at(features: Tensor, lattice: Lattice, points_zyx: Tensor, *, chunks: int = 1) -> Tensor:
+class Positions(Protocol):
+    """Where the voxels of a map lie: `Lattice`, or `StridedLattice` of a strided feature map."""
+
+    def to_normalised(self, points_zyx: Tensor) -> Tensor:
+        """Points [..., 3] (z, y, x; mm) to grid_sample's coordinates [..., 3] (x, y, z)."""
+        ...
+
+
+def sample_at(features: Tensor, lattice: Positions, points_zyx: Tensor, *, chunks: int = 1) -> Tensor:
     """Trilinear samples [C, N] of [1, C, z, y, x] at points [N, 3] (mm, z, y, x); outside, the border's value.
 
     Args:

@@ -18,6 +18,7 @@ from sctlab.registration.engine.sample import Sample
 from sctlab.registration.engine.settings import Preset
 from sctlab.transforms.data import EulerTransform
 from sctlab_model.errors import InputError
+from sctlab_model.volume import triple
 
 MARGIN_MM = 20.0  # around the fixed mask: context of the features
 REACH_MM = 40.0  # around that: where the field may point to
@@ -106,7 +107,7 @@ class LevelImages:
         """
         mask = self.mask[0, 0][window]
         chosen = torch.nonzero(mask.flatten() > 0)[:, 0]
-        field = evaluate(coefficients, tuple(b[w] for b, w in zip(bases, window, strict=True)))
+        field = evaluate(coefficients, triple(b[w] for b, w in zip(bases, window, strict=True)))
         points, index = self._points(window, chosen, mask.shape)
         moved = points + field.flatten(1).index_select(1, chosen).T
         with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from sctlab.transforms.data import BSplineTransform, Composite, EulerTransform, 
 from sctlab.transforms.field import displacement_field
 from sctlab_model.device import choose_device, describe_device
 from sctlab_model.errors import InputError, RegistrationError
-from sctlab_model.volume import Geometry, Volume
+from sctlab_model.volume import Geometry, Volume, triple
 
 Progress = Callable[[str, float], None]
 
@@ -141,7 +142,7 @@ def register(
             rigid,
             settings.changed(knots_mm=knots),
             seed=seed,
-            progress=lambda share, n=number: report("deformable", (n + share) / len(chosen)),
+            progress=partial(_report_share, report, number, len(chosen)),
         )
         every.append(coefficients)
         seconds[name] = time.perf_counter() - started
@@ -239,13 +240,17 @@ def _at_most_mm(geometry: Geometry, axis: int, pitch: float) -> np.ndarray:
     return np.linspace(0, extent, max(2, int(np.ceil(extent / max(own, pitch))) + 1))
 
 
+def _report_share(report: Callable[[str, float], None], number: int, count: int, share: float) -> None:
+    report("deformable", (number + share) / count)
+
+
 def _spread(every: torch.Tensor, grid: ControlGrid, own: tuple[np.ndarray, ...], geometry: Geometry) -> Volume:
     """Root mean squared distance of the presets' displacements from their mean, voxel by voxel, in mm."""
     from sctlab.registration.engine.bspline import evaluate
 
-    bases = tuple(grid.basis(a, own[a]).to(every) for a in range(3))
+    bases = triple(grid.basis(a, own[a]).to(every) for a in range(3))
     deviation = every - every.mean(0)
-    total = sum(evaluate(d, bases).square().sum(0) for d in deviation)
+    total = torch.stack([evaluate(d, bases).square().sum(0) for d in deviation]).sum(0)
     return Volume((total / len(every)).sqrt().cpu().numpy(), geometry, "spread_mm")
 
 

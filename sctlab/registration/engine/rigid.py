@@ -18,7 +18,7 @@ from sctlab.registration.engine.lattice import Lattice, carry, extent_zyx, sampl
 from sctlab.registration.engine.settings import RigidSettings
 from sctlab.transforms.data import EulerTransform
 from sctlab_model.errors import InputError, RegistrationError
-from sctlab_model.volume import Geometry
+from sctlab_model.volume import Geometry, triple
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def register_rigid(
         starts = [parameters for parameters, _ in found[:2]]  # a coarse level may prefer the wrong one of two
     parameters, score = found[0]
     values = parameters.tolist()
-    euler = EulerTransform(tuple(values[:3]), tuple(values[3:]), tuple(float(c) for c in centre))
+    euler = EulerTransform(triple(values[:3]), triple(values[3:]), triple(float(c) for c in centre))
     return euler, {"likeness": score, "after_search": searched}
 
 
@@ -137,16 +137,16 @@ class _Level:
 
     def refine(self, start: Tensor, centre: np.ndarray, iterations: int) -> tuple[Tensor, float]:
         """Adam on angles and shifts; the step shrinks to a tenth, the last iterates are averaged."""
-        centre = torch.tensor(centre, device=self.points.device)
+        middle = torch.tensor(centre, device=self.points.device)
         # One unit of an angle moves a point at the body's mean radius by 1 mm, so that one rate suits all six.
-        radius = float((self.points - centre).square().sum(-1).mean().sqrt())
+        radius = float((self.points - middle).square().sum(-1).mean().sqrt())
         scale = start.new_tensor([1 / radius] * 3 + [1.0] * 3)
         free = (start / scale).clone().requires_grad_()
         optimiser = Adam(free)
         rate = self.lattice.spacing / 4
         tail, total = [], max(1, iterations // 4)
         for step in range(iterations):
-            loss = -self.score(free * scale, centre, self.choose(self.settings.samples))
+            loss = -self.score(free * scale, middle, self.choose(self.settings.samples))
             loss.backward()
             optimiser.step(rate * 0.1 ** (step / max(1, iterations - 1)))
             if step >= iterations - total:
@@ -154,7 +154,7 @@ class _Level:
         found = (torch.stack(tail).mean(0) if tail else free.detach()) * scale
         with torch.no_grad():
             every = self.choose(4 * self.settings.samples)
-            before, after = self.score(start, centre, every), self.score(found, centre, every)
+            before, after = self.score(start, middle, every), self.score(found, middle, every)
         return (found, float(after)) if after >= before else (start, float(before))
 
 

@@ -7,6 +7,7 @@ strided layers, and slower than `features.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,4 +100,5 @@ class JacobianFeatures(Term):
 
 def _centre(features: Tensor) -> Tensor:
     """Feature vector at the middle of each patch: [C, B] of [B, C, *spatial]."""
-    return features[(..., *(n // 2 for n in features.shape[2:]))].T
+    middle: tuple[Any, ...] = (..., *(n // 2 for n in features.shape[2:]))  # two or three axes
+    return features[middle].T
