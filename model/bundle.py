@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sctlab_model.cases import Case, Region, Task, name_of
 from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.gates import ValidationStatistics
 from sctlab_model.io.writing import atomic_path, write_json
 from sctlab_model.recipe import Recipe
 
@@ -84,6 +85,7 @@ class Bundle(_Manifest):
 
     Args:
         demonstration: True for weights that only show that the software works.
+        validation: What the bundle's own validation saw, for the output gate.
         provenance: Anything else worth keeping: data, versions, revision, plan.
     """
 
@@ -92,6 +94,7 @@ class Bundle(_Manifest):
     recipe: Recipe
     groups: tuple[RegionGroup, ...] = Field(min_length=1)
     registration: Registration
+    validation: ValidationStatistics | None = None
     intended_use: str
     demonstration: bool = False
     provenance: dict[str, Any] = {}

@@ -5,19 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from sctlab_model.body import body_mask
-from sctlab_model.cases import Task
+from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
+from sctlab_model.gates import Finding
+from sctlab_model.intensity import check_cbct, check_mr, check_noise
 from sctlab_model.overlap import dice
 from sctlab_model.volume import Volume, resample
 
 # A mask that belongs to the image covers nearly all of the body in it, and isn't much larger.
 COVERED_AT_LEAST = 0.90
 OUTSIDE_AT_MOST = 0.25
+BODY_DIAMETER_MM = {Region.AB: (190, 560), Region.HN: (100, 400), Region.TH: (190, 560)}
 FLIP_GAIN = 0.015  # of Dice; drawn masks of the same body differ by less between a side and its mirror image
 
 
-def check_source(source: Volume, task: Task) -> list[str]:
-    """Warnings about values unlike the task.
+def check_source(source: Volume, task: Task) -> list[Finding]:
+    """What is strange about the values.
 
     Raises:
         InputError: Every voxel has the same value.
@@ -30,11 +33,30 @@ def check_source(source: Volume, task: Task) -> list[str]:
             expected="an image with contrast",
             advice="the export went wrong",
         )
-    if task is Task.CBCT and (low > -500 or low < -5000 or high < 200 or high > 60000):
-        return [f"values run from {low:g} to {high:g}, unlike a CBCT in HU (about -1000 to 3000): check the rescale"]
-    if task is Task.MRI and low < -200:
-        return [f"values run from {low:g} to {high:g}, unlike an MR (not negative): is this a CT or CBCT?"]
-    return []
+    # Nothing else can be said of noise: one word for one fault.
+    return check_noise(source) or (check_cbct(source) if task is Task.CBCT else check_mr(source))
+
+
+def check_region(mask: Volume, region: Region | None) -> list[Finding]:
+    """Whether the body is as large as the region says: a head given as an abdomen has another size.
+
+    The size is the diameter of a circle with the area of the median axial slice.
+    """
+    along = 2 - int(np.argmax(np.abs(mask.geometry.axes[2])))
+    areas = np.count_nonzero(np.moveaxis(mask.array, along, 0).reshape(mask.array.shape[along], -1), axis=1)
+    spacing = [s for k, s in enumerate(mask.geometry.spacing_xyz[::-1]) if k != along]
+    areas = areas[areas > 0] * float(np.prod(spacing))
+    if region is None or not areas.size:
+        return []
+    diameter = 2 * float(np.sqrt(np.median(areas) / np.pi))
+    low, high = BODY_DIAMETER_MM[region]
+    if low <= diameter <= high:
+        return []
+    return [
+        Finding(
+            f"the body is about {diameter:.0f} mm wide, unlike {region.title} ({low} to {high} mm): is the region right?"
+        )
+    ]
 
 
 def fit_mask(mask: Volume, source: Volume) -> tuple[Volume, list[str]]:
@@ -47,7 +69,7 @@ def fit_mask(mask: Volume, source: Volume) -> tuple[Volume, list[str]]:
         raise InputError(
             mask.name, found="an empty mask", expected="a body mask", advice="leave it out to have one computed"
         )
-    if mask.geometry.same_grid(source.geometry, source.geometry.mask_tolerance_mm):
+    if mask.geometry.same_grid(source.geometry):
         return Volume(mask.array > 0, source.geometry, mask.name), []
     fitted = resample(mask.with_array(mask.array > 0), source.geometry, interpolation="nearest")
     if not fitted.array.any():

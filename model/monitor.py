@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,9 @@ class Monitor:
 
     def warning(self, text: str) -> None:
         """Something to look at."""
+
+    def trace(self, error: BaseException) -> None:
+        """An error that nobody foresaw, which one case had and the others survived."""
 
     def __enter__(self) -> Self:
         return self
@@ -35,10 +39,11 @@ class ConsoleMonitor(Monitor):
     Args:
         title: Word before the bar.
         quiet: Print nothing (all but the first of several processes).
+        debug: Print traces.
     """
 
-    def __init__(self, title: str = "", *, quiet: bool = False) -> None:
-        self.title, self.quiet = title, quiet
+    def __init__(self, title: str = "", *, quiet: bool = False, debug: bool = False) -> None:
+        self.title, self.quiet, self.debug = title, quiet, debug
         self._bar: Any = None
         self._task: Any = None
 
@@ -56,6 +61,10 @@ class ConsoleMonitor(Monitor):
     def warning(self, text: str) -> None:
         if not self.quiet:
             self._print(f"warning: {text}", sys.stderr)
+
+    def trace(self, error: BaseException) -> None:
+        if self.debug:
+            traceback.print_exception(error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -62,7 +62,12 @@ class Record(BaseModel):
                 advice="it was written by a newer release: update this one",
             )
         if version < cls.current_version:
-            value = cls.migrate(value, version) | {"version": cls.current_version}
+            try:
+                value = cls.migrate(value, version) | {"version": cls.current_version}
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise InputError(
+                    path, found=f"content that no version {version} has ({error})", expected=f"a {cls.__name__}"
+                ) from error
         try:
             return cls.model_validate(value)
         except ValidationError as error:

@@ -16,6 +16,9 @@ from sctlab_model.errors import ExitCode, ProductError, WeightsError
 from sctlab_model.io.writing import write_json
 from sctlab_model.synthesiser import Synthesiser
 
+SERVER_FAULTS = (ExitCode.BAD_WEIGHTS, ExitCode.INTERNAL, ExitCode.RESOURCES)
+GRACE_S = 8  # containers are killed 10 s after SIGTERM
+
 
 def make_app(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, ready: threading.Event) -> FastAPI:
     """The application: `GET /health` (503 until the weights are loaded), `POST /invoke` (201 when done)."""
@@ -34,17 +37,17 @@ def make_app(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, 
             return JSONResponse({"error": "another invoke is running"}, 409)
         try:
             case = read_challenge(input_folder)
-            report = synthesiser.synthesise(case, output_folder)
+            result = synthesiser.synthesise(case, output_folder, record=False)
             results = challenge_results(case, output_folder / case.output_name, input_folder / "region.json")
             write_json(output_folder / "results.json", results)
-            for warning in report.warnings:
+            for warning in result.warnings:
                 print(f"warning: {case.id}: {warning}", file=sys.stderr, flush=True)
-            return JSONResponse({"output": report.output, "warnings": report.warnings}, 201)
+            return JSONResponse({"output": result.output, "warnings": result.warnings}, 201)
         except ProductError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
-            return JSONResponse({"error": str(error)}, 500 if error.exit_code == ExitCode.BAD_WEIGHTS else 422)
+            return JSONResponse({"error": str(error)}, 500 if error.exit_code in SERVER_FAULTS else 422)
         except Exception as error:
-            traceback.print_exc()
+            traceback.print_exc()  # one bad case must not end the server
             return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 500)
         finally:
             busy.release()
@@ -78,12 +81,14 @@ def serve(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, *, 
     ready = threading.Event()
     failure: list[Exception] = []
     app = make_app(synthesiser, input_folder, output_folder, ready)
-    server = uvicorn.Server(uvicorn.Config(app, host="0.0.0.0", port=port, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="0.0.0.0", port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S)
+    )
 
     def load() -> None:
         try:
             load_all(synthesiser, task)
-            print(f"ready on port {port}, {synthesiser.device}", file=sys.stderr, flush=True)
+            print(f"ready on port {port}, {synthesiser.device}", flush=True)
             ready.set()
         except Exception as error:  # or the server would answer 503 until the platform gives up
             failure.append(error)

@@ -1,58 +1,44 @@
-"""The story of a case: read, check, prepare, predict, restore, write. Everything heavy is imported late."""
+"""The story of a case: read, check, prepare, predict, judge, restore, write. Everything heavy is imported late."""
 
 from __future__ import annotations
 
-import platform
-import sys
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from sctlab_model.bundle import Bundle, choose_bundle, read_bundle, unseen_folds
-from sctlab_model.cases import Case, Task
-from sctlab_model.checks import check_mask, check_source, fit_mask
-from sctlab_model.io.writing import write_volume
-from sctlab_model.volume import AIR_HU, Volume
+from sctlab_model.cases import Case, ImageSource, Task, files_of
+from sctlab_model.checks import check_mask, check_region, check_source, fit_mask
+from sctlab_model.errors import ImplausibleError, InputError, ProductError, ResourceError
+from sctlab_model.gates import Finding, Policy, check_result, measure_result
+from sctlab_model.intensity import KNOWN_OFFSETS, check_clipped, find_offset
+from sctlab_model.io.writing import split_suffix, write_volume
+from sctlab_model.predictions import (
+    RECORD_SUFFIX,
+    BundleUse,
+    CaseRecord,
+    CaseResult,
+    file_sha256,
+    software,
+    without_paths,
+)
+from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 if TYPE_CHECKING:
     from sctlab_model.backends import Backend, Runtime
     from sctlab_model.preparation import Prepared
     from sctlab_model.recipe import Recipe
 
+DETACHED = (".mhd", ".nhdr")
 SPREAD_FOLDER = "uncertainty"
-
-
-@dataclass
-class CaseReport:
-    """What happened to one case, for people and for `--report`."""
-
-    case: str
-    output: str = ""
-    warnings: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    folds: list[int] = field(default_factory=list)
-    batch: int = 0
-    slices: int = 0
-    statistics: dict[str, float] = field(default_factory=dict)
-    error: str = ""
-
-    @contextmanager
-    def timed(self, step: str):
-        """Add the block's duration to `seconds[step]`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
-
-
-def output_paths(case: Case, output: Path) -> tuple[Path, Path]:
-    """Where a case's sCT is written, and the ensemble's spread."""
-    return output / case.output_name, output / SPREAD_FOLDER / _spread_name(case)
+NETWORK_BYTES = 700_000_000  # PyTorch, one fold's activations on a CPU
 
 
 @dataclass
@@ -60,10 +46,25 @@ class LoadedCase:
     """A case that waits for the network."""
 
     case: Case
-    report: CaseReport
+    result: CaseResult
     prepared: Prepared
     recipe: Recipe
     folds: Future[list[Backend]]
+
+
+@dataclass
+class Synthesis:
+    """A synthetic CT that is not written yet.
+
+    Args:
+        volume: int16 HU on the source's grid; -1024 outside the mask.
+        spread: Ensemble spread in HU on the same grid, where it was asked for.
+        result: What happened.
+    """
+
+    volume: Volume
+    spread: Volume | None
+    result: CaseResult
 
 
 class Synthesiser:
@@ -75,6 +76,7 @@ class Synthesiser:
         batch: Samples that run together; planned when left out.
         spread: Also write the ensemble's standard deviation.
         runtime: `torch`, or `onnx` for bundles with exported files.
+        policy: What becomes of strange inputs and results.
     """
 
     def __init__(
@@ -84,9 +86,11 @@ class Synthesiser:
         batch: int | None = None,
         spread: bool = False,
         runtime: Runtime = "torch",
+        policy: Policy | None = None,
     ) -> None:
         self.weights, self.device_name, self.batch, self.spread = weights, device, batch, spread
         self.runtime: Runtime = runtime
+        self.policy = policy or Policy()
         self._loader = ThreadPoolExecutor(1, "weights")
         self._bundles: dict[Task, tuple[Path, Bundle]] = {}
         self._folds: dict[tuple[Path, int], Future[list[Backend]]] = {}
@@ -99,6 +103,10 @@ class Synthesiser:
             self._bundles[task] = folder, read_bundle(folder)
         return self._bundles[task]
 
+    def bundle_use(self, task: Task) -> BundleUse:
+        """What records keep of the bundle for a task."""
+        return BundleUse.of(self.bundle(task)[1])
+
     def start_loading(self, case: Case) -> Future[list[Backend]]:
         """Load a case's folds in a second thread, while the image is read: importing torch takes seconds."""
         folder, bundle = self.bundle(case.task)
@@ -107,6 +115,24 @@ class Synthesiser:
         if key not in self._folds:
             self._folds[key] = self._loader.submit(self._load, folder, bundle, key[1])
         return self._folds[key]
+
+    def load_all(self, cases: Iterable[Case]) -> None:
+        """Load everything that cases need, so that wrong weights or a missing device are known before the first one.
+
+        A case whose region no group serves is that case's own problem, and told when its turn comes.
+
+        Raises:
+            WeightsError, InputError: No bundle for a task, altered weights, a device that isn't there.
+        """
+        waiting: list[Future[list[Backend]]] = []
+        for case in cases:
+            self.bundle(case.task)
+            try:
+                waiting.append(self.start_loading(case))
+            except InputError:
+                continue
+        for future in dict.fromkeys(waiting):
+            future.result()
 
     def _load(self, folder: Path, bundle: Bundle, group: int) -> list[Backend]:
         from sctlab_model.backends import load_backend
@@ -121,120 +147,287 @@ class Synthesiser:
         """Everything before the network: read, check, prepare. Meanwhile the weights load.
 
         Raises:
-            InputError, WeightsError: The case can't be used, or no fold may predict it.
+            InputError, WeightsError, ResourceError: The case can't be used, or no fold may predict it.
         """
         if case.problem is not None:
             raise case.problem
-        report = CaseReport(case.id)
         bundle = self.bundle(case.task)[1]
-        report.folds = unseen_folds(bundle.group_for(case), case.id)
+        result = CaseResult(bundle=self.bundle_use(case.task).id)
+        result.folds = unseen_folds(bundle.group_for(case), case.id)
         folds = self.start_loading(case)
-        with report.timed("read"):
-            source, mask = read_case(case, report)
-        with report.timed("prepare"):
+        with _timed(result, "read"), _memory(case):
+            source, mask = read_case(case, result, bundle.recipe, self.policy)
+        with _timed(result, "prepare"), _memory(case):
             from sctlab_model.preparation import prepare
 
             prepared = prepare(source, mask, bundle.recipe)
             if prepared.resampled:
-                report.warnings.append("resampled to " + "x".join(f"{s:g}" for s in bundle.recipe.spacing_xyz) + " mm")
-        report.statistics = prepared.statistics
-        return LoadedCase(case, report, prepared, bundle.recipe, folds)
+                result.warnings.append("resampled to " + "x".join(f"{s:g}" for s in bundle.recipe.spacing_xyz) + " mm")
+        result.statistics = prepared.statistics
+        return LoadedCase(case, result, prepared, bundle.recipe, folds)
 
-    def finish(
-        self, loaded: LoadedCase, output: Path, *, progress: Callable[[int, int], None] | None = None
-    ) -> CaseReport:
-        """Predict a loaded case and write `output / case.output_name`.
+    def predict(self, loaded: LoadedCase, *, progress: Callable[[int, int], None] | None = None) -> Synthesis:
+        """Predict a loaded case and judge the result; nothing is written.
 
         Raises:
-            InputError, WeightsError: With nothing written.
+            ImplausibleError: The result did not pass the output gate.
+            WeightsError, ResourceError: The weights or the memory aren't there.
         """
-        case, report, recipe, prepared = loaded.case, loaded.report, loaded.recipe, loaded.prepared
-        with report.timed("wait for weights"):
+        case, result, recipe, prepared = loaded.case, loaded.result, loaded.recipe, loaded.prepared
+        validation = self.bundle(case.task)[1].validation
+        with _timed(result, "wait for weights"):
             folds = loaded.folds.result()
-        if len(report.folds) < len(folds):
-            report.warnings.append(f"only folds {report.folds} were used: the others were trained on this case")
-        with report.timed("predict"):
+        if len(result.folds) < len(folds):
+            result.warnings.append(f"only folds {result.folds} were used: the others were trained on this case")
+        with _timed(result, "predict"), _memory(case):
             from sctlab_model.ensemble import predict_volume
 
             prediction = predict_volume(
                 prepared.source,
                 prepared.mask,
-                [folds[k] for k in report.folds],
+                [folds[k] for k in result.folds],
                 recipe,
-                spread=self.spread,
+                spread=self.spread or (validation is not None and "spread_hu" in validation.ranges_for(case.region)),
                 batch=self.batch,
                 progress=progress,
             )
-        report.batch, report.seconds["network"] = prediction.batch, prediction.network_seconds
-        report.slices = int(prepared.mask.any(axis=(1, 2)).sum())
+        result.batch, result.seconds["network"] = prediction.batch, prediction.network_seconds
+        result.slices = int(prepared.mask.any(axis=(1, 2)).sum())
+        with _timed(result, "judge"):
+            result.measured = measure_result(
+                prediction.hu, prepared.mask, prediction.spread_hu, upper_hu=recipe.target_range_hu[1]
+            )
+            findings = check_result(result.measured, case.region, validation)
+            _judge(findings, self.policy, case, result, ImplausibleError)
         loaded.prepared = prepared = prepared.without_source()  # its memory is wanted for the way back
-        with report.timed("restore"):
+        with _timed(result, "restore"), _memory(case):
             from sctlab_model.preparation import restore
 
-            result = restore(prediction.hu, prepared, recipe, outside=AIR_HU)
+            volume = restore(prediction.hu, prepared, recipe, outside=AIR_HU)
             spread = None
-            if prediction.spread_hu is not None:
+            if self.spread and prediction.spread_hu is not None:
                 spread = restore(prediction.spread_hu, prepared, recipe, outside=0)
-        with report.timed("write"):
+        result.software = software(self.device)
+        return Synthesis(volume, spread, result)
+
+    def finish(
+        self,
+        loaded: LoadedCase,
+        output: Path,
+        *,
+        record: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> CaseResult:
+        """Predict a loaded case and write `output / case.output_name`, with its record beside it.
+
+        Args:
+            loaded: From `load`.
+            output: Folder of the results.
+            record: Also write `<name>.record.json`; the header holds the essence in any case.
+            progress: Called with (slices done, slices in all).
+
+        Raises:
+            InputError, WeightsError, ImplausibleError, ResourceError: With nothing written.
+        """
+        synthesis = self.predict(loaded, progress=progress)
+        case, result = loaded.case, synthesis.result
+        use = self.bundle_use(case.task)
+        with _timed(result, "write"):
             where, spread_where = output_paths(case, output)
-            if spread is not None:
-                write_volume(spread, spread_where)
-            write_volume(result, where)
-        report.output = case.output_name
-        return report
+            result.output = case.output_name
+            metadata = _header(result, use)
+            if synthesis.spread is not None:
+                write_volume(synthesis.spread, spread_where, metadata=metadata)
+            write_volume(synthesis.volume, where, metadata=metadata)
+            result.output_sha256 = file_sha256(where)
+            if record:
+                used = [f.weights_sha256 for f in use.folds_of(case.region, result.folds)]
+                CaseRecord(
+                    result=private(result, case),
+                    bundle_name=use.name,
+                    demonstration=use.demonstration,
+                    intended_use=use.intended_use,
+                    weights_sha256=used,
+                ).write(record_path(case, output))
+        return result
 
-    def synthesise(self, case: Case, output: Path, *, progress: Callable[[int, int], None] | None = None) -> CaseReport:
+    def synthesise(
+        self, case: Case, output: Path, *, record: bool = True, progress: Callable[[int, int], None] | None = None
+    ) -> CaseResult:
         """The whole story of one case: `load`, then `finish`."""
-        return self.finish(self.load(case), output, progress=progress)
+        return self.finish(self.load(case), output, record=record, progress=progress)
 
-    def provenance(self) -> dict[str, Any]:
-        """Versions, device and weights, for the report."""
-        return {
-            "versions": _versions(),
-            "device": self.device,
-            "bundles": {
-                task.value: {
-                    "name": bundle.name,
-                    "folder": folder.name,
-                    "demonstration": bundle.demonstration,
-                    "intended_use": bundle.intended_use,
-                    "registration": bundle.registration.model_dump(),
-                    "weights_sha256": [f.weights.sha256 for g in bundle.groups for f in g.folds],
-                    "training_cases": {
-                        f"{'+'.join(g.regions)}/{k}": list(f.training_cases)
-                        for g in bundle.groups
-                        for k, f in enumerate(g.folds)
-                    },
-                }
-                for task, (folder, bundle) in self._bundles.items()
-            },
+
+def output_paths(case: Case, output: Path) -> tuple[Path, Path]:
+    """Where a case's sCT is written, and the ensemble's spread."""
+    name = Path(case.output_name)
+    return output / name, output / SPREAD_FOLDER / (name.name if "images" in name.parts else name)
+
+
+def record_path(case: Case, output: Path) -> Path:
+    """Where a case's record is written."""
+    path = output / case.output_name
+    return path.with_name(split_suffix(path)[0] + RECORD_SUFFIX)
+
+
+def private(result: CaseResult, case: Case) -> CaseResult:
+    """A result whose texts hold no folder of this machine."""
+    folders = tuple({p for f in case.input_files for p in (f.parent, f.resolve().parent)})
+    return result.model_copy(
+        update={
+            "warnings": [without_paths(w, folders) for w in result.warnings],
+            "error": without_paths(result.error, folders),
         }
+    )
 
 
-def read_case(case: Case, report: CaseReport) -> tuple[Volume, Volume]:
-    """The source and its body mask on one grid; warnings go into the report."""
-    source = case.read_source()
-    report.warnings += check_source(source, case.task)
+def read_case(case: Case, result: CaseResult, recipe: Recipe, policy: Policy) -> tuple[Volume, Volume]:
+    """The source and its body mask on one grid; what is strange about them goes into `result.warnings`.
+
+    Raises:
+        InputError: Images that can't be used, or values that no CBCT has.
+        ResourceError: Less memory than the case will take.
+    """
+    source = case.read_source(lambda grid: working_bytes(grid, recipe))
+    result.input_sha256["source"] = _digest(case.source, source)
+    result.warnings += source.notes
+    source = _corrected(source, case, result, policy)
+    strange = check_source(source, case.task)
+    _judge(strange, policy, case, result, InputError)
     given_mask = case.read_mask()
-    if given_mask is None:
+    fitted: Volume | None = None
+    if given_mask is not None:
+        assert case.mask is not None
+        result.input_sha256["mask"] = _digest(case.mask, given_mask)
+        result.warnings += given_mask.notes
+        fitted, notes = fit_mask(given_mask, source)
+        result.warnings += notes
+    if fitted is None:
         from sctlab_model.body import body_mask
 
-        report.warnings.append("no body mask was given: one was computed from the image")
-        return source, body_mask(source, case.task)
-    mask, notes = fit_mask(given_mask, source)
-    report.warnings += notes + check_mask(mask, source, case.task)
-    return source, mask
+        result.warnings.append("no body mask was given: one was computed from the image")
+        fitted = body_mask(_in_hu(source, case.task), case.task)
+    elif not strange:  # or the body in the image isn't found, and the mask is blamed for it
+        result.warnings += check_mask(fitted, source, case.task)
+    findings = check_region(fitted, case.region)
+    if case.task is Task.MRI:
+        findings += check_clipped(source, fitted.array)
+    _judge(findings, policy, case, result, InputError)
+    return source, fitted
 
 
-def _spread_name(case: Case) -> str:
-    name = Path(case.output_name)
-    return name.name if "images" in name.parts else str(name)
+def working_bytes(grid: Geometry, recipe: Recipe) -> int:
+    """Memory that preparing, predicting and restoring take at their peak, for a source on `grid`.
+
+    On the source's grid: mask, checks and the restored values (float32, then int16). On the recipe's grid: the image and
+    its normalised copy, the mean and the spread.
+    """
+    from sctlab_model.preparation import oriented_geometry, upright_grid
+
+    upright = upright_grid(oriented_geometry(grid), recipe)
+    voxels = [float(np.prod(g.size_xyz, dtype=np.float64)) for g in (grid, upright)]
+    return int(12 * voxels[0] + 20 * voxels[1]) + NETWORK_BYTES
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("torch", "numpy", "SimpleITK", "segmentation_models_pytorch"):
-        module = sys.modules.get(name)
-        if module is not None:
-            found[name] = getattr(module, "__version__", "")
-    return found
+def _in_hu(source: Volume, task: Task) -> Volume:
+    """A CBCT without the offset that it seems to have, for finding the body in it."""
+    offset = find_offset(source).value if task is Task.CBCT else 0.0
+    return source.with_array(source.array.astype(np.float32) - np.float32(offset)) if offset else source
+
+
+def _corrected(source: Volume, case: Case, result: CaseResult, policy: Policy) -> Volume:
+    """A CBCT without its offset, where that was asked for."""
+    if policy.correct_offset is None or case.task is not Task.CBCT:
+        return source
+    value = policy.correct_offset
+    if value == "auto":
+        offset = find_offset(source)
+        if offset.value == 0:
+            return source
+        if offset.value not in KNOWN_OFFSETS:
+            raise InputError(
+                source.name or case.id,
+                found=f"values that look like HU plus about {offset.value:g}",
+                expected="an offset that exports are known to add",
+                advice="give the number: --correct-offset VALUE",
+            )
+        value = offset.value
+    result.warnings.append(f"{value:g} was subtracted from the image, as --correct-offset asked")
+    return source.with_array(source.array.astype(np.float32) - np.float32(value))
+
+
+def _judge(findings: list[Finding], policy: Policy, case: Case, result: CaseResult, error: type[ProductError]) -> None:
+    """Findings become warnings, or the first refused one an error."""
+    for finding in findings:
+        if policy.refuses(finding):
+            raise error(
+                case.id,
+                found=finding.text,
+                advice=""
+                if finding.level == "impossible"
+                else "--accept-implausible writes it all the same"
+                + (" (docs/gates.md)" if error is ImplausibleError else ""),
+            )
+        if finding.level != "warn" and policy.accept:
+            result.implausible.append(finding.text)
+        result.warnings.append(finding.text)
+
+
+def _digest(source: Path | Volume | ImageSource, volume: Volume) -> str:
+    """SHA-256 of a source's one file; of its files' hashes; with its voxels where they lie in no file or in another."""
+    files = files_of(source)
+    if len(files) == 1 and split_suffix(files[0])[1] not in DETACHED:
+        return file_sha256(files[0])
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(file_sha256(path).encode())
+    if len(files) < 2:
+        digest.update(np.ascontiguousarray(volume.array).data)
+    return digest.hexdigest()
+
+
+def _header(result: CaseResult, use: BundleUse) -> dict[str, str]:
+    """What the sCT's own header says: short keys, ASCII, nothing of the patient."""
+    implausible = {"sCT_Implausible": "accepted by the user"} if result.implausible else {}
+    demonstration = {"sCT_Demonstration": "demonstration weights, not for clinical use"} if use.demonstration else {}
+    texts = {
+        "sCT_Software": f"sctlab {result.software.revision}",
+        "sCT_Weights": use.id,
+        "sCT_Folds": " ".join(map(str, result.folds)),
+        "sCT_SourceSHA256": result.input_sha256.get("source", ""),
+        **demonstration,
+        **implausible,
+    }
+    return {key: text.encode("ascii", "replace").decode()[:200] for key, text in texts.items()}
+
+
+@contextmanager
+def _timed(result: CaseResult, step: str) -> Iterator[None]:
+    """Add the block's duration to `result.seconds[step]`."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        result.seconds[step] = result.seconds.get(step, 0.0) + time.perf_counter() - start
+
+
+@contextmanager
+def _memory(case: Case) -> Iterator[None]:
+    """Name a lack of memory as what it is."""
+    try:
+        yield
+    except MemoryError as error:
+        raise _too_little_memory(case, str(error)) from error
+    except RuntimeError as error:  # PyTorch's own classes for this are not imported here
+        if type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
+            raise _too_little_memory(case, str(error)) from error
+        raise
+
+
+def _too_little_memory(case: Case, text: str) -> ResourceError:
+    return ResourceError(
+        case.id,
+        found=f"memory ran out ({text.splitlines()[0][:120] if text else 'no detail'})",
+        expected="enough for the image and the network",
+        advice="give --batch 1, a smaller image or a machine with more memory",
+    )

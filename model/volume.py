@@ -86,18 +86,23 @@ class Geometry:
         offsets = np.asarray(points_xyz, dtype=np.float64) - np.array(self.origin_xyz)
         return offsets @ np.linalg.inv(self.matrix).T
 
-    def same_grid(self, other: Geometry, tolerance_mm: float = 1e-3) -> bool:
-        """Whether every voxel centre of both grids agrees within `tolerance_mm`."""
+    def same_grid(self, other: Geometry, tolerance_mm: float | None = None) -> bool:
+        """Whether every voxel centre of both grids agrees within a tolerance.
+
+        Without `tolerance_mm` the one rule of all stages holds: a tenth of the smallest voxel edge, at most
+        `SAME_GRID_MM`. Headers that different programs wrote of one grid differ by less (NIfTI keeps 32-bit numbers), and
+        images that lie closer need no resampling. Only comparisons of a format's own precision give another value.
+        """
         if self.size_xyz != other.size_xyz:
             return False
+        if tolerance_mm is None:
+            tolerance_mm = self.tolerance_mm(other)
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.size_xyz])).reshape(3, -1).T
         return bool(np.abs(self.to_physical(corners) - other.to_physical(corners)).max() <= tolerance_mm)
 
-    @property
-    def mask_tolerance_mm(self) -> float:
-        """How far the voxels of a mask or of labels may lie off this grid and still be taken for it: a tenth of the
-        smallest edge. Files keep origins with few digits, and a mask that is off by so little marks the same voxels."""
-        return 0.1 * min(self.spacing_xyz)
+    def tolerance_mm(self, other: Geometry) -> float:
+        """How far voxel centres of one grid may lie apart in two headers: the rule of `same_grid`."""
+        return min(SAME_GRID_MM, 0.1 * min(*self.spacing_xyz, *other.spacing_xyz))
 
     def resized(self, spacing_xyz: tuple[float, float, float]) -> Geometry:
         """The grid with another spacing that covers the same extent, on the same centre.

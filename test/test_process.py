@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zipfile
@@ -16,8 +17,10 @@ from scipy.spatial.transform import Rotation
 
 import process
 from sctlab_model.cases import OUTPUT_FOLDER
+from sctlab_model.cohort import _Run
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
+from sctlab_model.predictions import CaseRecord, CaseResult, PredictionRecord, read_predictions
 from sctlab_model.volume import Geometry, Volume
 
 
@@ -44,7 +47,7 @@ class Workplace:
         return self.output / OUTPUT_FOLDER / "case-1.mha"
 
     def run(self, *options: object, given: object = None) -> tuple[int, str]:
-        """Exit code and what was written to stderr."""
+        """Exit code and everything that was printed; `err` and `out` keep the two streams apart."""
         self.capsys.readouterr()
         code = process.main(
             [
@@ -59,7 +62,8 @@ class Workplace:
                 *map(str, options),
             ]
         )
-        return code, self.capsys.readouterr().err
+        self.out, self.err = self.capsys.readouterr()
+        return code, self.out + self.err
 
     def files(self) -> list[str]:
         """Every file in the output folder, hidden ones included."""
@@ -69,9 +73,9 @@ class Workplace:
         """The run fails with one line that holds `words`, and leaves nothing."""
         found, text = self.run(*options, given=given)
         assert found == code, text
-        errors = [line for line in text.splitlines() if line.startswith("error: ")]
+        errors = [line for line in self.err.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1
-        assert text.rstrip().splitlines()[-1] == errors[0]
+        assert self.err.rstrip().splitlines()[-1] == errors[0]
         for word in words:
             assert word in errors[0]
         assert self.files() == []
@@ -122,14 +126,24 @@ def test_a_challenge_case(case: Workplace, cbct: Volume, outline: Volume) -> Non
     ]
     assert entry["error_messages"] == []
 
-    report = json.loads((case.output / "../run.json").read_text())
-    assert set(report["versions"]) >= {"torch", "numpy", "SimpleITK", "python"}
-    assert report["device"].startswith("cpu")
-    bundle = report["bundles"]["cbct"]
-    assert bundle["registration"]["convention"] == "aligned"
-    assert len(bundle["weights_sha256"]) == 2
-    (told,) = report["cases"]
-    assert set(told["seconds"]) >= {"read", "prepare", "predict", "restore", "write", "network"}
+    report = PredictionRecord.read(case.output / "../run.json")
+    ((name, bundle),) = report.bundles.items()
+    assert bundle.registration["convention"] == "aligned"
+    assert len({f.weights_sha256 for f in bundle.folds}) == 2
+    ((key, result),) = report.cases.items()
+    assert key == "Task2/AB/case-1"
+    assert result.bundle == name
+    assert set(result.software.versions) >= {"torch", "numpy", "SimpleITK"}
+    assert result.software.device.startswith("cpu")
+    assert set(result.seconds) >= {"read", "prepare", "predict", "restore", "write", "network"}
+    assert result.output_sha256 == hashlib.sha256(case.result.read_bytes()).hexdigest()
+
+    assert case.err == ""  # the platform marks a job that writes to stderr
+    # Nothing but the sCT lies in its folder, so its own header says where it comes from.
+    assert image.GetMetaData("sCT_Weights") == name
+    assert image.GetMetaData("sCT_SourceSHA256") == hashlib.sha256(case.source.read_bytes()).hexdigest()
+    assert "not for clinical use" in image.GetMetaData("sCT_Demonstration")
+    assert "case-1" not in str([image.GetMetaData(k) for k in image.GetMetaDataKeys()])
 
 
 def test_uncertainty_lies_outside_the_folder_of_the_result(case: Workplace, cbct: Volume, outline: Volume) -> None:
@@ -183,7 +197,15 @@ def test_a_cohort_keeps_going_and_tells(empty: Workplace, cbct: Volume, outline:
     assert "2ABA002" in text
     assert "ElementDataFile" in " ".join(text.split())
     assert "2 of 3 cases done, 1 failed" in text
-    assert empty.files() == ["AB/2ABA001.mha", "TH/2THB003.mha", "predictions.json", "predictions.zip"]
+    assert "2ABA002" in empty.err
+    assert empty.files() == [
+        "AB/2ABA001.mha",
+        "AB/2ABA001.record.json",
+        "TH/2THB003.mha",
+        "TH/2THB003.record.json",
+        "predictions.json",
+        "predictions.zip",
+    ]
     with zipfile.ZipFile(empty.output / "predictions.zip") as archive:
         assert sorted(archive.namelist()) == ["sct_2ABA001.mha", "sct_2THB003.mha"]
     (root / "Task2/AB/2ABA002/cbct.mha").write_bytes((root / "Task2/AB/2ABA001/cbct.mha").read_bytes())
@@ -202,21 +224,22 @@ def test_a_resumed_folder_keeps_the_record_of_what_was_there(
         write_volume(cbct.with_array(cbct.array.astype(np.int16)), folder / "cbct.mha")
         write_volume(outline, folder / "mask.mha")
     assert empty.run()[0] == 0
-    first = json.loads((empty.output / "predictions.json").read_text())
+    first = read_predictions(empty.output)
     (empty.output / "AB/2ABA002.mha").unlink()
     for _ in range(2):  # one case anew, then none
-        assert empty.run("--skip-existing")[0] == 0
-        record = json.loads((empty.output / "predictions.json").read_text())
-        assert record["bundles"] == first["bundles"]
-        assert [c["folds"] for c in record["cases"]] == [c["folds"] for c in first["cases"]]
-        assert "was there already: skipped" in record["cases"][0]["warnings"]
+        code, text = empty.run("--skip-existing")
+        assert code == 0
+        record = read_predictions(empty.output)
+        assert record.bundles == first.bundles
+        assert {k: r.folds for k, r in record.cases.items()} == {k: r.folds for k, r in first.cases.items()}
+        assert "was there already: skipped" in " ".join(text.split())
     (empty.output / "AB/2ABA001.mha").unlink()  # made again, and interrupted before the other one's turn
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "_attempt", lambda case, *_: process.CaseReport(case.id, error="broken"))
-        patch.setattr(process, "replace", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(_Run, "_attempt", lambda *_: CaseResult(state="failed", error="broken"))
+        patch.setattr(_Run, "_skipped", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert empty.run("--skip-existing")[0] == 130
-    record = json.loads((empty.output / "predictions.json").read_text())
-    assert [c["folds"] for c in record["cases"]][1] == first["cases"][1]["folds"] != []
+    record = read_predictions(empty.output)
+    assert record.cases["Task2/AB/2ABA002"].folds == first.cases["Task2/AB/2ABA002"].folds != []
     files = empty.files()
     empty.bundle = make_bundle(folds=1)
     code, text = empty.run("--skip-existing")
@@ -260,14 +283,17 @@ def test_a_flat_folder(empty: Workplace, cbct: Volume, outline: Volume) -> None:
     (empty.input / "anna.json").write_text('"Thorax"')
     code, text = empty.run("--task", "cbct")
     assert code == 0, text
-    assert empty.files() == ["anna.nii.gz", "bert.nii.gz", "predictions.json"]
+    assert [n for n in empty.files() if "record" not in n] == ["anna.nii.gz", "bert.nii.gz", "predictions.json"]
     assert "no body mask was given" in " ".join(text.split())
 
 
 def test_a_single_image(case: Workplace, cbct: Volume) -> None:
     code, text = case.run("--task", "cbct", "--mask", case.input / "images/body/mask-1.mha", given=case.source)
     assert code == 0, text
-    assert case.files() == ["case-1.mha"]
+    assert case.files() == ["case-1.mha", "case-1.record.json"]
+    record = (case.output / "case-1.record.json").read_text()
+    assert str(case.input) not in record  # no paths
+    assert CaseRecord.read(case.output / "case-1.record.json").demonstration
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------------
@@ -462,8 +488,12 @@ def test_a_cbct_far_from_hu_is_told(case: Workplace, cbct: Volume) -> None:
     write_volume(cbct.with_array((cbct.array + 1024).clip(0).astype(np.int16)), case.source)
     code, text = case.run()
     assert code == 0, text
-    assert "unlike a CBCT" in text
-    assert "0 to" in text
+    assert "VALUES LOOK LIKE HU + 1" in case.err
+    assert "mask" not in case.err  # the mask has nothing to do with it
+    code, text = case.run("--correct-offset")
+    assert code == 0, text
+    assert "VALUES LOOK LIKE" not in text
+    assert "was subtracted" in case.err
 
 
 def test_an_mr_with_negative_values_is_told(

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sctlab_model.cases.files import is_dicom, leads_out, list_images, listing, read_json, result_name, unreadable_name
+from sctlab_model.cases.files import is_dicom, list_images, listing, read_json, result_name, unreadable_name
 from sctlab_model.cases.layouts import CaseList, Layout, Selection, register
 from sctlab_model.cases.types import Case, Region, Task, name_of
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import split_suffix
+from sctlab_model.io.paths import inside, refuse_links_out, split_suffix
 
 IMAGE_FOLDERS = {Task.MRI: "images/mri", Task.CBCT: "images/cbct"}
 MASK_FOLDER = "images/body"
@@ -148,15 +148,16 @@ def _images(root: Path, folder: str) -> list[Path]:
 
 
 def _inside(root: Path, relative: str | Path) -> Path:
-    """A path below `root`, spelled without `..`, that doesn't lead out of it by a link either."""
-    if "\0" in str(relative):
-        raise InputError(root / "inputs.json", found="a path with a zero byte", expected="a path inside")
+    """A path below `root` that leads out of it neither by `..` nor by a link."""
     path = root / relative
-    if leads_out(path, root) is not None:
-        link = next((p for p in (path, *path.parents) if p.is_symlink() and p.is_relative_to(root) and p != root), None)
-        if link is not None:
-            raise InputError(link, found="a link that leads out of the input folder", expected="the file itself")
+    if "\0" in str(relative) or (not inside(root, path) and not _through_link(root, path)):
         raise InputError(
             root / "inputs.json", found=f"relative_path '{relative}'", expected="a path inside the input folder"
         )
-    return root / path.resolve().relative_to(root.resolve()) if ".." in path.parts[len(root.parts) :] else path
+    refuse_links_out(root, path)
+    return root / path.resolve().relative_to(root.resolve()) if ".." in Path(relative).parts else path
+
+
+def _through_link(root: Path, path: Path) -> bool:
+    """Whether a path is spelled as one below `root`, so that only a link can lead it out."""
+    return path.is_relative_to(root) and ".." not in path.relative_to(root).parts

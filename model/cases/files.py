@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import SUFFIXES, split_suffix
+from sctlab_model.io.paths import SUFFIXES, inside, split_suffix
 
 MAX_JSON_BYTES = 10_000_000
 # Image files of other programs. They are named when they are left out, because somebody put them there as input.
@@ -133,15 +133,9 @@ def unreadable_name(path: Path) -> InputError | None:
     return None
 
 
-def leads_out(path: Path, root: Path) -> Path | None:
-    """Where a path leads to when that lies outside `root` (which may be a link itself); None when it lies inside."""
-    target = path.resolve()
-    return None if target.is_relative_to(root.resolve()) else target
-
-
 def describe_links(paths: Iterable[Path], root: Path) -> list[str]:
-    """One line that names the paths that lead out of `root`, or none."""
-    links = [f"{_relative(p, root)} -> {target}" for p in paths if (target := leads_out(p, root)) is not None]
+    """One line that names the paths that lead out of `root` (which may be a link itself), or none."""
+    links = [p.relative_to(root) if p.is_relative_to(root) else p for p in paths if not inside(root, p)]
     return [f"links that lead out of the input folder were followed: {shorten(links)}"] if links else []
 
 
@@ -179,7 +173,3 @@ def refuse_dicom(root: Path) -> None:
             expected="a volume in one file (" + " ".join(SUFFIXES) + ")",
             advice=DICOM_ADVICE,
         )
-
-
-def _relative(path: Path, root: Path) -> Path:
-    return path.relative_to(root) if path.is_relative_to(root) else path

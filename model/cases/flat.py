@@ -19,7 +19,7 @@ from sctlab_model.cases.image import single_case
 from sctlab_model.cases.layouts import CaseList, Layout, LeftOut, Selection, register
 from sctlab_model.cases.types import Case, Region, Task
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import SUFFIXES, split_suffix
+from sctlab_model.io.paths import SUFFIXES, split_suffix
 
 
 @register

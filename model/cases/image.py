@@ -8,7 +8,7 @@ from sctlab_model.cases.files import refuse_dicom, result_name, unreadable_name
 from sctlab_model.cases.layouts import CaseList, Layout, Selection, register
 from sctlab_model.cases.types import Case, Region, Task
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import split_suffix
+from sctlab_model.io.paths import split_suffix
 
 
 @register

@@ -18,7 +18,7 @@ from sctlab_model.cases.files import (
 from sctlab_model.cases.layouts import CaseList, Layout, LeftOut, Selection, register
 from sctlab_model.cases.types import Case, Region, Task
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import split_suffix
+from sctlab_model.io.paths import split_suffix
 
 REGIONS = {r.value: r for r in Region}
 TASKS = {t.folder: t for t in Task}

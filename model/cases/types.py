@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from sctlab_model.errors import InputError
 
 if TYPE_CHECKING:
-    from sctlab_model.volume import Volume
+    from collections.abc import Callable
+
+    from sctlab_model.volume import Geometry, Volume
 
 NO_REGION = "-"
 
@@ -166,13 +168,17 @@ class Case:
         """
         return None if self.mask is None else _file(self.mask)
 
-    def read_source(self) -> Volume:
+    def read_source(self, working_bytes: Callable[[Geometry], int] | None = None) -> Volume:
         """The source's voxels.
+
+        Args:
+            working_bytes: Memory that the caller will take for an image on a grid, beyond the voxels.
 
         Raises:
             InputError: It can't be read.
+            ResourceError: There is less memory than that.
         """
-        return read_image(self.source)
+        return read_image(self.source, working_bytes)
 
     def read_mask(self) -> Volume | None:
         """The body mask, boolean; None where there is none.
@@ -192,17 +198,23 @@ class Case:
         return tuple(path for image in images if image is not None for path in files_of(image))
 
 
-def read_image(source: Path | Volume | ImageSource) -> Volume:
+def read_image(source: Path | Volume | ImageSource, working_bytes: Callable[[Geometry], int] | None = None) -> Volume:
     """The voxels of a source, whatever it is.
 
     Raises:
         InputError: It can't be read.
+        ResourceError: Reading and `working_bytes` take more memory than there is.
     """
+    working_bytes = working_bytes or (lambda grid: 0)
     if isinstance(source, Path):
         from sctlab_model.io.reading import read_volume
 
-        return read_volume(source)
-    return source.read() if isinstance(source, ImageSource) else source
+        return read_volume(source, working_bytes=working_bytes)
+    volume = source.read() if isinstance(source, ImageSource) else source
+    from sctlab_model.limits import check_memory
+
+    check_memory(name_of(source), working_bytes(volume.geometry), "synthesis")
+    return volume
 
 
 def files_of(source: Path | Volume | ImageSource) -> tuple[Path, ...]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sctlab_model.cases import Case, Region, Task, find_cohort
+from sctlab_model.cases import CaseList, Region, Selection, Task, find_cases
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import atomic_path, split_suffix, write_json
-from sctlab_model.synthesiser import CaseReport, Synthesiser
 
 
 def predict(
@@ -29,42 +28,50 @@ def predict(
         bool, typer.Option("--uncertainty", help="Also write the ensemble's deviation in HU.")
     ] = False,
     zip_: Annotated[bool, typer.Option("--zip", help="Also pack sct_<ID>.mha into predictions.zip.")] = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave cases alone that are done.")] = False,
+    refuse_implausible: Annotated[
+        bool, typer.Option("--refuse-implausible", help="Refuse what process.py refuses, instead of warning.")
+    ] = False,
 ) -> int:
-    """Synthesise a cohort out of fold: a case that the bundle was trained on uses only the folds that did not see it."""
-    from sctlab.workflow.jobs import run_jobs, summarise
+    """Synthesise a cohort out of fold: a case that the bundle was trained on uses only the folds that did not see it.
 
-    if runtime not in ("torch", "onnx"):
-        raise InputError("--runtime", found=f"'{runtime}'", expected="torch or onnx")
-    chosen = _first(find_cohort(cohort, task=task, region=region), cases)
-    synthesiser = Synthesiser(weights, device, spread=uncertainty, runtime=runtime)
-    for one in {case.task for case in chosen}:
-        synthesiser.bundle(one)  # no bundle for a task: the whole command fails, not every case
-    jobs = [(case.id, (case, out)) for case in chosen]
-    outcomes = run_jobs(synthesiser.synthesise, jobs, title=f"predicting on {device}")
-    reports = [o.result if o.ok else CaseReport(o.name, error=o.error) for o in outcomes]
-    write_json(out / "predictions.json", {**synthesiser.provenance(), "cases": [vars(r) for r in reports]})
-    if zip_:
-        _pack(chosen, reports, out)
-    return int(summarise(outcomes))
+    The output gate warns instead of refusing, because a score over only the plausible results would flatter.
+    """
+    from sctlab_model.cohort import PredictionSettings, predict_cohort
+    from sctlab_model.main import report_cohort
+    from sctlab_model.monitor import ConsoleMonitor
+    from sctlab_model.settings import validate
+
+    settings = validate(
+        PredictionSettings,
+        {
+            "weights": weights,
+            "device": device,
+            "runtime": runtime,
+            "uncertainty": uncertainty,
+            "zip": zip_,
+            "skip_existing": skip_existing,
+            "lenient": not refuse_implausible,
+        },
+        "sctlab predict",
+    )
+    found = _first(find_cases(cohort, Selection(task, region)), cases)
+    if found.layout == "challenge":
+        raise InputError(cohort, found="a Grand Challenge case", expected="a cohort", advice="use process.py")
+    with ConsoleMonitor(f"predicting on {device}") as monitor:
+        result = predict_cohort(found, out, settings, monitor)
+    report_cohort(result, monitor)
+    return int(result.exit_code)
 
 
-def _first(cases: list[Case], count: int | None) -> list[Case]:
+def _first(cases: CaseList, count: int | None) -> CaseList:
     """The first `count` cases of each task and region."""
     if count is None:
         return cases
-    taken: dict[tuple, int] = {}
+    taken: Counter[tuple[Task, Region | None]] = Counter()
     kept = []
-    for case in cases:
-        key = case.task, case.region
-        taken[key] = taken.get(key, 0) + 1
-        if taken[key] <= count:
+    for case in cases.cases:
+        taken[case.task, case.region] += 1
+        if taken[case.task, case.region] <= count:
             kept.append(case)
-    return kept
-
-
-def _pack(cases: list[Case], reports: list[CaseReport], out: Path) -> None:
-    """`sct_<ID>.mha` in one archive, as the challenge's validation phases want them."""
-    with atomic_path(out / "predictions.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for case, report in zip(cases, reports, strict=True):
-            if not report.error:
-                archive.write(out / case.output_name, f"sct_{case.id}{split_suffix(case.output_name)[1]}")
+    return replace(cases, cases=tuple(kept))

@@ -58,7 +58,7 @@ def truth_bias(
     if path is None:
         return None
     truth = read_volume(path)
-    if not truth.geometry.same_grid(reference.geometry, tolerance_mm=0.1):
+    if not truth.geometry.same_grid(reference.geometry):
         return "the simulation's truth lies on the source's grid, the reference on another: no bias was computed"
     whole = image_metrics(prediction.array, truth.array, mask, device=device)
     changed_path = find_image(truth_folder, "content_changed")

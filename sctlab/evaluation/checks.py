@@ -58,7 +58,7 @@ def check_grids(prediction: Volume, reference: Volume) -> list[str]:
             expected=f"{_size(reference)}, as {reference.name}",
             advice="resample the prediction to the reference's grid",
         )
-    if prediction.geometry.same_grid(reference.geometry, SAME_GRID_MM):
+    if prediction.geometry.same_grid(reference.geometry):
         return []
     return [
         f"the prediction's geometry differs from the reference's ({_grid(prediction)} against {_grid(reference)}): "
@@ -84,7 +84,7 @@ def check_mask(mask: Volume, reference: Volume) -> list[str]:
             mask.name, found="an empty mask", expected="a body mask", advice="no score is defined without one"
         )
     notes = []
-    if not mask.geometry.same_grid(reference.geometry, SAME_GRID_MM):
+    if not mask.geometry.same_grid(reference.geometry):
         notes.append("the mask's geometry differs from the reference's: used voxel by voxel")
     thin = [f"{n} along {axis}" for n, axis in zip(mask.array.shape, "zyx", strict=True) if n < MIN_AXIS]
     if thin:
@@ -96,7 +96,7 @@ def check_input(source: Volume, reference: Volume) -> tuple[Volume | None, list[
     """The network's input on the reference's grid (None where it can't be compared), and notes about its geometry."""
     if source.array.shape != reference.array.shape:
         return None, ["the input lies on another grid than the reference: nothing was compared with it"]
-    if source.geometry.same_grid(reference.geometry, SAME_GRID_MM):
+    if source.geometry.same_grid(reference.geometry):
         return source, []
     return Volume(source.array, reference.geometry, source.name), [
         f"the input's geometry differs from the reference's ({_grid(source)} against {_grid(reference)}): compared with the "
@@ -139,7 +139,7 @@ def check_labels(labels: Volume, image: Volume, notes: list[str]) -> Volume:
             )
     if array.min() < 0:
         raise InputError(labels.name, found=f"label {array.min():g}", expected="labels of 0 and above")
-    if not labels.geometry.same_grid(image.geometry, SAME_GRID_MM):
+    if not labels.geometry.same_grid(image.geometry):
         notes.append(
             f"the geometry of the labels {labels.name} differs from the reference's ({_grid(labels)} against "
             f"{_grid(image)}): used voxel by voxel"

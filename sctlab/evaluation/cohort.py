@@ -106,7 +106,7 @@ def evaluate_cohort(
         record = EvaluationRecord(
             predictions=str(predictions),
             cohort=str(cohort),
-            weights=", ".join(w.name for w in provenance.bundles.values()),
+            weights=", ".join(w.name for w in provenance.weights),
             segmenter=settings.segmenter if settings.labels is None else f"files in {settings.labels}",
             reference_notes=_reference_notes(scored, settings),
             mismatches=_mismatches(scored, records, provenance),
@@ -208,7 +208,7 @@ def _reference_notes(cases: Sequence[Case], settings: EvaluationSettings) -> lis
 
 def _mismatches(scored: Sequence[Case], records: Sequence[CaseRecord], provenance: PredictionProvenance) -> list[str]:
     lines = mismatches(
-        [w.registration for w in provenance.bundles.values()], [Registration(**r.registration) for r in records]
+        [w.registration for w in provenance.weights], [Registration(**r.registration) for r in records]
     )
     seen = [c.id for c in scored if provenance.seen_by(c)]
     if seen:
@@ -217,7 +217,7 @@ def _mismatches(scored: Sequence[Case], records: Sequence[CaseRecord], provenanc
             f"{len(seen)} cases were used to train the folds that predicted them "
             f"({', '.join(seen[:8])}): their scores say nothing about new patients.",
         )
-    if any(w.demonstration for w in provenance.bundles.values()):
+    if any(w.demonstration for w in provenance.weights):
         lines.append("Demonstration weights: they show that the software works, not how good it can be.")
     return lines
 

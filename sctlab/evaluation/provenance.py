@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sctlab.registration.records import PairRecord
-from sctlab_model.cases import Case, Region, Task, read_json
+from sctlab_model.cases import Case, Task
 from sctlab_model.errors import InputError
-
-PREDICTIONS_FILE = "predictions.json"
+from sctlab_model.predictions import PREDICTIONS_FILE, PredictionRecord, read_predictions
 
 
 @dataclass(frozen=True)
@@ -44,18 +42,18 @@ NOT_RECORDED = ("as delivered", "unknown")
 
 @dataclass(frozen=True)
 class Weights:
-    """The bundle behind a set of predictions.
+    """The bundle behind predictions.
 
     Args:
         name: Bundle name.
+        task: What it reads.
         registration: Of the pairs that it was trained on.
-        training_cases: Fold key (`AB+TH/0`: regions and index) → ids that the fold was trained on.
         demonstration: Weights that only show that the software works.
     """
 
     name: str
+    task: Task
     registration: Registration = Registration()
-    training_cases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     demonstration: bool = False
 
 
@@ -64,26 +62,52 @@ class PredictionProvenance:
     """What `predictions.json` beside the predictions says; empty when there is none.
 
     Args:
-        bundles: Task → weights.
-        folds: Case id → folds that predicted it.
+        record: The folder's record: cases by key, each with its bundle and folds.
     """
 
-    bundles: dict[Task, Weights] = field(default_factory=dict)
-    folds: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    record: PredictionRecord = field(default_factory=PredictionRecord)
+
+    @property
+    def weights(self) -> list[Weights]:
+        """Every bundle that made a result of the folder; all of them where no result is recorded."""
+        used = {result.bundle for _, result in self.record.results()}
+        return [
+            Weights(
+                name=use.name,
+                task=use.task,
+                registration=Registration.of(
+                    use.registration.get("method", ""), use.registration.get("convention", "")
+                ),
+                demonstration=use.demonstration,
+            )
+            for name, use in self.record.bundles.items()
+            if not used or name in used
+        ]
+
+    @property
+    def bundles(self) -> dict[Task, Weights]:
+        """Weights by task; where several bundles of one task made results, `weights` lists them all."""
+        return {w.task: w for w in self.weights}
+
+    def folds_of(self, case: Case) -> tuple[int, ...] | None:
+        """Folds that predicted a case; None where that isn't recorded."""
+        result = self.record.find(case.key)
+        return tuple(result.folds) if result is not None and result.folds else None
 
     def seen_by(self, case: Case) -> list[str]:
         """Folds that were used for a case and trained on it.
 
-        Where the file doesn't say which folds were used, all of them count.
+        Where the record doesn't say which bundle or which folds were used, all of the case's task count.
         """
-        weights = self.bundles.get(case.task)
-        if weights is None:
-            return []
-        used = self.folds.get(case.id)
+        result, used = self.record.find(case.key), self.folds_of(case)
         return [
-            key
-            for key, ids in weights.training_cases.items()
-            if case.id in ids and _serves(key, case.region) and (used is None or _index(key) in used)
+            fold.name
+            for name, use in self.record.bundles.items()
+            if use.task is case.task and (result is None or result.bundle in ("", name))
+            for fold in use.folds
+            if case.id in fold.training_cases
+            and (case.region is None or not fold.regions or case.region in fold.regions)
+            and (used is None or fold.index in used)
         ]
 
 
@@ -91,23 +115,17 @@ def read_prediction_provenance(folder: Path) -> PredictionProvenance:
     """Read `predictions.json` of a predictions folder.
 
     Raises:
-        InputError: The file is there and isn't what `process.py` writes.
+        InputError: The file is there and isn't what predicting writes.
     """
-    path = folder / PREDICTIONS_FILE
-    if not path.is_file():
-        return PredictionProvenance()
-    content = read_json(path)
     try:
-        bundles = {Task(task): _weights(entry) for task, entry in content.get("bundles", {}).items()}
-        folds = {entry["case"]: tuple(entry["folds"]) for entry in content.get("cases", []) if entry.get("folds")}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return PredictionProvenance(read_predictions(folder) or PredictionRecord())
+    except InputError as error:
         raise InputError(
-            path,
-            found=f"not a report of predictions ({type(error).__name__}: {error})",
-            expected="the file that predicting wrote",
-            advice="restore it, or remove it to do without",
+            error.where,
+            found=error.found,
+            expected=error.expected,
+            advice=error.advice or "restore it, or remove it to do without",
         ) from error
-    return PredictionProvenance(bundles, folds)
 
 
 def reference_registration(folder: Path | None, reference: Path) -> Registration:
@@ -160,22 +178,3 @@ def mismatches(trained: Sequence[Registration], references: Sequence[Registratio
             + ". Scores of the groups can't be compared."
         )
     return lines
-
-
-def _weights(entry: dict[str, Any]) -> Weights:
-    registration = entry.get("registration") or {}
-    return Weights(
-        name=str(entry.get("name", "")),
-        registration=Registration.of(str(registration.get("method", "")), str(registration.get("convention", ""))),
-        training_cases={str(k): tuple(map(str, ids)) for k, ids in (entry.get("training_cases") or {}).items()},
-        demonstration=bool(entry.get("demonstration", False)),
-    )
-
-
-def _serves(key: str, region: Region | None) -> bool:
-    regions = key.rpartition("/")[0].split("+")
-    return region is None or regions == [""] or str(region) in regions
-
-
-def _index(key: str) -> int:
-    return int(key.rpartition("/")[2])

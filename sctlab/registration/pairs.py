@@ -298,10 +298,10 @@ def _masks(
         raise InputError(
             where, found="an empty mask", expected="a body mask", advice="leave the mask out to have one computed"
         )
-    if mask.geometry.same_grid(source.geometry, 1e-2) and not (mask_is_fixed and ct_is_fixed):
+    if mask.geometry.same_grid(source.geometry) and not (mask_is_fixed and ct_is_fixed):
         mask = Volume(mask.array, source.geometry, mask.name)
         return (body_mask(ct, Task.CBCT) if ct_is_fixed else mask), mask
-    if mask.geometry.same_grid(fixed.geometry, 1e-2):  # the CT's own body
+    if mask.geometry.same_grid(fixed.geometry):  # the CT's own body
         return Volume(mask.array, fixed.geometry, mask.name), None
     raise InputError(
         where,
@@ -318,7 +318,7 @@ def _labels(labels: Volume | None, image: Volume) -> Volume | None:
         return None
     if labels.array.dtype.kind == "f":
         labels = labels.with_array(np.rint(labels.array).astype(np.int32))
-    if not labels.geometry.same_grid(image.geometry, 1e-2):
+    if not labels.geometry.same_grid(image.geometry):
         raise InputError(
             labels.name or "labels",
             found=f"a grid of {labels.geometry.size_xyz} voxels",

@@ -36,9 +36,10 @@ def test_report(case: Case, cbct_bundle: Path, tmp_path: Path) -> None:
     assert steps == [(n, 10) for n in range(1, 11)]
     assert report.seconds["network"] <= report.seconds["predict"]
     assert set(report.statistics) == {"lower", "upper", "outside"}
-    told = synthesiser.provenance()
-    assert told["device"].startswith("cpu")
-    assert told["bundles"]["cbct"]["demonstration"] is True
+    assert report.software.device.startswith("cpu")
+    use = synthesiser.bundle_use(Task.CBCT)
+    assert use.demonstration is True
+    assert report.bundle == use.id
 
 
 def test_the_same_case_twice_is_the_same(case: Case, cbct_bundle: Path, tmp_path: Path) -> None:

@@ -371,16 +371,17 @@ def test_a_segmenter_labels_both_images(root: Path) -> None:
 
 
 def test_the_product_s_own_report_of_predictions_is_understood(root: Path) -> None:
-    """`predictions.json` as `process.py` writes it: provenance of a real bundle, reports of real cases."""
-    from dataclasses import fields
-
+    """`predictions.json` as predicting writes it: a real bundle, results of cases by their keys."""
     from sctlab.evaluation.provenance import read_prediction_provenance
-    from sctlab_model.synthesiser import CaseReport, Synthesiser
+    from sctlab_model.cases import Case, Region, Task
+    from sctlab_model.predictions import CaseResult, merge_predictions
+    from sctlab_model.synthesiser import Synthesiser
 
-    provenance = Synthesiser().provenance()
-    assert provenance["bundles"] == {}
-    assert {"case", "folds"} <= {f.name for f in fields(CaseReport)}
-    (root / "predictions/predictions.json").write_text(
-        json.dumps({**provenance, "cases": [vars(CaseReport("1ABA001", folds=[0]))]})
-    )
-    assert read_prediction_provenance(root / "predictions").folds == {"1ABA001": (0,)}
+    use = Synthesiser(device="cpu").bundle_use(Task.MRI)
+    result = CaseResult(output="AB/1ABA001.mha", bundle=use.id, folds=[0])
+    merge_predictions(root / "predictions", {"Task1/AB/1ABA001": result}, {use.id: use})
+    provenance = read_prediction_provenance(root / "predictions")
+    case = Case("1ABA001", Task.MRI, Path("mr.mha"), region=Region.AB)
+    assert provenance.folds_of(case) == (0,)
+    assert provenance.folds_of(Case("1ABA001", Task.CBCT, Path("cbct.mha"), region=Region.AB)) is None
+    assert [w.name for w in provenance.weights] == [use.name]
