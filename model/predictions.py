@@ -26,6 +26,7 @@ from sctlab_model.records import Record
 
 PREDICTIONS_FILE = "predictions.json"
 RECORD_SUFFIX = ".record.json"
+LOCK_FILE = ".predictions.lock"
 _SYNTHRAD_ID = re.compile(r"([12])(AB|HN|TH)[A-Z]\d{3}")
 
 
@@ -250,7 +251,7 @@ def merge_predictions(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with folder_lock(folder):
+    with record_lock(folder):
         record = read_predictions(folder) or PredictionRecord()
         kept = {
             key: result
@@ -264,17 +265,27 @@ def merge_predictions(
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder for one process at a time (`flock` on the folder itself, so that no lock file stays behind).
+def record_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder's record for one process at a time.
 
-    File systems without locks are used without one: there, don't let two processes write into one folder.
+    The lock is a hidden file beside the record that is removed on release; one that a killed process left is taken over.
+    (The folder itself can't be locked: whoever writes a file into it holds a shared lock on it.) File systems without
+    locks are used without one: there, don't let two processes write into one folder.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    path = folder / LOCK_FILE
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                break
+        os.close(descriptor)  # its holder removed it between the two: again
+    try:
         yield
     finally:
+        with suppress(OSError):
+            path.unlink()
         os.close(descriptor)
 
 

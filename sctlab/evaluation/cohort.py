@@ -207,9 +207,7 @@ def _reference_notes(cases: Sequence[Case], settings: EvaluationSettings) -> lis
 
 
 def _mismatches(scored: Sequence[Case], records: Sequence[CaseRecord], provenance: PredictionProvenance) -> list[str]:
-    lines = mismatches(
-        [w.registration for w in provenance.weights], [Registration(**r.registration) for r in records]
-    )
+    lines = mismatches([w.registration for w in provenance.weights], [Registration(**r.registration) for r in records])
     seen = [c.id for c in scored if provenance.seen_by(c)]
     if seen:
         lines.insert(
