@@ -54,7 +54,7 @@ def check_region(mask: Volume, region: Region | None) -> list[Finding]:
         return []
     return [
         Finding(
-            f"the body is about {diameter:.0f} mm wide, unlike {region.title} ({low} to {high} mm): is the region right?"
+            f"the body is about {diameter:.0f} mm wide, unlike {region.full_name} ({low} to {high} mm): is the region right?"
         )
     ]
 

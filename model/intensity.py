@@ -105,9 +105,9 @@ def check_mr(source: Volume) -> list[Finding]:
     array = source.array
     low, high = float(array.min()), float(array.max())
     values = _sample(array)
-    bottom, top = np.percentile(values, (0.1, 99.9))
+    bottom, top = map(float, np.percentile(values, (0.1, 99.9)))
     findings = []
-    span = max(float(top - bottom), np.finfo(np.float32).tiny)
+    span = max(top - bottom, float(np.finfo(np.float32).tiny))
     if low < bottom - OUTLIER_RANGES * span or high > top + OUTLIER_RANGES * span:
         wild = low if low < bottom - OUTLIER_RANGES * span else high
         count = np.count_nonzero((array < bottom - OUTLIER_RANGES * span) | (array > top + OUTLIER_RANGES * span))

@@ -89,9 +89,9 @@ class Geometry:
     def same_grid(self, other: Geometry, tolerance_mm: float | None = None) -> bool:
         """Whether every voxel centre of both grids agrees within a tolerance.
 
-        Without `tolerance_mm` the one rule of all stages holds: a tenth of the smallest voxel edge, at most
-        `SAME_GRID_MM`. Headers that different programs wrote of one grid differ by less (NIfTI keeps 32-bit numbers), and
-        images that lie closer need no resampling. Only comparisons of a format's own precision give another value.
+        Without `tolerance_mm` the one rule of all stages holds: a tenth of the smallest voxel edge.
+        Headers that different programs wrote of one grid differ by less, because files keep numbers with few digits, and a
+        mask that is off by so little marks the same voxels. Only stricter questions give a value of their own.
         """
         if self.size_xyz != other.size_xyz:
             return False
@@ -102,7 +102,7 @@ class Geometry:
 
     def tolerance_mm(self, other: Geometry) -> float:
         """How far voxel centres of one grid may lie apart in two headers: the rule of `same_grid`."""
-        return min(SAME_GRID_MM, 0.1 * min(*self.spacing_xyz, *other.spacing_xyz))
+        return 0.1 * min(*self.spacing_xyz, *other.spacing_xyz)
 
     def resized(self, spacing_xyz: tuple[float, float, float]) -> Geometry:
         """The grid with another spacing that covers the same extent, on the same centre.

@@ -105,7 +105,7 @@ def challenge_results(case: Case, output: Path, region_path: Path) -> list[dict[
 
 
 def _read_region(root: Path, path: Path) -> Region:
-    known = ", ".join(f'"{r.title}"' for r in Region)
+    known = ", ".join(f'"{r.full_name}"' for r in Region)
     if not path.is_file():
         raise InputError(path, found=f"no such file; the folder holds {listing(root)}", expected=f"one of {known}")
     value = read_json(path)

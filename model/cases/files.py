@@ -115,9 +115,9 @@ def listing(root: Path, count: int = 10) -> str:
 
 def shorten(names: Iterable[object], count: int = 5) -> str:
     """A list of names for a message: the first ones, and how many more there are."""
-    names = [str(n) for n in names]
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+    texts = [str(n) for n in names]
+    more = f" and {len(texts) - count} more" if len(texts) > count else ""
+    return ", ".join(texts[:count]) + more
 
 
 def unreadable_name(path: Path) -> InputError | None:

@@ -42,7 +42,7 @@ class Region(StrEnum):
     TH = "TH"
 
     @property
-    def title(self) -> str:
+    def full_name(self) -> str:
         """The name that Grand Challenge uses in region.json."""
         return {"AB": "Abdomen", "HN": "Head and Neck", "TH": "Thorax"}[self.value]
 
@@ -55,9 +55,9 @@ class Region(StrEnum):
             <Region.HN: 'HN'>
         """
         for region in cls:
-            if text.strip().lower() in (region.value.lower(), region.title.lower()):
+            if text.strip().lower() in (region.value.lower(), region.full_name.lower()):
                 return region
-        known = ", ".join(f"{r.value} ({r.title})" for r in cls)
+        known = ", ".join(f"{r.value} ({r.full_name})" for r in cls)
         raise InputError(where, found=f"unknown region '{text}'", expected=known)
 
 

@@ -21,6 +21,7 @@ from sctlab_model.records import Record
 
 MINIMUM_BODY_OVERLAP = 0.5  # Dice of the bodies; rigidly registered pairs of the challenge lie above 0.8
 CHECKS_FORMAT = 3  # raise when remembered checks must be made again
+TARGET_TOLERANCE_MM = 1e-2  # of the CT's voxels; what the rounding of origins and directions in files leaves
 
 
 class Check(BaseModel):
@@ -69,14 +70,15 @@ def check_pair(pair: Pair) -> Pair:
         InputError: Unreadable or non-finite images, other grids, an empty mask, bodies that don't overlap.
     """
     source, target, mask = read_volume(pair.source), read_volume(pair.target), read_mask(pair.mask)
-    for volume, path in ((target, pair.target), (mask, pair.mask)):
-        if not volume.geometry.same_grid(source.geometry):
+    tolerances = (TARGET_TOLERANCE_MM, source.geometry.tolerance_mm(mask.geometry))
+    for volume, path, tolerance in zip((target, mask), (pair.target, pair.mask), tolerances, strict=True):
+        if not volume.geometry.same_grid(source.geometry, tolerance):
             raise InputError(
                 path,
                 found=f"grid {volume.geometry.size_xyz} at {volume.geometry.spacing_xyz} mm, "
                 f"origin {volume.geometry.origin_xyz} mm",
                 expected=f"the source's grid {source.geometry.size_xyz} at {source.geometry.spacing_xyz} mm, "
-                f"origin {source.geometry.origin_xyz} mm (within {source.geometry.tolerance_mm(volume.geometry):g} mm)",
+                f"origin {source.geometry.origin_xyz} mm (within {tolerance:g} mm)",
                 advice="register the pair first",
             )
     if not mask.array.any():
