@@ -14,7 +14,7 @@ import traceback
 import warnings
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sctlab_model.errors import ExitCode, InputError, ProductError
 from sctlab_model.processors import heed_quota
@@ -222,7 +222,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _on_sigterm(handler):
+def _on_sigterm(handler: Any) -> Any:
     """Install a handler and return the one before; without effect outside the main thread."""
     try:
         return signal.signal(signal.SIGTERM, handler if handler is not None else signal.SIG_DFL)

@@ -42,7 +42,7 @@ def main() -> None:
             for source, target in places.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
-            (out / "region.json").write_text(json.dumps(case.region.title) + "\n")
+            (out / "region.json").write_text(json.dumps(case.region.full_name) + "\n")
             print(f"{out}: {sum(p.stat().st_size for p in out.rglob('*') if p.is_file()) / 1e6:.1f} MB")
 
 
