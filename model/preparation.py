@@ -17,7 +17,7 @@ from scipy import ndimage
 from sctlab_model.errors import InputError
 from sctlab_model.io.grids import DEFAULT_MAX_VOXELS
 from sctlab_model.recipe import Canvas, PercentileNormalisation, RangeNormalisation, Recipe, ZScoreNormalisation
-from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
+from sctlab_model.volume import AIR_HU, Geometry, Volume, resample, triple
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def oriented_geometry(geometry: Geometry) -> Geometry:
             axes[:, new] *= -1
             corner[old] = geometry.size_xyz[old] - 1
     return Geometry(
-        tuple(geometry.size_xyz[old] for old in order),
-        tuple(geometry.spacing_xyz[old] for old in order),
-        tuple(geometry.to_physical(corner)),
+        triple(geometry.size_xyz[old] for old in order),
+        triple(geometry.spacing_xyz[old] for old in order),
+        triple(geometry.to_physical(corner)),
         tuple(axes.ravel()),
     )
 
@@ -322,7 +322,7 @@ def canvas_box(mask: np.ndarray, canvas: Canvas) -> tuple[tuple[int, int, int], 
         before = (size - (last - first)) // 2 if canvas.padding == "centre" else 0
         starts.append(int(first - before))
         sizes.append(int(size))
-    return tuple(starts), tuple(sizes)
+    return triple(starts), triple(sizes)
 
 
 def padded_length(length: int, canvas: Canvas, axis: int) -> int:

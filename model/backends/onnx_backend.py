@@ -85,7 +85,7 @@ def load(folder: Path, fold: Fold, settings: NetworkSettings, device: torch.devi
         WeightsError: There is none, or it was altered.
         InputError: ONNX Runtime can't use the device.
     """
-    precision = "fp16" if device.type == "cuda" and "fp16" in fold.onnx else "fp32"
+    precision: Literal["fp32", "fp16"] = "fp16" if device.type == "cuda" and "fp16" in fold.onnx else "fp32"
     entry = onnx_file(folder, fold, precision)
     return OnnxBackend(read_checked(folder, entry), device, entry.file)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,7 +33,8 @@ class TorchBackend:
         self.device = device
         self.half = device.type == "cuda" if half is None else half
         fold_batch_norm(network.float().cpu(), slices)
-        self.network = network.to(device=device, memory_format=network.memory_format).eval()
+        placed: Any = network.to(device)
+        self.network: SynthesisNetwork = placed.to(memory_format=network.memory_format).eval()
         if self.half:
             self.network.half()
         if device.type == "cuda":

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, Literal, cast, get_args
 
 import typer
 
 from sctlab_model.bundle import StorageType
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError
+
+EXPORTS: dict[str, tuple[Literal["fp32", "fp16"], ...]] = {
+    "fp32": ("fp32",),
+    "fp16": ("fp16",),
+    "both": ("fp32", "fp16"),
+}
 
 
 def pack(
@@ -104,6 +110,7 @@ def export_onnx(
     """Add ONNX files to a bundle: one a fold and precision, any batch and plane size, hashed in the manifest."""
     from sctlab.training.onnx_export import export_bundle
 
-    if precision not in ("fp32", "fp16", "both"):
+    precisions = EXPORTS.get(precision)
+    if precisions is None:
         raise InputError("--precision", found=f"'{precision}'", expected="fp32, fp16 or both")
-    export_bundle(bundle, ("fp32", "fp16") if precision == "both" else (precision,))
+    export_bundle(bundle, precisions)

@@ -172,13 +172,13 @@ def _patient(
         from sctlab.simulation.from_ct import phantom_from_ct, read_ct, read_labels, source_grid
         from sctlab.simulation.from_labels import is_label_map, phantom_from_labels, read_label_map
 
-        head = read_label_map(settings.ct) if ct is None else (ct if is_label_map(ct) else None)
+        head = read_label_map(settings.ct or "") if ct is None else (ct if is_label_map(ct) else None)
         if head is not None:
             phantom = phantom_from_labels(head, settings.spacing_xyz, random["anatomy"])
         else:
             if labels is None and settings.labels is not None:
                 labels = read_labels(settings.labels)
-            ct = read_ct(settings.ct) if ct is None else ct
+            ct = read_ct(settings.ct or "") if ct is None else ct
             phantom = phantom_from_ct(ct, labels, settings.spacing_xyz)
         phantom = vary_body(phantom, random["anatomy"], settings.body_variation)
         return phantom, source_grid(phantom, settings.size_xyz), phantom.geometry
@@ -210,7 +210,7 @@ def _on_slices(phantom: Phantom, grid: Geometry) -> Volume:
     return to_int16(resample(_slice_profile(phantom, grid), grid, outside=AIR_HU), AIR_HU, 3071)
 
 
-def _aligned(phantom: Phantom, grid: Geometry, transform) -> Volume:
+def _aligned(phantom: Phantom, grid: Geometry, transform: Any) -> Volume:
     return to_int16(resample(_slice_profile(phantom, grid), grid, outside=AIR_HU, transform=transform), AIR_HU, 3071)
 
 
@@ -323,9 +323,8 @@ def _cbct(
     from sctlab.simulation.cbct import Scan, field_of_view, simulate_cbct
 
     scan = Scan.sample(region, rng)
-    scan = replace(
-        scan, centre_mm=tuple(float(a + b) for a, b in zip(scan.centre_mm, _off_centre(body, grid), strict=True))
-    )
+    x, y = (float(a + b) for a, b in zip(scan.centre_mm, _off_centre(body, grid), strict=True))
+    scan = replace(scan, centre_mm=(x, y))
     slices = _pairs(hu, grid)
     pad = int(np.ceil(0.14 * len(slices)))  # oblique rays pass tissue beyond the field of view
     extended = np.pad(slices, ((pad, pad), (0, 0), (0, 0)), mode="edge")

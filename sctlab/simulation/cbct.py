@@ -8,12 +8,13 @@ Water and bone attenuation: NIST XCOM; scatter kernel after Ohnesorge et al., Eu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from sctlab_model.cases import Region
-from sctlab_model.volume import AIR_HU, Geometry
+from sctlab_model.volume import AIR_HU, Geometry, triple
 
 SOURCE_AXIS_MM = 1000.0
 PANEL_MM = 397.0  # width of a linac's flat panel
@@ -97,7 +98,7 @@ class Scan:
             hann=float(rng.uniform(0.55, 1.0)),
             gas_mm=float(rng.uniform(2, 12)) if region != Region.HN and rng.random() < 0.7 else 0.0,
             ring=float(rng.uniform(0.0005, 0.004)) if rng.random() < 0.5 else 0.0,
-            centre_mm=tuple(float(v) for v in rng.normal(0, 4.0, 2)),
+            centre_mm=(float(rng.normal(0, 4.0)), float(rng.normal(0, 4.0))),
         )
 
     @classmethod
@@ -153,7 +154,7 @@ def simulate_cbct(
                     continue
                 moved = part if weights[state] == 0 else _move(part, states * weights[state], geometry)
                 paths[k][chosen] = rtk.project(moved, angles[chosen])
-    line = paths[0] * WATER_MU if monochrome else _detect(*paths, rtk, scan, rng)
+    line = paths[0] * WATER_MU if monochrome else _detect(paths[0], paths[1], rtk, scan, rng)
     mu = rtk.reconstruct(line, angles)
     result = 1000 * (mu / WATER_MU - 1)
     result = scan.gain * (result + 1000) - 1000 + scan.offset_hu
@@ -186,7 +187,7 @@ class _GasMotion:
         for place in (1, 2):
             direction = rng.standard_normal(3)
             step = scan.gas_mm * direction / (np.linalg.norm(direction) + 1e-9)
-            self.offsets.append(tuple(int(v) for v in np.rint(step / spacing)))
+            self.offsets.append(triple(int(v) for v in np.rint(step / spacing)))
             begin = int(rng.uniform(0, 0.85) * scan.views)
             self.place[begin : begin + int(rng.uniform(0.08, 0.22) * scan.views)] = place
 
@@ -350,7 +351,7 @@ class _Rtk:
         fdk.Update()
         return np.ascontiguousarray(itk.array_from_image(fdk.GetOutput()).transpose(1, 0, 2))
 
-    def _gantry(self, angles: np.ndarray):
+    def _gantry(self, angles: np.ndarray) -> Any:
         from itk import RTK as rtk
 
         gantry = rtk.ThreeDCircularProjectionGeometry.New()
@@ -358,7 +359,7 @@ class _Rtk:
             gantry.AddProjection(SOURCE_AXIS_MM, self.scan.source_detector_mm, float(angle), self.shift, 0.0)
         return gantry
 
-    def _image(self, array: np.ndarray, geometry: Geometry):
+    def _image(self, array: np.ndarray, geometry: Geometry) -> Any:
         import itk
 
         image = itk.image_from_array(np.ascontiguousarray(array.transpose(1, 0, 2).astype(np.float32)))
@@ -367,7 +368,7 @@ class _Rtk:
         image.SetOrigin([origin[0], origin[2], origin[1]])
         return image
 
-    def _stack(self, array: np.ndarray):
+    def _stack(self, array: np.ndarray) -> Any:
         import itk
 
         image = itk.image_from_array(np.ascontiguousarray(array, dtype=np.float32))

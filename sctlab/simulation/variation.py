@@ -12,7 +12,7 @@ from sctlab.simulation.deformation import Motion, corner_jacobian
 from sctlab.simulation.painter import smooth_noise
 from sctlab.simulation.phantom import Phantom
 from sctlab.simulation.tissues import Tissue
-from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
+from sctlab_model.volume import AIR_HU, Geometry, Volume, resample, triple
 
 NODE_MM = 6.0
 SMALLEST_JACOBIAN = 0.3
@@ -33,7 +33,7 @@ def vary_body(phantom: Phantom, rng: np.random.Generator, strength: float = 1.0)
     if strength == 0:
         return phantom
     nodes = phantom.geometry.resized((NODE_MM,) * 3)
-    nodes = nodes.cropped((-1, -1, -1), tuple(n + 2 for n in nodes.size_xyz))
+    nodes = nodes.cropped((-1, -1, -1), triple(n + 2 for n in nodes.size_xyz))
     field = _draw(phantom, nodes, rng) * strength
     while corner_jacobian(field, nodes.spacing_xyz).min() < SMALLEST_JACOBIAN:
         field *= 0.85

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -149,14 +149,15 @@ class SynthesisLoss(nn.Module):
         prediction = torch.where(known, prediction, batch.target)
         total, parts = prediction.new_zeros(()), {}
         for name, term in self.terms.items():
-            value: Tensor = term(prediction, batch)  # type: ignore[operator]  # a ModuleDict gives modules
+            value: Tensor = term(prediction, batch)
             total = total + self.weights[name] * value
             parts[name] = value.detach()
         return total, parts
 
     def describe(self) -> list[dict[str, object]]:
         """What the terms say about themselves, for the run's record."""
-        described = {name: term.describe() for name, term in self.terms.items()}
+        terms: dict[str, Any] = dict(self.terms.items())  # a ModuleDict promises modules only
+        described = {name: term.describe() for name, term in terms.items()}
         return [{"term": name, **text} for name, text in described.items() if text is not None]
 
 

@@ -19,7 +19,7 @@ from sctlab.transforms.data import (
 )
 from sctlab_model.errors import InputError
 from sctlab_model.io.grids import DEFAULT_MAX_VOXELS, check_direction, check_size, check_spacing
-from sctlab_model.volume import Geometry
+from sctlab_model.volume import Geometry, triple
 
 COMPOSITE = "CompositeTransform"
 MAX_STEPS = 64
@@ -188,7 +188,7 @@ def _grid(fixed: np.ndarray, kind: str, where: str | Path) -> Geometry:
     size = tuple(int(n) for n in sizes)
     check_size(size, str(where), DEFAULT_MAX_VOXELS)
     check_spacing(tuple(fixed[6:9].tolist()), str(where))
-    grid = Geometry(size, tuple(fixed[6:9]), tuple(fixed[3:6]), tuple(fixed[9:18]))
+    grid = Geometry(triple(size), triple(fixed[6:9]), triple(fixed[3:6]), tuple(fixed[9:18]))
     check_direction(grid.axes, str(where))
     return grid
 
