@@ -39,6 +39,8 @@ echo "== style"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 .venv/bin/shellcheck --external-sources ./*.sh .ci/*.sh .ci/run
+echo "== types"
+"$python" -m mypy
 echo "== tests of the code"
 # A worker a core; a file stays with one worker, for its fixtures.
 "$python" -m pytest -n auto --dist loadfile --timeout 1200 -m "not docker$markers"
