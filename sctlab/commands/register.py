@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sctlab.commands.failures import print_failures
 from sctlab.registration.case import OVERVIEW, CaseResult
 from sctlab.registration.cohort import register_cohort
 from sctlab.registration.records import EXCLUSIONS
 from sctlab.registration.report import REPORT, write_report
 from sctlab.registration.settings import Convention, Method, RegistrationSettings
 from sctlab.registration.single import register_files
-from sctlab.workflow.jobs import summarise
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import ExitCode, InputError
 from sctlab_model.monitor import ConsoleMonitor, Monitor
@@ -134,7 +134,7 @@ def pairs(
         monitor.info(
             f"{result.root / REPORT}; {len(result.excluded)} proposed for exclusion in {result.root / EXCLUSIONS}"
         )
-    summarise(result.outcomes)
+    print_failures(result.outcomes)
     return result.exit_code
 
 

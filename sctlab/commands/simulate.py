@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from sctlab.commands.failures import print_failures
 from sctlab.simulation.cohort import simulate_cohort
 from sctlab.simulation.settings import SimulationSettings
-from sctlab.workflow.jobs import summarise
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.monitor import ConsoleMonitor
@@ -74,9 +74,10 @@ def simulate(
         },
         "options (--regions, --spacing, --size, --centre, --labels)",
     )
-    with ConsoleMonitor("simulate") as monitor:
+    with ConsoleMonitor(f"simulate {task}") as monitor:
         result = simulate_cohort(out, settings, jobs=jobs, executor=executor, monitor=monitor)
-    return int(summarise(result.outcomes))
+    print_failures(result.outcomes)
+    return int(result.exit_code)
 
 
 def _triple(text: str, kind: type, option: str) -> tuple:

@@ -9,7 +9,8 @@ from pathlib import Path
 from sctlab.simulation.case import simulate_case
 from sctlab.simulation.settings import CaseSettings, SimulationSettings, case_id
 from sctlab.simulation.truth import SimulationTruth
-from sctlab.workflow.jobs import Outcome, run_jobs
+from sctlab.workflow.cases import run_cases
+from sctlab.workflow.outcomes import Outcome, exit_code
 from sctlab_model.cases import Task
 from sctlab_model.errors import ExitCode, InputError
 from sctlab_model.io.atomic import remove_stale_parts
@@ -33,9 +34,7 @@ class SimulationResult:
     @property
     def exit_code(self) -> ExitCode:
         """0 if every case is there, else as for any work on cases."""
-        if all(o.ok for o in self.outcomes):
-            return ExitCode.OK
-        return ExitCode.SOME_CASES_FAILED if len(self.outcomes) > 1 else ExitCode.BAD_INPUT
+        return exit_code(self.outcomes)
 
 
 def simulate_cohort(
@@ -68,9 +67,9 @@ def simulate_cohort(
     kept = len(folders) - len(work)
     if kept:
         monitor.info(f"{kept} cases are there already")
-    outcomes = run_jobs(simulate_case, work, title=f"simulate {settings.task}", processes=jobs, executor=executor)
+    outcomes = run_cases(simulate_case, work, jobs=jobs, executor=executor, monitor=monitor)
     failed = {o.name for o in outcomes if not o.ok}
-    return SimulationResult(tuple(f for f in folders if f.name not in failed), kept, tuple(outcomes))
+    return SimulationResult(tuple(f for f in folders if f.name not in failed), kept, outcomes)
 
 
 def _is_finished(folder: Path, settings: CaseSettings, task: Task, index: int) -> bool:

@@ -14,7 +14,7 @@ from sctlab.registration.methods import MethodResult
 from sctlab.registration.report import write_report
 from sctlab.transforms.elastix_writing import write_elastix
 from sctlab.transforms.itk_files import write_itk
-from sctlab.workflow.jobs import Outcome
+from sctlab.workflow.outcomes import Outcome
 from sctlab_model.cases import Task, read_json
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
