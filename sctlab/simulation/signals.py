@@ -103,7 +103,7 @@ def tissue_signals(sequence: Sequence, rng: np.random.Generator | None = None) -
         # moving blood: inflow brightens gradient echoes, spin echoes lose it
         bright = sequence.kind in (Kind.GRE, Kind.MPRAGE)
         values[Tissue.BLOOD] *= (
-            np.exp(rng.uniform(np.log(0.9), np.log(2.6))) if bright else np.exp(rng.uniform(np.log(0.015), np.log(0.6)))
+            np.exp(rng.uniform(np.log(0.9), np.log(4.0))) if bright else np.exp(rng.uniform(np.log(0.015), np.log(0.6)))
         )
     fat, bone = float(values[Tissue.FAT]) * sequence.fat_left, float(values[Tissue.CORTICAL_BONE])
     if sequence.output is Output.WATER:

@@ -62,7 +62,7 @@ SOURCES = {
     "R": "Rooney et al., Magn Reson Med 57 (2007) 308 (T1 of white and grey matter)",
     "L": "Bottomley et al., Med Phys 11 (1984) 425: T1 = A ν^B, here for 0.35 T; T2 hardly depends on the field",
     "M": "water of marrow: Le Ster et al., J Magn Reson Imaging 44 (2016) 549; Schick et al., MRM 26 (1992) 207",
-    "F": "fat fractions: Hu et al., MRM 66 (2011) 1556 (liver, pancreas, muscle); Chang et al., Radiology 2015 (gland)",
+    "F": "fat fractions by chemical-shift MR: Hu et al., MRM 66 (2011) 1556 (liver, pancreas, muscle); 1 to 2 % in spleen, kidney",
     "A": "uptake: tissue to blood ratio of gadolinium's extracellular distribution, 1 to 5 minutes after injection",
 }
 
@@ -107,8 +107,8 @@ PROPERTIES: dict[Tissue, Properties] = {
     _T.SKIN: _P(20, 12, 12, 0.60, (480, 750, 950), 30, 30, (0.05, 0.03), 0.2, 0.3, "SZLA"),
     _T.MUSCLE: _P(50, 8, 10, 0.79, (510, 1008, 1412), 47, 50, (0.015, 0.01), 0.3, 0.15, "SZLFA"),
     _T.LIVER: _P(62, 18, 6, 0.75, (340, 586, 809), 46, 28, (0.05, 0.05), 0.25, 0.45, "CBLFA"),
-    _T.SPLEEN: _P(62, 18, 5, 0.80, (680, 1057, 1328), 79, 60, (0, 0), 0.18, 0.7, "CBLA"),
-    _T.KIDNEY: _P(70, 35, 7, 0.82, (600, 966, 1142), 87, 60, (0.01, 0.01), 0.15, 1.0, "CBLA"),
+    _T.SPLEEN: _P(62, 18, 5, 0.80, (680, 1057, 1328), 79, 60, (0.012, 0.006), 0.18, 0.7, "CBLFA"),
+    _T.KIDNEY: _P(70, 35, 7, 0.82, (600, 966, 1142), 87, 60, (0.015, 0.01), 0.15, 1.0, "CBLFA"),
     _T.MEDULLA: _P(52, 22, 6, 0.85, (880, 1412, 1545), 85, 60, (0, 0), 0.1, 1.1, "CBLA"),
     _T.PANCREAS: _P(48, 15, 11, 0.80, (390, 584, 725), 46, 50, (0.12, 0.08), 0.2, 0.6, "CBLFA"),
     _T.BLOOD: _P(65, 38, 3, 0.90, (950, 1441, 1932), 230, 60, (0, 0), 0.05, 1.0, "CZLA"),
