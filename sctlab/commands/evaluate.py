@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sctlab.evaluation.dose.plan import Modality
 from sctlab_model.cases import Region, Task
+from sctlab_model.errors import InputError
 
 
 def evaluate(
@@ -32,6 +34,11 @@ def evaluate(
     control: Annotated[
         Path | None, typer.Option(help="Pairs registered otherwise: also the control of the two registrations.")
     ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(help="Distance in an extractor's features (see features list), or lpips; several times."),
+    ] = None,
+    dose: Annotated[str, typer.Option(help="Recalculate a default plan: photons, protons, or both with a comma.")] = "",
     task: Annotated[Task | None, typer.Option(help="Only this task.")] = None,
     region: Annotated[Region | None, typer.Option(help="Only this region.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this case, id or key; several times.")] = None,
@@ -55,6 +62,8 @@ def evaluate(
         truth=truth,
         round_trip=round_trip,
         control=control,
+        features=tuple(features or ()),
+        dose=modalities(dose),
         task=task,
         region=region,
         only=tuple(only or ()),
@@ -69,6 +78,20 @@ def evaluate(
     console.print(_summary(result.cases))
     console.print(f"written to {out}", soft_wrap=True, markup=False, highlight=False)
     return int(result.exit_code)
+
+
+def modalities(text: str) -> tuple[Modality, ...]:
+    """`photons,protons` as a tuple.
+
+    Raises:
+        InputError: Another word.
+    """
+    known: tuple[Modality, ...] = ("photons", "protons")
+    words = [w.strip() for w in text.split(",") if w.strip()]
+    for word in words:
+        if word not in known:
+            raise InputError("--dose", found=f"'{word}'", expected="photons, protons, or photons,protons")
+    return tuple(m for m in known if m in words)
 
 
 def _summary(cases: list) -> Table:

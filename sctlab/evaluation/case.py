@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sctlab.evaluation import checks
-from sctlab.evaluation.closer import look_closer
+from sctlab.evaluation.closer import look_closer, recalculate_doses
 from sctlab.evaluation.images import Images, find_reference, load_images, reference_labels
 from sctlab.evaluation.organs import region_metrics
 from sctlab.evaluation.provenance import reference_registration
@@ -57,6 +57,7 @@ def evaluate_case(case: Case, prediction: Path, spread: Path | None, settings: E
     predicted_labels = _predicted_labels(case, images.prediction, settings, segmenter, record.notes)
     with timed(record, "organ metrics"):
         _score_organs(case, images, predicted_labels, segmenter, record)
+    recalculate_doses(case, images, settings, record)
     if not settings.challenge_only:
         look_closer(case, images, predicted_labels, spread, settings, record)
     record.metrics = {k: finite(v) for k, v in record.metrics.items()}

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from sctlab.evaluation import bias, calibration, checks, profiles, tissues, water_equivalent
+from sctlab.evaluation.definitions import feature_key
+from sctlab.evaluation.dose.case import score_dose
 from sctlab.evaluation.images import TRUTH, Images, reference_labels
 from sctlab.evaluation.organs import region_metrics
 from sctlab.evaluation.records import CaseRecord
 from sctlab.evaluation.segmentation import read_labels
 from sctlab.evaluation.settings import EvaluationSettings
 from sctlab.evaluation.steps import finite, optional
+from sctlab.features import FeatureExtractor, load_extractor
+from sctlab.measures.features import feature_distance
 from sctlab.measures.image import image_metrics
 from sctlab.measures.similarity import edge_agreement, normalised_mutual_information
+from sctlab.measures.ssim import ssim
 from sctlab_model.cases import Case, Task, find_image
 from sctlab_model.io.reading import read_volume
 from sctlab_model.volume import Volume
 
 ALL_WATER, RAW_IMAGE = "all water", "raw image"
+LPIPS_NETWORK = "vgg16"
 
 
 def look_closer(
@@ -39,6 +46,11 @@ def look_closer(
     """
     with optional(record, "baselines"):
         record.baselines = _baselines(case, images, settings.device)
+    with optional(record, "SSIM"):
+        record.metrics["ssim"] = ssim(images.prediction.array, images.reference.array, images.mask)
+    for name in settings.features:
+        with optional(record, f"features of {name}"):
+            record.metrics[feature_key(name)] = _feature_distance(name, images, settings.device)
     with optional(record, "tissues"):
         by_tissue = tissues.tissue_errors(images.prediction.array, images.reference.array, images.mask)
         record.tissues = {name: asdict(e) for name, e in by_tissue.items()}
@@ -73,6 +85,18 @@ def look_closer(
             _control(case, images, settings.control, record)
 
 
+def recalculate_doses(case: Case, images: Images, settings: EvaluationSettings, record: CaseRecord) -> None:
+    """Add the dose metrics of the settings' modalities to `record`; one that fails is noted."""
+    for modality in settings.dose:
+        with optional(record, f"dose of {modality}"):
+            path = reference_labels(case, Path(record.reference))
+            labels = checks.check_labels(read_volume(path), images.reference, []) if path is not None else None
+            metrics, record.dose[modality] = score_dose(
+                modality, images, labels, settings.target, case.region, settings.dose_cache
+            )
+            record.metrics |= metrics
+
+
 def truth_folder(case: Case, settings: EvaluationSettings) -> Path | None:
     """The `truth/` folder of a simulated case: beside it, or in the cohort that the settings name."""
     assert case.folder is not None
@@ -95,6 +119,28 @@ def _baselines(case: Case, images: Images, device: str) -> dict[str, dict[str, f
         }
         for name, array in candidates.items()
     }
+
+
+@lru_cache(maxsize=4)
+def extractor_of(name: str) -> FeatureExtractor:
+    """The network of one of the settings' `features`; `lpips` is VGG16.
+
+    Raises:
+        InputError: No such extractor.
+        WeightsError: Its weights are not here.
+    """
+    return load_extractor(LPIPS_NETWORK if name == "lpips" else name)
+
+
+def _feature_distance(name: str, images: Images, device: str) -> float:
+    return feature_distance(
+        extractor_of(name),
+        images.prediction.array,
+        images.reference.array,
+        images.mask,
+        unit=name == "lpips",
+        device=device,
+    )
 
 
 def _profiles(images: Images, record: CaseRecord) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sctlab.evaluation.case import evaluate_case
+from sctlab.evaluation.closer import extractor_of
+from sctlab.evaluation.dose.calculation import dose_python
 from sctlab.evaluation.images import is_unregistered_simulation
 from sctlab.evaluation.predictions import Matched, match_predictions, unpacked
 from sctlab.evaluation.provenance import (
@@ -80,6 +82,8 @@ def evaluate_cohort(
     predictions, cohort = Path(predictions), Path(cohort)
     settings, monitor = settings or EvaluationSettings(), monitor or Monitor()
     settings = settings.model_copy(update={"device": str(choose_device(settings.device))})
+    if settings.dose and settings.dose_cache is None and out is not None:
+        settings = settings.model_copy(update={"dose_cache": Path(out) / "dose"})
     _check(settings)
     everything = find_cohort(cohort)
     cases = choose_cases(everything, cohort, settings)
@@ -156,6 +160,10 @@ def _check(settings: EvaluationSettings) -> None:
     for name, folder in folders.items():
         if folder is not None and not folder.is_dir():
             raise InputError(name, found=f"no folder '{folder}'", expected="a folder")
+    if settings.dose:
+        dose_python()
+    for name in settings.features:
+        extractor_of(name)
     make_segmenter(settings.segmenter, settings.device)  # one message now instead of one per case
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from sctlab.evaluation import figures
-from sctlab.evaluation.definitions import METRICS
+from sctlab.evaluation.definitions import METRICS, used_metrics
 from sctlab.evaluation.records import CaseRecord, read_evaluation
 from sctlab.measures.statistics import PairedDifference, paired_difference
 from sctlab.reporting import number, render
@@ -96,7 +96,7 @@ def compare_evaluations(a: str | Path, b: str | Path, out: str | Path | None = N
             f"({', '.join(other[:3])}{', …' if len(other) > 3 else ''}): the difference holds registration as well as synthesis"
         )
     couples = [(cases_a[k], cases_b[k]) for k in shared]
-    pairs = {key: _values(couples, key) for key in METRICS if key != SHARED_DICE}
+    pairs = {key: _values(couples, key) for key in used_metrics(k for a, _ in couples for k in a.metrics)}
     pairs[SHARED_DICE] = _shared_dice(couples)
     record = ComparisonRecord(
         a=a.resolve().name, b=b.resolve().name, warnings=warnings, differences=_differences(pairs)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ CHALLENGE_IMAGE = ("mae", "psnr", "ms_ssim")
 CHALLENGE_ORGANS = ("DICE", "HD95")
 CHALLENGE = CHALLENGE_IMAGE + CHALLENGE_ORGANS
 
+LPIPS = "lpips_equal"
 CHALLENGE_DOSE = ("dose_mae_photon", "dvh_photon", "gamma_photon", "dose_mae_proton", "dvh_proton", "gamma_proton")
 
 _LEADERBOARD, _REFERENCE_FREE, _BIAS = "The challenge's metrics", "Without a registered reference", "Registration bias"
@@ -54,6 +57,8 @@ _ALL = (
     Metric("coverage_photon", "V95 of the target, photons, sCT − CT", "%", "zero", 2),
     Metric("coverage_proton", "V95 of the target, protons, sCT − CT", "%", "zero", 2),
     Metric("dice_shared", "Dice over labels that both have", "", "higher", 4),
+    Metric("ssim", "SSIM, as published", "", "higher", 4),
+    Metric(LPIPS, "LPIPS with equal weights (VGG16)", "", "lower", 4),
     Metric("ms_ssim_textbook", "MS-SSIM, textbook", "", "higher", 4),
     Metric("mean_error", "Mean error", "HU", "zero", 2),
     Metric("rmse", "RMSE", "HU", "lower", 2),
@@ -74,6 +79,32 @@ _ALL = (
     Metric("spread_calibration", "Calibration error of the spread", "", "lower", 3),
     Metric("spread_rank", "Rank correlation of spread and error", "", "higher", 3),
 )
-METRICS: dict[str, Metric] = {m.key: m for m in _ALL}
+FEATURE_PREFIX = "d_"  # distances in the features of an extractor: `d_` and its name
+
+
+class _Metrics(dict[str, Metric]):
+    """The metrics by key. Distances in features (`d_<extractor>`) are as many as there are extractors."""
+
+    def __missing__(self, key: str) -> Metric:
+        if not key.startswith(FEATURE_PREFIX):
+            raise KeyError(key)
+        return Metric(key, f"Distance in features of {key.removeprefix(FEATURE_PREFIX)}", "", "lower", 4)
+
+
+METRICS: dict[str, Metric] = _Metrics({m.key: m for m in _ALL})
+
+
+def feature_key(extractor: str) -> str:
+    """Key of the distance in an extractor's features, by its name or its file; `lpips` has one of its own."""
+    name = Path(extractor).stem if extractor.endswith((".pt", ".safetensors")) else extractor
+    return LPIPS if name == "lpips" else FEATURE_PREFIX + name
+
+
+def used_metrics(keys: Iterable[str]) -> list[str]:
+    """The metrics among some keys, in the order of `METRICS`, distances in features last."""
+    found = dict.fromkeys(keys)
+    return [k for k in METRICS if k in found] + [k for k in found if k.startswith(FEATURE_PREFIX)]
+
+
 # what a terminal shows
 SUMMARY = (*CHALLENGE, *CHALLENGE_DOSE, "mean_error", "mae_truth", "bias", "round_trip", "control")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sctlab.evaluation import figures
-from sctlab.evaluation.definitions import CHALLENGE, CHALLENGE_IMAGE, METRICS, Metric
+from sctlab.evaluation.definitions import CHALLENGE, CHALLENGE_IMAGE, METRICS, Metric, used_metrics
 from sctlab.evaluation.images import load_images
 from sctlab.evaluation.records import CaseRecord, EvaluationRecord
 from sctlab.measures.statistics import aggregate
@@ -80,7 +80,8 @@ def _cards(records: Sequence[CaseRecord], left: int) -> list[dict[str, str]]:
 
 def _tables(groups: Sequence[tuple[str, Sequence[CaseRecord]]]) -> list[dict[str, Any]]:
     tables: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for key, metric in METRICS.items():
+    for key in used_metrics(k for _, chosen in groups for r in chosen for k in r.metrics):
+        metric = METRICS[key]
         cells = [_cell((r.metrics.get(key) for r in chosen), metric) for _, chosen in groups]
         if not any(cells):
             continue

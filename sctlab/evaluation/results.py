@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sctlab.evaluation.definitions import CHALLENGE, CHALLENGE_IMAGE, METRICS
+from sctlab.evaluation.definitions import CHALLENGE, CHALLENGE_IMAGE, used_metrics
 from sctlab.evaluation.records import DETAILS, CaseRecord, EvaluationRecord
 from sctlab.evaluation.tissues import TISSUES
 from sctlab.measures.statistics import aggregate
@@ -40,7 +40,7 @@ def write_results(record: EvaluationRecord, out: Path) -> None:
 
 def metrics_csv(cases: Sequence[CaseRecord]) -> str:
     """One row per case: every metric, the errors by tissue (`mae_hu_fat`, …) and the baselines (`mae_all_water`, …)."""
-    used = [key for key in METRICS if any(key in c.metrics for c in cases)]
+    used = used_metrics(key for c in cases for key in c.metrics)
     tissues = [name for name in TISSUES if any(name in c.tissues for c in cases)]
     baselines = list(dict.fromkeys(name for c in cases for name in c.baselines))
     parameters = list(dict.fromkeys(name for c in cases for name in c.parameters))

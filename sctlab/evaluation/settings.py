@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
+from sctlab.evaluation.dose.plan import Modality
 from sctlab_model.cases import Region, Task
 from sctlab_model.settings import Settings
-
-Modality = Literal["photons", "protons"]
 
 
 class EvaluationSettings(Settings):
@@ -37,8 +35,8 @@ class EvaluationSettings(Settings):
     features: tuple[str, ...] = Field(
         (), description="Registered extractors (or their files) whose feature distance is measured; `lpips` for LPIPS."
     )
-    dose: tuple[Modality, ...] = Field((), description="Recalculate a default plan: photons, protons.")
-    strata: str = Field("", description="Column of SynthRAD's parameter files to group the scores by.")
+    dose: tuple[Modality, ...] = Field((), description="Plan on the CT and recalculate on the sCT: photons, protons.")
+    dose_cache: Path | None = Field(None, description="Folder of doses; `dose` in the output folder by default.")
     challenge_only: bool = Field(False, description="Only the challenge's metrics.")
     task: Task | None = Field(None, description="Only this task.")
     region: Region | None = Field(None, description="Only this region.")

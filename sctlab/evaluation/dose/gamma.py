@@ -1,4 +1,4 @@
-"""Gamma comparison of two dose files (optional extra: `pip install "sctlab[dose]"`)."""
+"""Gamma comparison of two dose files (optional extra: `pip install "sctlab[gamma]"`)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ class GammaResult:
     voxels: int
 
 
-def gamma_pass_rate(evaluated: Volume, reference: Volume) -> GammaResult:
-    """3D gamma 2 %/2 mm, cutoff 10 % of the reference's maximum, by pymedphys.
+def gamma_pass_rate(evaluated: Volume, reference: Volume, *, prescription: float | None = None) -> GammaResult:
+    """3D gamma 2 %/2 mm, cutoff 10 %, both relative to the prescription (or the reference's maximum), by pymedphys.
 
     Args:
         evaluated: Dose recalculated on the CT or sCT, any unit.
         reference: Dose to compare with, in the same unit; its grid may differ but must not be rotated.
+        prescription: Dose that percentages refer to; the reference's maximum when left out.
 
     Raises:
         InputError: pymedphys isn't installed, negative dose, no dose, or a rotated grid.
@@ -44,7 +45,7 @@ def gamma_pass_rate(evaluated: Volume, reference: Volume) -> GammaResult:
         from pymedphys import gamma
     except ImportError as error:
         raise InputError(
-            "gamma", found="pymedphys isn't installed", expected="it", advice='pip install "sctlab[dose]"'
+            "gamma", found="pymedphys isn't installed", expected="it", advice='pip install "sctlab[gamma]"'
         ) from error
     for dose in (evaluated, reference):
         if dose.array.min() < 0 or not dose.array.any():
@@ -67,6 +68,8 @@ def gamma_pass_rate(evaluated: Volume, reference: Volume) -> GammaResult:
         distance_mm_threshold=DISTANCE_MM,
         lower_percent_dose_cutoff=CUTOFF_PERCENT,
         max_gamma=MAX_GAMMA,
+        global_normalisation=prescription,
+        quiet=True,
         interp_algo="scipy",  # its own needs numba
     )
     values = values[np.isfinite(values)]
