@@ -17,6 +17,7 @@ LOCKS = {
     "image": ("requirements.txt",),
     "image-cuda13": ("requirements.txt",),
     "cpu": ("requirements.txt",),
+    "dose": ("requirements-dose.txt",),
 }
 
 
