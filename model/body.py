@@ -11,6 +11,9 @@ from sctlab_model.volume import Volume
 
 BODY_THRESHOLD_HU = -400.0  # between lung/air and fat (-100)
 LUNG_HU = -930.0  # aerated lung lies above, room air below
+_ABOVE_AIR_HU = 70.0  # lung lies so far above the image's own air, where that isn't room air
+_AIR_AROUND = 0.6  # share of the slices' corners outside the body that says that there is air around it
+_EVERYTHING = 0.99  # a mask of more than this share of the image needs evidence
 _COARSE_MM = 3.0
 _OPENING_MM = 6.0  # wider than a couch shell or a mask strap
 _CLOSING_MM = 9.0
@@ -19,8 +22,9 @@ _CLOSING_MM = 9.0
 def body_mask(volume: Volume, task: Task) -> Volume:
     """Find the patient in an image.
 
-    A threshold (fixed in HU for CT and CBCT, from the histogram for MR), the largest connected part after
-    an opening that cuts off couch and straps, and every hole of an axial slice filled (lungs, bowel gas).
+    A threshold (fixed in HU for CT and CBCT, moved with the scale where it isn't that of HU; from the histogram for
+    MR), the largest connected part after an opening that cuts off couch, headrest and straps, and every hole of an axial
+    slice filled (lungs, bowel gas).
 
     Args:
         volume: MR, or CT/CBCT in HU (`Task.CBCT`); any orientation and spacing.
@@ -30,7 +34,7 @@ def body_mask(volume: Volume, task: Task) -> Volume:
         bool on the image's grid.
 
     Raises:
-        InputError: Nothing in the image looks like a body.
+        InputError: Nothing in the image looks like a body, or everything does without evidence for it.
     """
     # "Slices" below are axial: bring the axis that runs along the body to the front.
     along = 2 - int(np.argmax(np.abs(volume.geometry.axes[2])))
@@ -38,9 +42,11 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     spacing = np.array(volume.geometry.spacing_xyz[::-1])[[along, *(k for k in range(3) if k != along)]]
     step = np.maximum(1, np.rint(_COARSE_MM / spacing)).astype(int)
     step = np.minimum(step, np.maximum(1, np.array(image.shape) // 8))
-    threshold = BODY_THRESHOLD_HU if task is Task.CBCT else _mr_threshold(image)
     coarse_mm = spacing * step
     means = _block_means(image, step)
+    if task is Task.CBCT:
+        means = means - np.float32(_scale_offset(means))
+    threshold = BODY_THRESHOLD_HU if task is Task.CBCT else _mr_threshold(image)
     coarse = means > threshold
     core = _largest_part(_open(coarse, coarse_mm))
     if core is None:
@@ -55,6 +61,13 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     body = _distance(~body, coarse_mm) <= _CLOSING_MM
     body = _distance(body, coarse_mm) > _CLOSING_MM
     body = _fill_slices(body | core, means if task is Task.CBCT else None)
+    if body.mean() > _EVERYTHING and not (task is Task.CBCT and coarse.mean() > 0.95):
+        raise InputError(
+            volume.name or "image",
+            found=f"a body mask of {body.mean():.1%} of the image: body and air can't be told apart",
+            expected="an image of a patient with air around, or in HU",
+            advice="give a body mask with --mask",
+        )
     full = np.repeat(np.repeat(np.repeat(body, step[0], 0), step[1], 1), step[2], 2)
     full = np.pad(full, [(0, n - f) for n, f in zip(image.shape, full.shape, strict=True)], mode="edge")
     return Volume(np.ascontiguousarray(np.moveaxis(full, 0, along)), volume.geometry, f"body mask of {volume.name}")
@@ -68,6 +81,21 @@ def _block_means(image: np.ndarray, step: np.ndarray) -> np.ndarray:
     return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
 
 
+def _lung_level(body: np.ndarray, hu: np.ndarray) -> float:
+    """HU above which a region outside the body is lung that the field of view cuts open, not air.
+
+    Room air is darker than any lung, but in a CBCT air may lie anywhere. Where the corners of the slices are outside the
+    body there is air around it, and its level is measured there; else the field of view lies in the body.
+    """
+    outside = ~body
+    corners = outside[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    if corners.mean() < _AIR_AROUND:
+        return LUNG_HU
+    labels, _ = ndimage.label(outside)
+    around = np.isin(labels, np.unique(labels[:, [0, 0, -1, -1], [0, -1, 0, -1]][corners]))
+    return max(LUNG_HU, float(np.median(hu[around])) + _ABOVE_AIR_HU)
+
+
 def _mr_threshold(image: np.ndarray) -> float:
     """Between noise and tissue: Otsu's threshold of the image's square root, squared.
 
@@ -76,11 +104,30 @@ def _mr_threshold(image: np.ndarray) -> float:
     from skimage.filters import threshold_otsu
 
     sample = (image[::2, ::2, ::2] if image.size > 1_000_000 else image).astype(np.float32)
-    high = float(np.percentile(sample, 99))
-    roots = np.sqrt(np.clip(sample, 0, max(high, 0)))
+    low, high = (float(v) for v in np.percentile(sample, (0.5, 99)))
+    # Magnitude images begin at zero. A standardised one (much of it negative) or one with an offset begins elsewhere.
+    base = low if (sample < 0).mean() > 0.05 or low > 0.2 * high else 0.0
+    roots = np.sqrt(np.clip(sample - base, 0, max(high - base, 0)))
     if roots.max() <= roots.min():
         return high
-    return float(threshold_otsu(roots, nbins=128) ** 2) * 0.6
+    return base + float(threshold_otsu(roots, nbins=128) ** 2) * 0.6
+
+
+def _scale_offset(means: np.ndarray) -> float:
+    """What has to be subtracted to come to HU, roughly: 0 where the image holds air below -600, as HU do.
+
+    Scanners and converters also store HU + 1024, and a CBCT's air may lie anywhere. Then the darker of two classes
+    (Otsu) is taken for air at -1000, if the other one lies as far above it as tissue does.
+    """
+    from skimage.filters import threshold_otsu
+
+    low, high = (float(v) for v in np.percentile(means, (0.5, 99.5)))
+    if low < -600 or high - low < 300:
+        return 0.0
+    values = np.clip(means, low, high)
+    cut = threshold_otsu(values, nbins=128)
+    air, tissue = float(np.median(values[values <= cut])), float(np.median(values[values > cut]))
+    return air + 1000.0 if 500 <= tissue - air <= 1600 else 0.0
 
 
 def _distance(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
@@ -105,9 +152,10 @@ def _largest_part(mask: np.ndarray) -> np.ndarray | None:
 def _fill_slices(mask: np.ndarray, hu: np.ndarray | None) -> np.ndarray:
     """Fill the holes of every axial slice; with HU, also lung that the field of view cuts open."""
     filled = np.stack([ndimage.binary_fill_holes(s) for s in mask])
-    if hu is not None:
+    if hu is not None and not filled.all():
+        lung = _lung_level(filled, hu)
         for inside, values in zip(filled, hu, strict=True):
             labels, count = ndimage.label(~inside)
             medians = ndimage.median(values, labels, range(1, count + 1))
-            inside |= np.isin(labels, 1 + np.flatnonzero(np.asarray(medians) > LUNG_HU))
+            inside |= np.isin(labels, 1 + np.flatnonzero(np.asarray(medians) > lung))
     return filled

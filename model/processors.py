@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sctlab_model.limits import control_groups
 
+from sctlab_model.allocator import keep_freed_memory
+
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -38,6 +40,12 @@ def cpu_quotas() -> list[float]:
         except (OSError, ValueError):
             continue
     return quotas
+
+
+def start_process() -> None:
+    """What every command does first, before a library that computes is imported: quota and allocator."""
+    heed_quota()
+    keep_freed_memory()
 
 
 def heed_quota() -> None:

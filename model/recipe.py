@@ -45,6 +45,23 @@ class PercentileNormalisation(_Settings):
         return self
 
 
+class RobustNormalisation(_Settings):
+    """Clip to two percentiles of the body, both bounded against outliers, then linear to [-1, 1]; outside the mask -1.
+
+    The percentiles are taken over the foreground: the mask without a fill value, which is a low value that at least 3 %
+    of its voxels share exactly (borders that a scanner or a vendor's mask set to zero). Negative or wild voxels, another
+    scale or offset, and empty borders leave the scale where it was.
+
+    Args:
+        lower_percentile: Becomes -1.
+        upper_percentile: Becomes 1.
+    """
+
+    kind: Literal["robust"] = "robust"
+    lower_percentile: float = Field(0.5, gt=0, lt=50)
+    upper_percentile: float = Field(99.5, gt=50, lt=100)
+
+
 class ZScoreNormalisation(_Settings):
     """Subtract the mean and divide by the standard deviation over mask voxels; `outside` elsewhere."""
 
@@ -67,7 +84,8 @@ class RangeNormalisation(_Settings):
 
 
 Normalisation = Annotated[
-    PercentileNormalisation | ZScoreNormalisation | RangeNormalisation, Field(discriminator="kind")
+    PercentileNormalisation | RobustNormalisation | ZScoreNormalisation | RangeNormalisation,
+    Field(discriminator="kind"),
 ]
 
 
@@ -122,6 +140,7 @@ class Recipe(_Settings):
         spacing_xyz: Grid of the network in mm.
         spacing_tolerance: Relative difference below which the source isn't resampled.
         max_tilt_deg: A source tilted more than this against the patient axes is resampled upright.
+        bias_correction: `n4` evens the shading of surface coils (MR) before normalisation.
         normalisation: Of the source.
         target_range_hu: HU that -1 and 1 of the network's output stand for.
         views: Flips that are averaged at inference.
@@ -136,6 +155,7 @@ class Recipe(_Settings):
     spacing_xyz: Spacing = (1.0, 1.0, 3.0)
     spacing_tolerance: float = Field(0.01, ge=0, le=0.5)
     max_tilt_deg: float = Field(10.0, ge=0, le=45)
+    bias_correction: Literal["none", "n4"] = "none"
     normalisation: Normalisation = PercentileNormalisation()
     target_range_hu: tuple[float, float] = (-1024.0, 3071.0)
     canvas: Canvas = Canvas()

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from sctlab_model.errors import ExitCode, InputError, ProductError
-from sctlab_model.processors import heed_quota
+from sctlab_model.processors import start_process
 
 # name → (module, attribute, one line for the listing). The attribute is a function or a typer.Typer.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -74,7 +74,7 @@ def app(debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command and end with the product's exit codes."""
-    heed_quota()
+    start_process()
     arguments = sys.argv[1:] if arguments is None else arguments
     sys.exit(run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False), debug="--debug" in arguments))
 

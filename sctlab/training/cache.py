@@ -102,6 +102,7 @@ def cache_key(pair: Pair, recipe: Recipe, fractions: bool = False) -> str:
             "spacing_xyz",
             "spacing_tolerance",
             "max_tilt_deg",
+            "bias_correction",
             "normalisation",
             "target_range_hu",
             "canvas",

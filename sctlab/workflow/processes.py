@@ -12,6 +12,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from sctlab.workflow.outcomes import Outcome, attempt
 from sctlab.workflow.signals import sigterm_as_interrupt
+from sctlab_model.allocator import keep_freed_memory
 from sctlab_model.processors import THREAD_VARIABLES, available_cpus
 
 
@@ -49,6 +50,7 @@ def limit_threads(count: int) -> None:
     """Give a worker its share of the cores: more threads than cores only slow each other down."""
     for name in THREAD_VARIABLES:
         os.environ[name] = str(count)
+    keep_freed_memory()
 
 
 def _in_worker(function: Callable[..., Any], name: str, arguments: tuple[Any, ...]) -> Outcome:

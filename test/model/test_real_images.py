@@ -1,0 +1,228 @@
+"""The preparation on real MR: what a scanner, a vendor or an archive does to an image must not move the network's input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sctlab_model.body import body_mask
+from sctlab_model.cases import Task
+from sctlab_model.errors import InputError
+from sctlab_model.io.reading import read_volume
+from sctlab_model.overlap import dice
+from sctlab_model.preparation import Prepared, prepare
+from sctlab_model.recipe import Canvas, PercentileNormalisation, Recipe, RobustNormalisation
+from sctlab_model.volume import Volume
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+MRS = (
+    "abdomen_mr/mr.nii.gz",
+    "abdomen_mr_t2/scan_001_t2.nii.gz",
+    "head_mr_fernando_t2/t2.nii.gz",
+    "pair_mrct_sts_044/mr_t1.nii.gz",
+)
+LIMIT = 0.02  # 0.01 of the input's range, -1 to 1
+
+Case = tuple[Volume, Volume]
+
+
+@pytest.fixture(scope="module", params=MRS, ids=[m.split("/")[0] for m in MRS])
+def case(request: pytest.FixtureRequest) -> Case:
+    path = DATA / request.param
+    if not path.is_file():
+        pytest.skip("the shared images aren't here")
+    source = read_volume(path)
+    return source.with_array(source.array.astype(np.float64)), body_mask(source, Task.MRI)
+
+
+def recipe_for(source: Volume) -> Recipe:
+    return Recipe(
+        task="mri",
+        spacing_xyz=source.geometry.spacing_xyz,
+        max_tilt_deg=45,
+        normalisation=RobustNormalisation(),
+        canvas=Canvas(crop="none", multiple=1, minimum_yx=(1, 1)),
+    )
+
+
+def changed(prepared: Prepared, reference: Prepared, where: np.ndarray) -> float:
+    """Mean absolute change of the network's input."""
+    return float(np.abs(prepared.source - reference.source)[where].mean())
+
+
+def eight_bit(array: np.ndarray, low: float) -> np.ndarray:
+    """An 8-bit copy from `low` to the maximum."""
+    return np.rint((np.maximum(array, low) - low) / (array.max() - low) * 255).astype(np.uint8)
+
+
+def wild(array: np.ndarray, mask: np.ndarray, count: int) -> np.ndarray:
+    """`count` voxels of the body at -3000 or 1e5, in turn."""
+    out = array.copy()
+    places = np.random.default_rng(count).choice(np.flatnonzero(mask), count, replace=False)
+    out.ravel()[places] = np.where(np.arange(count) % 2 == 0, -3000.0, 1e5)
+    return out
+
+
+SAME_PLACES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "clipped at zero": lambda a, m: np.maximum(a, 0),
+    "times 1e-6": lambda a, m: a * 1e-6,
+    "times 1e6": lambda a, m: a * 1e6,
+    "8 bit from zero": lambda a, m: eight_bit(a, 0),
+    "8 bit from the minimum": lambda a, m: eight_bit(a, a.min()),
+    "offset": lambda a, m: a + 1000,
+    **{f"{n} wild voxels": lambda a, m, n=n: wild(a, m, n) for n in (1, 2, 5, 10)},
+}
+
+
+@pytest.mark.parametrize("change", SAME_PLACES)
+def test_what_happens_to_voxel_values(case: Case, change: str) -> None:
+    source, mask = case
+    recipe = recipe_for(source)
+    reference = prepare(source, mask, recipe)
+    prepared = prepare(source.with_array(SAME_PLACES[change](source.array, mask.array)), mask, recipe)
+    assert prepared.source.min() >= -1
+    assert prepared.source.max() <= 1
+    assert changed(prepared, reference, reference.mask) <= LIMIT
+    assert not np.array_equal(prepared.source, reference.source) or change.startswith(("times", "offset", "clipped"))
+
+
+@pytest.mark.parametrize("border", ["slices", "frame", "wider air"])
+def test_empty_borders(case: Case, border: str) -> None:
+    """Slices set to zero, a frame of zeros over the skin, and air added around: the mask stays what it was."""
+    source, mask = case
+    recipe = recipe_for(source)
+    reference = prepare(source, mask, recipe)
+    array, inside = source.array.copy(), np.ones(mask.array.shape, bool)
+    if border == "slices":
+        inside[: max(1, len(inside) // 8)] = False
+    elif border == "frame":
+        inside[:, :2] = inside[:, -2:] = False
+        inside[:, :, :2] = inside[:, :, -2:] = False
+    else:
+        width = ((0, 0), (12, 12), (20, 20))
+        geometry = source.geometry.cropped(
+            (-20, -12, 0), tuple(n + 2 * k for n, k in zip(source.geometry.size_xyz, (20, 12, 0), strict=True))
+        )
+        wide = Volume(np.pad(array, width), geometry)
+        prepared = prepare(wide, Volume(np.pad(mask.array, width), geometry), recipe)
+        cut = prepared.source[:, 12:-12, 20:-20]
+        assert np.abs(cut - reference.source)[reference.mask].mean() <= LIMIT / 100
+        return
+    array[~inside] = 0
+    prepared = prepare(source.with_array(array), mask, recipe)
+    upright = (
+        prepare(
+            mask.with_array(inside.astype(np.float32)),
+            mask,
+            recipe_for(source).model_copy(update={"normalisation": PercentileNormalisation(upper_percentile=100)}),
+        ).source
+        > 0
+    )
+    assert changed(prepared, reference, reference.mask & upright) <= LIMIT
+
+
+def test_fewer_slices(case: Case) -> None:
+    """Half of the slices: the field of view that another protocol would have had."""
+    source, mask = case
+    recipe = recipe_for(source)
+    reference = prepare(source, mask, recipe).source
+    first, last = len(mask.array) // 4, len(mask.array) - len(mask.array) // 4
+    grid = source.geometry.cropped((0, 0, first), (*source.geometry.size_xyz[:2], last - first))
+    part = prepare(Volume(source.array[first:last], grid), Volume(mask.array[first:last], grid), recipe)
+    places = slice(first, last)
+    if not np.array_equal(part.mask, prepare(source, mask, recipe).mask[places]):
+        places = slice(len(reference) - last, len(reference) - first)  # slices run the other way
+    assert np.abs(part.source - reference[places])[part.mask].mean() <= LIMIT
+
+
+def test_the_rule_before_did_not_hold(case: Case) -> None:
+    """One voxel of -3000 in the body sets the scale of a normalisation from the minimum: the tests can tell."""
+    source, mask = case
+    recipe = recipe_for(source).model_copy(update={"normalisation": PercentileNormalisation()})
+    array = source.array.copy()
+    array.ravel()[np.flatnonzero(mask.array)[100]] = -3000
+    reference = prepare(source, mask, recipe)
+    assert changed(prepare(source.with_array(array), mask, recipe), reference, reference.mask) > 5 * LIMIT
+
+
+def test_shading_is_evened(case: Case) -> None:
+    """N4: the same image under a threefold shading comes nearer to itself."""
+    source, mask = case
+    ramp = np.linspace(0.5, 1.5, source.array.shape[2])
+    shaded = source.with_array(np.maximum(source.array, 0) * ramp)
+    plain = source.with_array(np.maximum(source.array, 0))
+    off = recipe_for(source)
+    on = off.model_copy(update={"bias_correction": "n4"})
+    apart = [changed(prepare(shaded, mask, r), reference := prepare(plain, mask, r), reference.mask) for r in (off, on)]
+    assert apart[1] < 0.5 * apart[0]
+
+
+CTS = ("abdomen_ct/ct.nii.gz", "abdomen_ct_crlm_1004/ct.nii.gz", "hn_ct_openkbp_109/ct.nii.gz")
+AIR: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "HU + 1024": lambda a: a + 1024,
+    "air at -850": lambda a: np.maximum(a, -850),
+    "air at -700": lambda a: np.where(a < -700, -700 + (a + 1000) * 0.1, a),
+    "air around -920": lambda a: np.where(a < -900, -920 + np.random.default_rng(0).normal(0, 40, a.shape), a),
+    "noisy air at -860": lambda a: np.where(a < -860, -860 + np.random.default_rng(0).normal(0, 60, a.shape), a),
+    "another slope": lambda a: (a + 1000) * 0.8 - 850,
+}
+
+
+@pytest.mark.parametrize("level", AIR)
+@pytest.mark.parametrize("name", CTS, ids=[c.split("/")[0] for c in CTS])
+def test_the_body_at_any_level_of_air(name: str, level: str) -> None:
+    """A CBCT's air may lie anywhere; the mask is the one of the calibrated CT."""
+    if not (DATA / name).is_file():
+        pytest.skip("the shared images aren't here")
+    ct = read_volume(DATA / name)
+    ct = ct.with_array(ct.array.astype(np.float32))
+    wanted = body_mask(ct, Task.CBCT).array
+    assert 0.2 < wanted.mean() < 0.7
+    assert dice(body_mask(ct.with_array(AIR[level](ct.array)), Task.CBCT).array, wanted) >= 0.99
+
+
+@pytest.mark.parametrize("scale", ["standardised", "offset", "clipped", "times 1e-6"])
+def test_the_body_of_an_mr_on_any_scale(case: Case, scale: str) -> None:
+    source, mask = case
+    a = source.array
+    other = {
+        "standardised": (a - a.mean()) / a.std(),
+        "offset": a + 1000,
+        "clipped": np.maximum(a, 0),
+        "times 1e-6": a * 1e-6,
+    }[scale]
+    assert dice(body_mask(source.with_array(other), Task.MRI).array, mask.array) >= 0.99
+
+
+def test_a_crop_in_the_body_keeps_its_lungs() -> None:
+    """Heart and lungs fill the field of view: nearly everything is body, and says so in HU."""
+    path = DATA / "thorax_ct" / "ct.nii.gz"
+    if not path.is_file():
+        pytest.skip("the shared images aren't here")
+    assert body_mask(read_volume(path), Task.CBCT).array.mean() > 0.95
+
+
+def test_never_silently_everything() -> None:
+    """The same crop with all its air at one grey value can't be told from a patient in air: it is refused."""
+    path = DATA / "thorax_ct" / "ct.nii.gz"
+    if not path.is_file():
+        pytest.skip("the shared images aren't here")
+    ct = read_volume(path)
+    with pytest.raises(InputError, match="--mask"):
+        body_mask(ct.with_array(np.maximum(ct.array, -700)), Task.CBCT)
+
+
+@pytest.mark.parametrize(("series", "share"), [("head_ct_dicom", 0.31), ("abdomen_ct_dicom", 0.335)])
+def test_couch_and_headrest_are_no_body(series: str, share: float) -> None:
+    """Measured once and looked at: the outline follows the skin; with the couch or headrest it would be larger."""
+    from sctlab.dicom import read_dicom_series
+
+    folder = DATA / series / "series"
+    if not folder.is_dir():
+        pytest.skip("the shared images aren't here")
+    ct = read_dicom_series(folder)
+    mask = body_mask(ct, Task.CBCT).array
+    assert mask.mean() == pytest.approx(share, abs=0.01)
