@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from sctlab_model.errors import ExitCode, InputError, ProductError
-from sctlab_model.processors import heed_quota
+from sctlab_model.processors import start_process
 
 if TYPE_CHECKING:
     from sctlab_model.cases import Case, CaseList, Region, Selection
@@ -34,7 +34,7 @@ class Terminated(BaseException):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run and return the exit code (see `sctlab_model.errors.ExitCode`)."""
-    heed_quota()
+    start_process()
     as_program = arguments is None
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name that is no UTF-8 must not end the run that names it

@@ -6,9 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from sctlab_model.limits import control_groups
-
 from sctlab_model.allocator import keep_freed_memory
+from sctlab_model.limits import control_groups
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",

@@ -19,6 +19,7 @@ from sctlab_model.checks import check_mask, check_region, check_source, fit_mask
 from sctlab_model.errors import ImplausibleError, InputError, ProductError, ResourceError
 from sctlab_model.gates import Finding, Policy, check_result, measure_result
 from sctlab_model.intensity import KNOWN_OFFSETS, check_clipped, find_offset
+from sctlab_model.io.reading import read_header
 from sctlab_model.io.writing import split_suffix, write_volume
 from sctlab_model.predictions import (
     RECORD_SUFFIX,
@@ -154,6 +155,9 @@ class Synthesiser:
         bundle = self.bundle(case.task)[1]
         result = CaseResult(bundle=self.bundle_use(case.task).id)
         result.folds = unseen_folds(bundle.group_for(case), case.id)
+        for image in (case.source, case.mask):
+            if isinstance(image, Path):
+                read_header(image)  # what its header gives away is refused before PyTorch is imported for it
         folds = self.start_loading(case)
         with _timed(result, "read"), _memory(case):
             source, mask = read_case(case, result, bundle.recipe, self.policy)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +20,7 @@ from scipy.spatial.transform import Rotation
 import process
 from sctlab_model.cases import OUTPUT_FOLDER
 from sctlab_model.cohort import _Run
+from sctlab_model.errors import ExitCode
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
 from sctlab_model.predictions import CaseRecord, CaseResult, PredictionRecord, read_predictions
@@ -559,3 +562,16 @@ def test_an_internal_error_is_one_line(case: Workplace, monkeypatch: pytest.Monk
     code, text = case.run("--debug")
     assert code == 4
     assert "Traceback" in text
+
+
+def test_a_damaged_header_is_refused_before_pytorch_is_imported(tmp_path: Path) -> None:
+    """Its import takes seconds; the process ends without it."""
+    (tmp_path / "bad.mha").write_text("not a MetaImage\n")
+    command = [sys.executable, "-X", "importtime", process.__file__, "--task", "mri", "--region", "AB"]
+    command += ["--input", str(tmp_path / "bad.mha"), "--output", str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == ExitCode.BAD_INPUT
+    assert "bad.mha" in ended.stderr.splitlines()[-1]
+    imported = {line.rsplit("|", 1)[-1].strip() for line in ended.stderr.splitlines() if line.startswith("import time")}
+    assert "numpy" in imported
+    assert not {"torch", "segmentation_models_pytorch"} & imported

@@ -84,7 +84,7 @@ def test_what_happens_to_voxel_values(case: Case, change: str) -> None:
     reference = prepare(source, mask, recipe)
     prepared = prepare(source.with_array(SAME_PLACES[change](source.array, mask.array)), mask, recipe)
     assert prepared.source.min() >= -1
-    assert prepared.source.max() <= 1
+    assert prepared.source.max() <= 1 + 1e-6
     assert changed(prepared, reference, reference.mask) <= LIMIT
     assert not np.array_equal(prepared.source, reference.source) or change.startswith(("times", "offset", "clipped"))
 
@@ -148,9 +148,12 @@ def test_the_rule_before_did_not_hold(case: Case) -> None:
     assert changed(prepare(source.with_array(array), mask, recipe), reference, reference.mask) > 5 * LIMIT
 
 
+@pytest.mark.heavy
 def test_shading_is_evened(case: Case) -> None:
     """N4: the same image under a threefold shading comes nearer to itself."""
     source, mask = case
+    if source.array.size > 500_000:
+        pytest.skip("minutes on the larger images")
     ramp = np.linspace(0.5, 1.5, source.array.shape[2])
     shaded = source.with_array(np.maximum(source.array, 0) * ramp)
     plain = source.with_array(np.maximum(source.array, 0))
