@@ -158,7 +158,7 @@ class CaseResult(_Part):
     software: Software = Software()
 
 
-class CaseRecord(Record):
+class ResultRecord(Record):
     """The record beside one sCT."""
 
     result: CaseResult

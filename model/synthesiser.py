@@ -24,8 +24,8 @@ from sctlab_model.io.writing import split_suffix, write_volume
 from sctlab_model.predictions import (
     RECORD_SUFFIX,
     BundleUse,
-    CaseRecord,
     CaseResult,
+    ResultRecord,
     file_sha256,
     software,
     without_paths,
@@ -246,7 +246,7 @@ class Synthesiser:
             result.output_sha256 = file_sha256(where)
             if record:
                 used = [f.weights_sha256 for f in use.folds_of(case.region, result.folds)]
-                CaseRecord(
+                ResultRecord(
                     result=private(result, case),
                     bundle_name=use.name,
                     demonstration=use.demonstration,

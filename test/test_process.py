@@ -23,7 +23,7 @@ from sctlab_model.cohort import _Run
 from sctlab_model.errors import ExitCode
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
-from sctlab_model.predictions import CaseRecord, CaseResult, PredictionRecord, read_predictions
+from sctlab_model.predictions import CaseResult, PredictionRecord, ResultRecord, read_predictions
 from sctlab_model.volume import Geometry, Volume
 
 
@@ -296,7 +296,7 @@ def test_a_single_image(case: Workplace, cbct: Volume) -> None:
     assert case.files() == ["case-1.mha", "case-1.record.json"]
     record = (case.output / "case-1.record.json").read_text()
     assert str(case.input) not in record  # no paths
-    assert CaseRecord.read(case.output / "case-1.record.json").demonstration
+    assert ResultRecord.read(case.output / "case-1.record.json").demonstration
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------------
