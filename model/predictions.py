@@ -106,7 +106,7 @@ class BundleUse(_Part):
     @property
     def id(self) -> str:
         """Name, and the first digits of a hash over recipe and weights: what a case's record calls its bundle."""
-        parts = (self.recipe_sha256, *(f.weights_sha256 for f in self.folds))
+        parts = (self.task, self.recipe_sha256, *(f.weights_sha256 for f in self.folds))
         digest = hashlib.sha256("".join(parts).encode()).hexdigest()
         return f"{self.name}@{digest[:12]}"
 

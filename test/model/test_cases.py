@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sctlab_model.cases import (
+    Case,
+    CaseKey,
+    CaseList,
+    Layout,
     Region,
+    Selection,
     Task,
     challenge_results,
+    find_cases,
     find_cohort,
     find_flat,
     find_image,
@@ -18,10 +26,12 @@ from sctlab_model.cases import (
     is_cohort,
     list_images,
     read_challenge,
+    register,
     result_name,
     single_case,
 )
 from sctlab_model.errors import InputError
+from sctlab_model.volume import Geometry, Volume
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -289,3 +299,95 @@ def test_single_files(tmp_path: Path) -> None:
 )
 def test_result_names(name: str, expected: str) -> None:
     assert result_name(Path(name)) == expected
+
+
+# --- links, places, other formats ---------------------------------------------------------------------------------------
+
+
+def test_the_input_folder_may_be_a_link(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    link = tmp_path_factory.mktemp("runner") / "input"
+    link.symlink_to(challenge)
+    assert read_challenge(link).source == link / "images/mri/uuid.mha"
+    (link / "images/mri/second.mha").write_bytes(b"")
+    with pytest.raises(InputError, match="2 source images"):
+        read_challenge(link)
+
+
+@pytest.mark.parametrize("name", ["images/mri/uuid.mha", "images/body/other.mha", "region.json", "images/mri"])
+def test_links_out_of_a_stranger_s_input_are_refused(challenge: Path, name: str, tmp_path_factory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "target"
+    (challenge / name).rename(outside)
+    (challenge / name).symlink_to(outside)
+    with pytest.raises(InputError, match="link that leads out"):
+        read_challenge(challenge)
+
+
+def test_links_in_a_cohort_are_followed_and_named(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "mr.mha"
+    (cohort / "Task1/AB/1ABA002/mr.mha").rename(outside)
+    (cohort / "Task1/AB/1ABA002/mr.mha").symlink_to(outside)
+    found = find_cases(cohort)
+    assert "1ABA002" in {c.id for c in found.cases}
+    assert "1ABA002/mr.mha" in found.notes[0]
+
+
+@pytest.mark.parametrize(("place", "count"), [("Task1", 3), ("Task1/AB", 2), ("Task1/AB/1ABA001", 1)])
+def test_a_part_of_a_cohort_may_be_called_here(cohort: Path, monkeypatch, place: str, count: int) -> None:
+    monkeypatch.chdir(cohort / place)
+    cases = find_cases(".").cases
+    assert len(cases) == count
+    assert cases[0].key == CaseKey(Task.MRI, Region.AB, "1ABA001")
+
+
+def test_one_bad_case_folder_is_that_case_s_problem(cohort: Path) -> None:
+    touch(cohort, "Task2/HN/2HNC001/cbct.nii.gz")
+    problems = {c.id: c.problem for c in find_cases(cohort).cases}
+    assert "several images" in str(problems.pop("2HNC001"))
+    assert set(problems.values()) == {None}
+
+
+@pytest.mark.parametrize("names", [["scan.dcm"], ["series/IM0001", "series/IM0002"], ["p/s/e/IM1"]])
+def test_dicom_is_called_by_its_name(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        touch(tmp_path, name)
+        (tmp_path / name).write_bytes(b"\0" * 128 + b"DICM")
+    with pytest.raises(InputError, match=r"DICOM.*dcm2niix"):
+        find_cases(tmp_path, Selection(Task.MRI))
+    if names == ["scan.dcm"]:
+        with pytest.raises(InputError, match=r"DICOM.*dcm2niix"):
+            find_cases(tmp_path / "scan.dcm", Selection(Task.MRI))
+
+
+def test_what_a_flat_folder_leaves_out_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.Mha", "b_mask.mha", "c.tif", "notes.txt", "below/d.mha")
+    (tmp_path / "e.mha").symlink_to(tmp_path / "nowhere")
+    found = find_cases(tmp_path, Selection(Task.MRI))
+    assert [c.id for c in found.cases] == ["a"]
+    assert {item.where for item in found.left_out} == {"b_mask.mha", "c.tif", "below", "e.mha"}
+
+
+def test_a_new_layout_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Source:
+        name, files = "series", ()
+
+        def read(self) -> Volume:
+            return Volume(np.zeros((2, 2, 2)), Geometry((2, 2, 2)))
+
+    module = importlib.import_module("sctlab_model.cases.layouts")  # the package has a function of that name
+    monkeypatch.setattr(module, "_layouts", dict(module._layouts))
+
+    @register
+    class Marked(Layout):
+        name, order = "marked", 1
+
+        def recognises(self, root: Path) -> bool:
+            return (root / "marked").exists()
+
+        def find(self, root: Path, selection: Selection) -> CaseList:
+            return CaseList((Case("a", Task.MRI, Source()),))
+
+    touch(tmp_path, "marked")
+    found = find_cases(tmp_path)
+    assert found.layout == "marked"
+    assert found.cases[0].read_source().array.shape == (2, 2, 2)
+    assert found.cases[0].input_files == ()
