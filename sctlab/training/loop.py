@@ -148,7 +148,12 @@ class _Loop:
             if progress.best_score is None or scores.score < progress.best_score:
                 after.best_score, after.best_iteration = scores.score, progress.iteration
                 after.validations_without_gain = 0
-                extra = {"metrics": scores.mean, "cases": scores.cases, "selected_by": scores.rule}
+                extra = {
+                    "metrics": scores.mean,
+                    "cases": scores.cases,
+                    "measured": scores.measured,
+                    "selected_by": scores.rule,
+                }
                 self._save("best", after, extra)
             else:
                 after.validations_without_gain += 1

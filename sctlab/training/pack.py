@@ -20,6 +20,7 @@ from sctlab.training.validation import average
 from sctlab_model.bundle import Bundle, Fold, RegionGroup, Registration, StorageType, save_fold, write_bundle
 from sctlab_model.cases import Region, read_json
 from sctlab_model.errors import InputError
+from sctlab_model.gates import ResultStatistics, ValidationStatistics
 from sctlab_model.io.writing import write_text
 
 INTENDED_USE = "Research on synthetic CT. Not a medical device; not for clinical use."
@@ -98,6 +99,7 @@ def pack_runs(
         recipe=plan.recipe,
         groups=tuple(groups),
         registration=registration,
+        validation=_validation(found, cohort),
         intended_use=DEMONSTRATION_USE if demonstration else INTENDED_USE,
         demonstration=demonstration,
         provenance={
@@ -174,6 +176,18 @@ def _ancestors(stage: Stage, stages: Sequence[Stage]) -> list[Stage]:
     while chain[-1].start is not None:
         chain.append(next(s for s in stages if s.name == chain[-1].start))
     return chain
+
+
+def _validation(networks: Sequence[_Network], cohort: CohortRecord) -> ValidationStatistics | None:
+    """What the output gate measures, over every validation case of every packed network; None for runs of releases
+    that did not measure it."""
+    regions = {_id(key): case.region for key, case in cohort.cases.items()}
+    results = [
+        (regions[_id(key)], ResultStatistics.model_validate(values))
+        for network in networks
+        for key, values in network.values.get("measured", {}).items()
+    ]
+    return ValidationStatistics.of(results) if results else None
 
 
 def _id(key: str) -> str:

@@ -15,7 +15,7 @@ and about 1 in the first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,7 @@ from sctlab.pictures import CT_WINDOW, DIFFERENCE_WINDOW, Layer, centre_index, s
 from sctlab.training.cache import PreparedCase
 from sctlab_model.backends.torch_backend import TorchBackend
 from sctlab_model.ensemble import predict_volume
+from sctlab_model.gates import ResultStatistics, measure_result
 from sctlab_model.network import build_network
 from sctlab_model.preparation import unit_to_hu
 from sctlab_model.recipe import Recipe
@@ -36,6 +37,8 @@ from sctlab_model.volume import AIR_HU, Geometry, Volume
 HU_RANGE = (-1024.0, 3071.0)
 METRICS = ("mae_hu", "psnr_db", "mae_all_water_hu")
 UNPAIRED_METRICS = ("nmi_source", "hu_distance")
+# What the output gate measures; one network has no spread.
+MEASURED = tuple(name for name in ResultStatistics.model_fields if name != "spread_hu")
 # Histogram of body voxels: 8 HU a bin resolves soft tissues.
 HU_EDGES = np.arange(-1024, 3072, 8, dtype=np.float64)
 REFERENCE_CASES = 40  # of the training cases, spread evenly: their pooled histogram hardly changes with more
@@ -47,6 +50,7 @@ class Scores:
 
     Args:
         cases: Case key → metrics.
+        measured: Case key → what the output gate measures of the result; the bundle keeps the ranges.
         mean: Mean of each metric over cases; with the unpaired rule also `hu_distance` of all cases together and
             `unpaired`, the rule's score.
         rule: `mae` or `unpaired`.
@@ -55,6 +59,7 @@ class Scores:
     cases: dict[str, dict[str, float]]
     mean: dict[str, float]
     rule: Literal["mae", "unpaired"] = "mae"
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -147,7 +152,8 @@ def validate(
     """
     backend = backend_of(weights, recipe, device)
     names = METRICS + (UNPAIRED_METRICS if reference is not None else ())
-    table = np.zeros((len(cases), len(names)), dtype=np.float64)
+    columns = names + MEASURED
+    table = np.zeros((len(cases), len(columns)), dtype=np.float64)
     counts = np.zeros(len(HU_EDGES) - 1)
     for index in range(rank, len(cases), world):
         case = cases[index]
@@ -159,18 +165,21 @@ def validate(
             counts += own / own.sum()
             nmi = normalised_mutual_information(np.clip(hu[body], *HU_RANGE), np.asarray(case.source)[body])
             values |= {"nmi_source": nmi, "hu_distance": reference.distance(own)}
-        table[index] = [values[m] for m in names]
+        values |= measure_result(hu, np.asarray(case.mask), upper_hu=recipe.target_range_hu[1]).model_dump()
+        table[index] = [values[m] for m in columns]
         if picture is not None and index == 0:
             draw(hu, case, recipe, picture)
     if gather is not None:
         table, counts = gather(table), gather(counts)
-    scores = {c.key: dict(zip(names, map(float, row), strict=True)) for c, row in zip(cases, table, strict=True)}
+    rows = {c.key: dict(zip(columns, map(float, row), strict=True)) for c, row in zip(cases, table, strict=True)}
+    scores = {key: {m: row[m] for m in names} for key, row in rows.items()}
+    measured = {key: {m: row[m] for m in MEASURED} for key, row in rows.items()}
     mean = average(scores)
     if reference is None:
-        return Scores(scores, mean)
+        return Scores(scores, mean, measured=measured)
     mean["hu_distance"] = reference.distance(counts)
     mean["unpaired"] = 2 - mean["nmi_source"] + mean["hu_distance"] / reference.water
-    return Scores(scores, mean, "unpaired")
+    return Scores(scores, mean, "unpaired", measured)
 
 
 def average(scores: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -20,9 +20,10 @@ from sctlab.training.plan import write_plan
 from sctlab.training.provenance import versions
 from sctlab.training.run import Run
 from sctlab_model.bundle import load_fold, read_bundle
-from sctlab_model.cases import Region
+from sctlab_model.cases import Region, read_json
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.io.writing import write_json
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,33 @@ def test_all_water_is_the_mean_of_the_absolute_ct(run_folder: Path, bundle_folde
             ct, mask = read_volume(folder / "ct.mha").array, read_mask(folder / "mask.mha").array
             errors.append(np.abs(ct[mask].clip(-1024, 3071)).mean())
     assert fold.metrics["mae_all_water_hu"] == pytest.approx(np.mean(errors), abs=0.01)
+
+
+def test_the_manifest_keeps_what_the_output_gate_saw_of_the_validation(run_folder: Path, bundle_folder: Path) -> None:
+    seen = read_bundle(bundle_folder).validation
+    run = Run(run_folder)
+    measured = [
+        values
+        for fold in range(2)
+        for stage in ("AB-TH", "HN")
+        for values in read_values(run.stage_folder(fold, stage), "best")["measured"].values()
+    ]
+    assert seen.cases == len(measured) == 6
+    for name in ("gas_share", "fat_share", "soft_tissue_peak_hu"):
+        values = [m[name] for m in measured]
+        assert (seen.ranges[name].low, seen.ranges[name].high) == (min(values), max(values))
+    assert measured[0]["voxels"] > 100
+    assert measured[0]["non_finite"] == 0
+
+
+def test_runs_that_measured_nothing_say_nothing(run_folder: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(run_folder, old, ignore=shutil.ignore_patterns("cache"))
+    for path in old.glob("fold_*/*/best.json"):
+        values = read_json(path)
+        del values["measured"]
+        write_json(path, values)
+    assert pack_runs([old], tmp_path / "bundle").validation is None
 
 
 def test_the_card_says_what_the_manifest_says(bundle_folder: Path) -> None:
@@ -215,13 +243,16 @@ def test_out_of_fold_prediction(bundle_folder: Path, cohort_folder: Path, tmp_pa
     report = json.loads((tmp_path / "predictions.json").read_text())
     bundle = read_bundle(bundle_folder)
     assert len(report["cases"]) == 6
-    for case in report["cases"]:
-        group = next(g for g in bundle.groups if case["case"][1:3] in g.regions)
-        assert case["folds"] == [k for k, f in enumerate(group.folds) if case["case"] not in f.training_cases]
+    ids = []
+    for key, case in report["cases"].items():
+        region, case_id = key.split("/")[1:]
+        ids.append(case_id)
+        group = next(g for g in bundle.groups if region in g.regions)
+        assert case["folds"] == [k for k, f in enumerate(group.folds) if case_id not in f.training_cases]
         assert len(case["folds"]) == 1
-        assert (tmp_path / case["case"][1:3] / f"{case['case']}.mha").is_file()
+        assert (tmp_path / region / f"{case_id}.mha").is_file()
     with zipfile.ZipFile(tmp_path / "predictions.zip") as archive:
-        assert sorted(archive.namelist()) == sorted(f"sct_{c['case']}.mha" for c in report["cases"])
+        assert sorted(archive.namelist()) == sorted(f"sct_{case_id}.mha" for case_id in ids)
 
 
 def test_cases_that_every_fold_saw_are_refused(
