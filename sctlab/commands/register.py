@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 from typer.core import TyperGroup
 
 from sctlab.commands.failures import print_failures
 from sctlab.registration.case import OVERVIEW, CaseResult
-from sctlab.registration.cohort import register_cohort
-from sctlab.registration.records import EXCLUSIONS
+from sctlab.registration.cohort import RegistrationResult, register_cohort
+from sctlab.registration.records import EXCLUSIONS, Verdict
 from sctlab.registration.report import REPORT, write_report
 from sctlab.registration.settings import Convention, Method, RegistrationSettings
 from sctlab.registration.single import register_files
@@ -134,6 +136,7 @@ def pairs(
         monitor.info(
             f"{result.root / REPORT}; {len(result.excluded)} proposed for exclusion in {result.root / EXCLUSIONS}"
         )
+        _print_verdicts(result, monitor)
     print_failures(result.outcomes)
     return result.exit_code
 
@@ -191,4 +194,25 @@ def _report_case(case: CaseResult, monitor: Monitor) -> int:
         f"NMI {before.nmi:.3f} → {after.nmi:.3f}, features {before.feature_distance:.3f} → "
         f"{after.feature_distance:.3f}, folds {quality.field.jacobian.folds:.2%}; see {case.folder / OVERVIEW}"
     )
-    return ExitCode.OK
+    verdict, judgement = quality.verdict, quality.judgement
+    if verdict is None or judgement is None:
+        return ExitCode.OK
+    low, high = judgement.interval_mm
+    line = f"{verdict}: predicted error {judgement.error_mm:.1f} mm (90 % interval {low:.1f} to {high:.1f} mm)"
+    (monitor.info if verdict is Verdict.TRUSTED else monitor.warning)("; ".join((line, *quality.reasons)))
+    return ExitCode.SOME_CASES_FAILED if verdict is Verdict.FAILED else ExitCode.OK
+
+
+def _print_verdicts(result: RegistrationResult, monitor: Monitor) -> None:
+    """How many verdicts of each kind, and the reasons of those that aren't `trusted`."""
+    verdicts = {key: case.quality for key, case in result.cases.items() if case.quality.verdict is not None}
+    counts = [f"{sum(q.verdict is v for q in verdicts.values())} {v}" for v in Verdict]
+    monitor.info("verdicts: " + ", ".join(counts))
+    rows = [(key, q) for key, q in verdicts.items() if q.verdict is not Verdict.TRUSTED]
+    if not rows:
+        return
+    table = Table("case", "verdict", "predicted error", "reasons")
+    for key, quality in sorted(rows, key=lambda row: -row[1].judgement.failure_probability):
+        judgement = quality.judgement
+        table.add_row(str(key), str(quality.verdict), f"{judgement.error_mm:.1f} mm", "; ".join(quality.reasons))
+    Console(stderr=True).print(table)

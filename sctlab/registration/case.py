@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 
 from sctlab.cohort.pairs import file_digest
+from sctlab.registration.assess import assess
 from sctlab.registration.methods import MethodResult, register_back, register_pair, result_key
 from sctlab.registration.overview import save_overview
 from sctlab.registration.pairs import Pair, PairFiles, check_overlap, load_pair
-from sctlab.registration.quality import measure
 from sctlab.registration.records import FAILURE, PAIR, QUALITY, FailureRecord, PairRecord, QualityRecord, TransformFiles
 from sctlab.registration.scratch import scratch_folder
 from sctlab.registration.settings import RegistrationSettings
-from sctlab.registration.truth import measure_truth
 from sctlab.transforms.apply import apply_to_image, apply_to_labels, field_of_view
 from sctlab.transforms.elastix_writing import write_elastix
 from sctlab.transforms.field import displacement_field
 from sctlab.transforms.itk_files import write_displacement, write_itk
 from sctlab_model.errors import InputError, ProductError
 from sctlab_model.io.writing import write_volume
-from sctlab_model.volume import Volume
+from sctlab_model.volume import Volume, resample
 
 OVERVIEW = "overview.png"
+RESIDUAL = "residual_mm"  # where in the body another place fits better, by the judge
 PARTIAL = ".partial-"  # folders that aren't complete
 COARSE_RANGE = 50.0  # an image with a smaller range would lose its contrast as whole numbers
 
@@ -157,10 +157,13 @@ def _register_into(folder: Path, files: PairFiles, settings: RegistrationSetting
 
     names = write_images(pair, result, folder)
     transforms = write_transforms(pair, result, folder, displacement=settings.displacement)
-    quality = measure(pair, result.transform, backward=backward, spread=result.spread)
-    quality.case, quality.seconds = files.id, seconds
-    quality.truth = measure_truth(pair, result.transform)
+    quality, residual = assess(pair, result, settings, backward)
+    quality.seconds = seconds
     quality.write(folder / QUALITY)
+    if residual is not None:
+        on_fixed = resample(residual, pair.fixed.geometry, interpolation="nearest", outside=float("nan"))
+        write_volume(on_fixed, folder / f"{RESIDUAL}.mha")
+        names.append(f"{RESIDUAL}.mha")
     title = f"{files.id} · {files.task.folder} {files.region} · {settings.method} · {settings.convention}"
     save_overview(pair, result.transform, folder / OVERVIEW, title=title)
     PairRecord(

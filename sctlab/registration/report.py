@@ -9,7 +9,15 @@ from pathlib import Path
 
 from sctlab.registration.case import OVERVIEW
 from sctlab.registration.exclusion import DEFAULT_RULE, CohortJudgement, Rule, judge, signals
-from sctlab.registration.records import EXCLUSIONS, FAILURE, ExclusionsRecord, FailureRecord, PairRecord, QualityRecord
+from sctlab.registration.records import (
+    EXCLUSIONS,
+    FAILURE,
+    ExclusionsRecord,
+    FailureRecord,
+    PairRecord,
+    QualityRecord,
+    Verdict,
+)
 from sctlab.reporting import data_address, number, render
 from sctlab_model.cases import CaseKey, Region, Task
 from sctlab_model.errors import InputError
@@ -23,6 +31,8 @@ REPORT = "report.html"
 COLUMNS = {
     "case": "Id; the link leads to its pictures.",
     "group": "Task and region: cases are judged within it.",
+    "verdict": "Of the judge: trusted, doubtful (look at the picture) or failed.",
+    "error": "Predicted mean error over the body with its 90 % interval, mm.",
     "suspicion": "The worst signal over its limit; 1 and above is proposed for exclusion.",
     "NMI": "Normalised mutual information over the body, before → after; 1 independent, 2 identical.",
     "features": "Distance of MIND-SSC features over the body, before → after; smaller is better.",
@@ -102,8 +112,21 @@ def write_report(root: str | Path, rule: Rule = DEFAULT_RULE) -> dict[str, str]:
     judged = dict(zip((e.folder for e in registered), judge(cases, rule), strict=True))
     exclude = {e.id: f"not registered: {e.error}" for e in entries if e.error}
     exclude |= {e.id: "; ".join(judged[e.folder].reasons) for e in registered if judged[e.folder].exclude}
-    ordered = sorted(registered, key=lambda e: -judged[e.folder].suspicion)
-    ExclusionsRecord(exclude=exclude, cases=len(entries), rule=rule.described()).write(root / EXCLUSIONS)
+    # The judge of the single registration first; the rule on the cohort keeps its place for what is left.
+    judgements = {e.id: e.quality for e in registered if e.quality is not None}
+    exclude |= {
+        case: "failed: " + "; ".join(quality.reasons)
+        for case, quality in judgements.items()
+        if quality.verdict is Verdict.FAILED
+    }
+    doubtful = {
+        case: "; ".join(quality.reasons)
+        for case, quality in judgements.items()
+        if quality.verdict is Verdict.DOUBTFUL and case not in exclude
+    }
+    ordered = sorted(registered, key=lambda e: (-_severity(e), -judged[e.folder].suspicion))
+    record = ExclusionsRecord(exclude=exclude, doubtful=doubtful, cases=len(entries), rule=rule.described())
+    record.write(root / EXCLUSIONS)
     write_text(root / REPORT, _page(root.name, ordered, [e for e in entries if e.error], judged, exclude))
     return exclude
 
@@ -126,13 +149,13 @@ def _page(
         header=header,
         explained={column: COLUMNS[column] for column in header},
         rows=[
-            {"entry": entry, "cells": [row[k] for k in used], "out": judged[entry.folder].exclude}
+            {"entry": entry, "cells": [row[k] for k in used], "out": entry.id in exclude}
             for entry, row in zip(ordered, rows, strict=True)
         ],
         pictures=[
             {
                 "entry": entry,
-                "reasons": judged[entry.folder].reasons,
+                "reasons": (*(entry.quality.reasons if entry.quality else ()), *judged[entry.folder].reasons),
                 "notes": entry.pair.notes if entry.pair is not None else [],
                 "address": _embedded(entry.folder / OVERVIEW) if (entry.folder / OVERVIEW).is_file() else "",
             }
@@ -144,6 +167,21 @@ def _page(
 
 
 MISSING = number(None, 0)
+
+
+def _severity(entry: CaseEntry) -> int:
+    """0 trusted (or without a verdict), 1 doubtful, 2 failed."""
+    verdict = entry.quality.verdict if entry.quality else None
+    return 0 if verdict is None else list(Verdict).index(verdict)
+
+
+def _interval(quality: QualityRecord) -> str:
+    """Predicted error with its 90 % interval."""
+    judgement = quality.judgement
+    if judgement is None:
+        return MISSING
+    low, high = judgement.interval_mm
+    return f"{number(judgement.error_mm, 1)} ({number(low, 1)} to {number(high, 1)})"
 
 
 def _row(result: CaseEntry, verdict: CohortJudgement) -> list[str]:
@@ -159,6 +197,8 @@ def _row(result: CaseEntry, verdict: CohortJudgement) -> list[str]:
     return [
         result.id,
         result.group,
+        str(quality.verdict) if quality.verdict else MISSING,
+        _interval(quality),
         number(verdict.suspicion, 2),
         f"{number(before.nmi, 3)} → {number(after.nmi, 3)}",
         f"{number(before.feature_distance, 3)} → {number(after.feature_distance, 3)}",

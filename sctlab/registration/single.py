@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from sctlab.registration.assess import assess
 from sctlab.registration.case import PARTIAL, CaseResult, as_int16, register_case
 from sctlab.registration.methods import check_settings, register_back, register_pair
 from sctlab.registration.pairs import PairFiles, check_overlap, make_pair
-from sctlab.registration.quality import measure
 from sctlab.registration.records import QualityRecord
 from sctlab.registration.scratch import remove_stale
 from sctlab.registration.settings import Convention, RegistrationSettings
@@ -43,6 +43,7 @@ class RegisteredPair:
         registered: The moving image on the fixed grid.
         field_of_view: Where the moving image has data, on the fixed grid (bool).
         quality: The verdict and the measures behind it.
+        residual_mm: Where in the body another place fits better, on a coarse grid; NaN where nothing tells.
         notes: Decisions of the method.
     """
 
@@ -50,6 +51,7 @@ class RegisteredPair:
     registered: Volume
     field_of_view: Volume
     quality: QualityRecord
+    residual_mm: Volume | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -97,12 +99,14 @@ def register(
     result = register_pair(pair, settings)
     check_overlap(pair, result.transform, registered=True)
     backward = register_back(pair, settings) if settings.both_ways else None
+    quality, residual = assess(pair, result, settings, backward)
     grid = pair.fixed.geometry
     return RegisteredPair(
         result.transform,
         as_int16(apply_to_image(pair.moving, result.transform, grid, outside=pair.outside)),
         field_of_view(pair.moving.geometry, result.transform, grid),
-        measure(pair, result.transform, backward=backward, spread=result.spread),
+        quality,
+        residual,
         result.notes,
     )
 

@@ -16,7 +16,7 @@ from sctlab.registration.scratch import remove_stale, scratch_folder
 from sctlab.transforms.data import Transform
 from sctlab.transforms.elastix_reading import read_elastix
 from sctlab_model.cases import Region, Task
-from sctlab_model.errors import RegistrationError
+from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.io.writing import write_json, write_volume
 from sctlab_model.volume import AIR_HU, Volume, triple
 
@@ -26,6 +26,8 @@ ENOUGH_SAMPLES = 3000
 # Folders in the system's temporary one. Older versions, which may still run, called theirs sctlab-elastix- and didn't
 # lock them.
 SCRATCH = "sctlab-registration-"
+LEAST_LEVEL_VOXELS = 6  # along every axis of a pyramid's image; 48 slices still have the organisers' factor of 8
+LEAST_VOXELS = 8  # along every axis of the fixed image: fewer hold no B-spline of these settings
 NOMINAL_MM = (1.0, 1.0, 3.0)  # SynthRAD's voxels, for which the organisers chose their settings
 
 
@@ -89,7 +91,8 @@ class Sampling:
     stage's coarsest level would sample a 24 mm image at every fourth voxel: some 36 points, on which the rigid stage
     goes astray and the B-spline folds. Larger voxels therefore get proportionally smaller pyramid factors, and the
     step shrinks where it would leave fewer samples than in a SynthRAD image (3000 are always enough: the
-    organisers' number for random samplers). At SynthRAD's voxels and image sizes the numbers are the organisers'.
+    organisers' number for random samplers). No level has fewer than 6 voxels along an axis: the third of 20 slices, not the
+    eighth. At SynthRAD's voxels and image sizes the numbers are the organisers'.
 
     Args:
         spacing_xyz: The fixed image's voxels, mm.
@@ -122,9 +125,14 @@ class Sampling:
         Example:
             >>> Sampling(spacing_xyz=(3.0, 3.0, 3.0)).pyramid((8, 1))
             [(3, 3, 8), (1, 1, 1)]
+            >>> Sampling(spacing_xyz=(3.0, 3.0, 3.0), size_xyz=(120, 96, 20)).pyramid((8, 4, 1))
+            [(3, 3, 3), (1, 1, 3), (1, 1, 1)]
         """
         scale = [min(1.0, nominal / s) for nominal, s in zip(NOMINAL_MM, self.spacing_xyz, strict=True)]
-        return [triple(max(1, round(level * s)) for s in scale) for level in levels]
+        most = [max(1, n // LEAST_LEVEL_VOXELS) for n in self.size_xyz]
+        return [
+            triple(min(m, max(1, round(level * s))) for s, m in zip(scale, most, strict=True)) for level in levels
+        ]
 
     def steps(self, levels: tuple[int, ...], pyramid: tuple[int, ...]) -> list[int]:
         """The grid sampler's step on each level of a pyramid."""
@@ -271,8 +279,16 @@ def register_elastix(
         overrides: elastix parameters of the B-spline stage to set otherwise (for tuning studies).
 
     Raises:
+        InputError: Too few voxels for a B-spline of these settings.
         RegistrationError: elastix gave up; the message carries its reason.
     """
+    if min(fixed.geometry.size_xyz) < LEAST_VOXELS:
+        raise InputError(
+            fixed.name or "fixed image",
+            found="x".join(map(str, fixed.geometry.size_xyz)) + " voxels",
+            expected=f"at least {LEAST_VOXELS} along each axis for the organisers' settings",
+            advice="use --method impact",
+        )
     settings = baseline_settings(task, region)
     notes: tuple[str, ...] = ()
     temporary = Path(tempfile.gettempdir())

@@ -6,6 +6,7 @@ head (a slice of air in the moving image tells as much as bone does), features d
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,14 @@ class MaskedImage:
     geometry: Geometry
 
 
+@dataclass(frozen=True)
+class Start:
+    """Three angles (radians) and three shifts (mm), and the order of the angles: each has its own gimbal lock."""
+
+    parameters: Tensor
+    zyx: bool = False
+
+
 def register_rigid(
     fixed: MaskedImage, moving: MaskedImage, settings: RigidSettings, *, seed: int
 ) -> tuple[EulerTransform, dict[str, float]]:
@@ -44,18 +53,22 @@ def register_rigid(
     """
     generator = torch.Generator().manual_seed(seed)
     centre = _centre_of(fixed)
-    starts, searched, least = _search(fixed, moving, centre, settings, generator)
-    found: list[tuple[Tensor, float]] = []
+    shifts, searched, least = _search(fixed, moving, centre, settings, generator)
+    starts = [Start(parameters) for parameters in shifts]
+    turned, quarter_turns = orientation(fixed, moving, centre, settings, seed)
+    if turned is not None:
+        starts.append(turned)
+    refined: list[tuple[Start, float]] = []
     for number, (spacing, iterations) in enumerate(zip(settings.levels_mm, settings.iterations, strict=True)):
         level = _Level(fixed, moving, spacing, settings, generator)
         level.least = least
         several = iterations // 2 if number == 0 and len(starts) > 1 else iterations
-        found = sorted((level.refine(start, centre, several) for start in starts), key=lambda pair: -pair[1])
-        starts = [parameters for parameters, _ in found[:2]]  # a coarse level may prefer the wrong one of two
-    parameters, score = found[0]
-    values = parameters.tolist()
-    euler = EulerTransform(triple(values[:3]), triple(values[3:]), triple(float(c) for c in centre))
-    return euler, {"likeness": score, "after_search": searched}
+        refined = sorted((level.refine(start, centre, several) for start in starts), key=lambda pair: -pair[1])
+        starts = [start for start, _ in refined[:2]]  # a coarse level may prefer the wrong one of two
+    best, score = refined[0]
+    values = best.parameters.tolist()
+    euler = EulerTransform(triple(values[:3]), triple(values[3:]), triple(float(c) for c in centre), best.zyx)
+    return euler, {"likeness": score, "after_search": searched, "quarter_turns": float(quarter_turns)}
 
 
 def _centre_of(masked: MaskedImage) -> np.ndarray:
@@ -112,21 +125,21 @@ class _Level:
         inside = ((frame >= start - 1e-3) & (frame <= end + 1e-3)).all(-1)
         return found[:-1], (found[-1] > 0.5) & inside
 
-    def compare(self, parameters: Tensor, centre: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    def compare(self, parameters: Tensor, centre: Tensor, chosen: Tensor, zyx: bool = False) -> tuple[Tensor, Tensor]:
         """Likeness of the chosen samples, 0 to 1, times the share of them that overlaps; and that share.
 
         Likeness is 1 − mean |f − m| / 0.5 of MIND-SSC features, which lie in [0, 1]. The share keeps a small
         overlap that happens to agree from beating a large one.
         """
-        moved = (self.points[chosen] - centre) @ rotation(parameters[:3]).T + centre + parameters[3:]
+        moved = (self.points[chosen] - centre) @ rotation(parameters[:3], zyx).T + centre + parameters[3:]
         features, valid = self.sample(moved)
         overlap = valid.float().mean()
         distance = (features - self.features[:, chosen]).abs().mean(0)
         return overlap - 2 * (distance * valid).mean(), overlap
 
-    def score(self, parameters: Tensor, centre: Tensor, chosen: Tensor) -> Tensor:
+    def score(self, parameters: Tensor, centre: Tensor, chosen: Tensor, zyx: bool = False) -> Tensor:
         """The likeness of `compare`; 0 below the least overlap."""
-        score, overlap = self.compare(parameters, centre, chosen)
+        score, overlap = self.compare(parameters, centre, chosen, zyx)
         return score if overlap >= self.least else score * 0
 
     def choose(self, count: int) -> Tensor:
@@ -135,8 +148,9 @@ class _Level:
             return torch.arange(len(self.points), device=self.points.device)
         return torch.randint(len(self.points), (count,), generator=self.generator).to(self.points.device)
 
-    def refine(self, start: Tensor, centre: np.ndarray, iterations: int) -> tuple[Tensor, float]:
+    def refine(self, begin: Start, centre: np.ndarray, iterations: int) -> tuple[Start, float]:
         """Adam on angles and shifts; the step shrinks to a tenth, the last iterates are averaged."""
+        start, zyx = begin.parameters, begin.zyx
         middle = torch.tensor(centre, device=self.points.device)
         # One unit of an angle moves a point at the body's mean radius by 1 mm, so that one rate suits all six.
         radius = float((self.points - middle).square().sum(-1).mean().sqrt())
@@ -146,7 +160,7 @@ class _Level:
         rate = self.lattice.spacing / 4
         tail, total = [], max(1, iterations // 4)
         for step in range(iterations):
-            loss = -self.score(free * scale, middle, self.choose(self.settings.samples))
+            loss = -self.score(free * scale, middle, self.choose(self.settings.samples), zyx)
             loss.backward()
             optimiser.step(rate * 0.1 ** (step / max(1, iterations - 1)))
             if step >= iterations - total:
@@ -154,18 +168,81 @@ class _Level:
         found = (torch.stack(tail).mean(0) if tail else free.detach()) * scale
         with torch.no_grad():
             every = self.choose(4 * self.settings.samples)
-            before, after = self.score(start, middle, every), self.score(found, middle, every)
-        return (found, float(after)) if after >= before else (start, float(before))
+            before, after = self.score(start, middle, every, zyx), self.score(found, middle, every, zyx)
+        return (Start(found, zyx), float(after)) if after >= before else (begin, float(before))
 
 
-def rotation(angles: Tensor) -> Tensor:
-    """Rz Rx Ry of angles about x, y, z in radians (ITK's Euler3DTransform); differentiable."""
+def rotation(angles: Tensor, zyx: bool = False) -> Tensor:
+    """Rz Rx Ry of angles about x, y, z in radians (ITK's Euler3DTransform), or Rz Ry Rx; differentiable."""
     (cx, cy, cz), (sx, sy, sz) = torch.cos(angles), torch.sin(angles)
     zero, one = torch.zeros_like(cx), torch.ones_like(cx)
     about_x = torch.stack([one, zero, zero, zero, cx, -sx, zero, sx, cx]).view(3, 3)
     about_y = torch.stack([cy, zero, sy, zero, one, zero, -sy, zero, cy]).view(3, 3)
     about_z = torch.stack([cz, -sz, zero, sz, cz, zero, zero, zero, one]).view(3, 3)
-    return about_z @ about_x @ about_y
+    return about_z @ about_y @ about_x if zyx else about_z @ about_x @ about_y
+
+
+def orientation(
+    fixed: MaskedImage, moving: MaskedImage, centre: np.ndarray, settings: RigidSettings, seed: int
+) -> tuple[Start | None, int]:
+    """The best of the 24 orientations of the moving image, where one is clearly more alike than that of its header.
+
+    Prone patients, feet-first scans and wrong headers turn an image by multiples of 90°, which no gradient finds. All of
+    them are compared at coarse voxels around the centres of both bodies and of both grids.
+
+    Returns:
+        A start, or None where the header's orientation holds; and the number of quarter turns about an axis that it
+        takes (0, 1 or 2).
+    """
+    if settings.orientation_voxel_mm is None:
+        return None, 0
+    generator = torch.Generator().manual_seed(seed)  # its own: the other starts stay what they were
+    level = _Level(fixed, moving, settings.orientation_voxel_mm, settings, generator)
+    pivot = torch.tensor(centre, device=fixed.image.device)
+    chosen = level.choose(settings.samples // 2)
+    anchors = [_centre_of(moving) - centre, moving.geometry.centre_xyz - fixed.geometry.centre_xyz]
+    steps = settings.orientation_voxel_mm * 1.5 * np.array((-1, 0, 1))
+    cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    best: dict[bool, tuple[float, Start, int]] = {}
+    with torch.no_grad():
+        for matrix in quarter_rotations():
+            angles, zyx = euler_angles(matrix)
+            turns = round(np.degrees(np.arccos(np.clip((np.trace(matrix) - 1) / 2, -1, 1))) / 90)
+            for shift in np.concatenate([anchor + cube for anchor in anchors]):
+                parameters = torch.tensor([*angles, *shift], dtype=torch.float64, device=pivot.device)
+                score = float(level.score(parameters, pivot, chosen, zyx))
+                known = best.get(bool(turns))
+                if known is None or score > known[0]:
+                    best[bool(turns)] = (score, Start(parameters, zyx), turns)
+    straight, turned = best[False], best[True]
+    if turned[0] <= (1 + settings.orientation_gain) * max(straight[0], 0.0) or turned[0] <= 0:
+        return None, 0
+    return turned[1], turned[2]
+
+
+def quarter_rotations() -> list[np.ndarray]:
+    """The 24 rotations that map the axes onto each other."""
+    matrices = []
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((-1.0, 1.0), repeat=3):
+            matrix = np.zeros((3, 3))
+            matrix[range(3), order] = signs
+            if np.linalg.det(matrix) > 0:
+                matrices.append(matrix)
+    return matrices
+
+
+def euler_angles(matrix: np.ndarray) -> tuple[tuple[float, float, float], bool]:
+    """Angles about x, y, z of a rotation, and whether their order is Rz Ry Rx: the one without gimbal lock."""
+    if abs(matrix[2, 1]) < 0.9:  # Rz Rx Ry: sin x = R[2, 1]
+        about_x = np.arcsin(np.clip(matrix[2, 1], -1, 1))
+        about_y = np.arctan2(-matrix[2, 0], matrix[2, 2])
+        about_z = np.arctan2(-matrix[0, 1], matrix[1, 1])
+        return (float(about_x), float(about_y), float(about_z)), False
+    about_y = np.arcsin(np.clip(-matrix[2, 0], -1, 1))  # Rz Ry Rx: sin y = −R[2, 0]
+    about_x = np.arctan2(matrix[2, 1], matrix[2, 2])
+    about_z = np.arctan2(matrix[1, 0], matrix[0, 0])
+    return (float(about_x), float(about_y), float(about_z)), True
 
 
 def _search(

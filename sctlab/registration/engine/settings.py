@@ -107,6 +107,9 @@ class RigidSettings(Settings):
         least_overlap: Share of the largest overlap that the search meets, below which a place doesn't count: a CBCT of
             100 mm can't cover more of a CT of 550 mm than it is long.
         least_share: Share of the fixed mask that must lie inside the moving image in any case.
+        orientation_voxel_mm: Voxels at which the 24 orientations are compared; None never turns an image by 90°.
+        orientation_gain: Share by which the likeness of a turned image must exceed that of the image as its header has
+            it, before the turned one becomes a start beside the others.
     """
 
     search_mm: Positive = 48.0
@@ -118,6 +121,8 @@ class RigidSettings(Settings):
     samples: Number = 6000
     least_overlap: Share = 0.25
     least_share: Share = 0.05
+    orientation_voxel_mm: Positive | None = 16.0
+    orientation_gain: Weight = 0.15
 
     @model_validator(mode="after")
     def _iterations_for_each_level(self) -> Self:

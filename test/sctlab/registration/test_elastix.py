@@ -17,7 +17,7 @@ from sctlab.registration.elastix.register import (
 )
 from sctlab.transforms.field import displacement_field
 from sctlab_model.cases import Region, Task
-from sctlab_model.errors import RegistrationError
+from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 NOMINAL = Sampling()
@@ -204,3 +204,20 @@ def test_elastix_that_gives_up_says_why(samples):
             rigid_only=True,
         )
     assert "\n" not in str(caught.value)
+
+
+def test_the_organisers_numbers_hold_at_synthrad_s_sizes_and_follow_small_images() -> None:
+    for slices in (48, 60, 91, 120):
+        full = Sampling(size_xyz=(465, 367, slices))
+        assert full.pyramid((8, 4, 2, 1)) == [(n, n, n) for n in (8, 4, 2, 1)]
+    small = Sampling(spacing_xyz=(3.0, 3.0, 3.0), size_xyz=(120, 96, 20))
+    for factors in small.pyramid((8, 4, 2, 1)):
+        assert all(n // f >= 6 for n, f in zip(small.size_xyz, factors, strict=True))
+
+
+def test_too_few_slices_are_refused_with_the_reason(samples) -> None:
+    sample = samples[0](Task.CBCT, size_xyz=(40, 32, 24))
+    grid = sample.source.geometry.cropped((0, 0, 0), (*sample.source.geometry.size_xyz[:2], 5))
+    thin, mask = (Volume(v.array[:5], grid) for v in (sample.source, sample.mask))
+    with pytest.raises(InputError, match="5 voxels; expected at least 8 along each axis"):
+        register_elastix(thin, sample.ct, mask, task=Task.CBCT, region=Region.TH)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sctlab.registration.engine.register import register
-from sctlab.registration.engine.rigid import rotation
+from sctlab.registration.engine.rigid import euler_angles, quarter_rotations, rotation
 from sctlab.registration.presets import PRESETS
 from sctlab.transforms.data import EulerTransform
 from sctlab_model.errors import RegistrationError
@@ -68,3 +68,30 @@ def test_images_that_never_meet_are_refused(cbct_sample) -> None:
         RegistrationError, match=r"at best 0\.\d% of the fixed mask .* don't overlap; expected at least 5%"
     ):
         register(ct, apart, moving_mask=ct.with_array(tiny), preset=PRESETS["rigid"])
+
+
+def test_every_quarter_turn_has_angles_without_gimbal_lock() -> None:
+    matrices = quarter_rotations()
+    assert len({m.tobytes() for m in matrices}) == 24
+    for matrix in matrices:
+        angles, zyx = euler_angles(matrix)
+        assert abs(angles[1 if zyx else 0]) < 1  # the middle one
+        np.testing.assert_allclose(EulerTransform(angles, zyx=zyx).affine().matrix, matrix, atol=1e-9)
+        np.testing.assert_allclose(rotation(torch.tensor(angles, dtype=torch.float64), zyx), matrix, atol=1e-9)
+
+
+@pytest.mark.parametrize("turn", [np.diag([-1.0, -1.0, 1.0]), np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])])
+def test_a_wrong_header_is_undone(cbct_sample, turn: np.ndarray) -> None:
+    """Prone, or turned by 90° about the left-right axis; as the header has it, nothing would be turned."""
+    ct = cbct_sample.ct.with_array(cbct_sample.ct.array.astype(np.float32))
+    grid = ct.geometry
+    axes = turn @ grid.axes
+    origin = grid.centre_xyz - axes @ (np.array(grid.spacing_xyz) * (np.array(grid.size_xyz) - 1) / 2)
+    wrong = Volume(ct.array, Geometry(grid.size_xyz, grid.spacing_xyz, tuple(origin), tuple(axes.ravel())))
+    result = register(cbct_sample.source, wrong, fixed_mask=cbct_sample.mask, preset=PRESETS["rigid"])
+    right = register(cbct_sample.source, ct, fixed_mask=cbct_sample.mask, preset=PRESETS["rigid"])
+    assert result.metrics["rigid_quarter_turns"] > 0
+    assert right.metrics["rigid_quarter_turns"] == 0
+    points = cbct_sample.source.geometry.to_physical(np.argwhere(cbct_sample.mask.array)[::50, ::-1])
+    undone = (result.rigid(points) - grid.centre_xyz) @ turn + grid.centre_xyz  # turnᵀ on the left
+    assert np.linalg.norm(undone - right.rigid(points), axis=1).mean() < 2.0

@@ -1,0 +1,301 @@
+"""Calibrate the judge of registrations on planted failures, and judge it on other cases, truths and failures.
+
+    sctlab simulate COHORT --task mri  --cases 3 --spacing 4,4,4 --seed 11
+    sctlab simulate COHORT --task cbct --cases 3 --spacing 4,4,4 --seed 12
+    sctlab simulate OTHERS --task mri  --cases 2 --spacing 4,4,4 --seed 41 --centre T
+    sctlab simulate OTHERS --task cbct --cases 2 --spacing 4,4,4 --seed 42 --centre T
+    python benchmarks/verdict.py collect COHORT --rows calibration.jsonl
+    python benchmarks/verdict.py collect OTHERS --rows others.jsonl --seed 7
+    python benchmarks/verdict.py collect --data ../shared/data --rows real.jsonl --seed 8
+    python benchmarks/verdict.py fit calibration.jsonl --out sctlab/registration/judge/calibration.json
+    python benchmarks/verdict.py judge others.jsonl real.jsonl --out benchmarks/verdict.json
+
+Planted: sound results (the truth with a smooth error), shifts, turns, mirrored images, another patient, half a field of
+view with the other half's place, smooth and local errors of many sizes; and what the engine makes of wrong starts, which
+are failures that have been optimised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sctlab.registration.engine.register import register
+from sctlab.registration.engine.settings import Level, Preset
+from sctlab.registration.judge.calibrate import fit_model
+from sctlab.registration.judge.model import JudgeModel
+from sctlab.registration.judge.signals import collect_evidence
+from sctlab.registration.pairs import Pair, PairFiles, load_pair, make_pair
+from sctlab.registration.settings import Convention
+from sctlab.registration.truth import tissue_edges
+from sctlab.transforms.apply import apply_to_image, field_of_view
+from sctlab.transforms.data import (
+    AffineTransform,
+    BSplineTransform,
+    DisplacementField,
+    EulerTransform,
+    Transform,
+    compose,
+)
+from sctlab.transforms.field import displacement_field, grid_points
+from sctlab.transforms.itk_files import read_itk
+from sctlab_model.cases import find_cohort
+from sctlab_model.errors import ProductError
+from sctlab_model.io.writing import write_json
+from sctlab_model.volume import Geometry, Volume
+
+# A short registration: enough to optimise a failure, in seconds.
+SHORT = Preset(
+    name="short",
+    mutual_information=0.5,
+    knots_mm=16.0,
+    levels=(
+        Level(voxel_mm=8.0, iterations=25, rate_mm=1.0, points=6000),
+        Level(voxel_mm=4.0, iterations=30, rate_mm=0.6, points=8000),
+    ),
+)
+GROSS = ("mirrored", "other patient", "turned 45+", "half", "shifted 30+")
+
+
+def residual(grid: Geometry, mean_mm: float, knot_mm: float, rng: np.random.Generator) -> BSplineTransform:
+    """A smooth random error with a mean length over the grid."""
+    extent = np.array(grid.size_xyz) * np.array(grid.spacing_xyz)
+    size = np.ceil(extent / knot_mm).astype(int) + 4
+    start = grid.centre_xyz - grid.axes @ ((size - 1) * knot_mm / 2)
+    knots = Geometry(tuple(size), (knot_mm,) * 3, tuple(start), grid.direction)
+    transform = BSplineTransform(knots, rng.normal(size=(3, *knots.shape_zyx)))
+    length = np.sqrt((displacement_field(transform, grid).vectors ** 2).sum(0)).mean()
+    return replace(transform, coefficients=transform.coefficients * mean_mm / length)
+
+
+def bump(grid: Geometry, centre: np.ndarray, length_mm: float, width_mm: float, rng: np.random.Generator) -> Transform:
+    """An error in one place: a Gaussian around `centre`."""
+    direction = rng.normal(size=3)
+    direction *= length_mm / np.linalg.norm(direction)
+    weight = np.exp(-(((grid_points(grid) - centre) / width_mm) ** 2).sum(-1) / 2)
+    return DisplacementField(grid, np.stack([weight * d for d in direction]))
+
+
+def variants(
+    pair: Pair, truth: Transform, edges: np.ndarray, other: Pair | None, rng: np.random.Generator
+) -> Iterator[tuple[str, Pair, Transform]]:
+    """Name, pair and transform of sound registrations and failures of one case."""
+    grid = pair.fixed.geometry.resized((6.0, 6.0, 6.0))
+    centre = tuple(pair.fixed.geometry.centre_xyz)
+    still = AffineTransform(np.eye(3))
+
+    def shifted(mm: float) -> Transform:
+        direction = rng.normal(size=3) * (1, 1, 0.5)
+        return AffineTransform(np.eye(3), tuple(mm * direction / np.linalg.norm(direction)))
+
+    def turned(degrees: float, axis: int | None = None) -> EulerTransform:
+        vector = rng.normal(size=3) if axis is None else np.eye(3)[axis]
+        return EulerTransform(tuple(np.radians(degrees) * vector / np.linalg.norm(vector)), centre_xyz=centre)
+
+    for mean_mm in (rng.uniform(0.3, 1.2), rng.uniform(1.2, 3)):
+        yield "sound", pair, compose(residual(grid, mean_mm, rng.uniform(30, 60), rng), truth)
+    yield "smooth 5-12", pair, compose(residual(grid, rng.uniform(5, 12), rng.uniform(60, 90), rng), truth)
+    yield "shifted 8-20", pair, compose(shifted(rng.uniform(8, 20)), truth)
+    yield "shifted 30+", pair, compose(shifted(rng.uniform(30, 80)), truth)
+    yield "turned 8-25", pair, compose(turned(rng.uniform(8, 25)), truth)
+    yield "turned 45+", pair, compose(turned(float(rng.choice([45, 90, 120, 180])), int(rng.integers(3))), truth)
+    places = np.argwhere(edges)
+    for low, high in ((10, 20), (20, 30)):
+        place = pair.fixed.geometry.to_physical(places[rng.integers(len(places))][::-1])
+        error = bump(grid, place, rng.uniform(low, high), rng.uniform(20, 35), rng)
+        yield f"local {low}-{high}", pair, compose(error, residual(grid, 0.8, 40.0, rng), truth)
+    flips = [("mirrored", 2)] if rng.random() < 0.7 else [("mirrored", int(rng.integers(0, 3)))]
+    for name, axis in flips:
+        mirrored = pair.moving.with_array(np.ascontiguousarray(np.flip(pair.moving.array, axis)))
+        yield name, replace(pair, moving=mirrored, moving_labels=None), truth
+        if axis == 2 and rng.random() < 0.5:
+            yield name, *optimised(replace(pair, moving=mirrored, moving_labels=None), still)
+    half = pair.moving.array.shape[0] // 2
+    if half >= 8:
+        part = pair.moving.geometry.cropped((0, 0, 0), (*pair.moving.geometry.size_xyz[:2], half))
+        wrong = Volume(np.ascontiguousarray(pair.moving.array[-half:]), part)  # the upper half in the lower one's place
+        yield "half", replace(pair, moving=wrong, moving_labels=None), truth
+    yield "sound, engine", *optimised(pair, still)
+    yield "turned 45+", *optimised(pair, turned(90.0, int(rng.integers(3))))
+    if other is not None:
+        across = AffineTransform(np.eye(3), tuple(other.moving.geometry.centre_xyz - pair.moving.geometry.centre_xyz))
+        changed = replace(pair, moving=other.moving, moving_labels=None)
+        yield "other patient", changed, compose(truth, across)
+        centres = EulerTransform((0.0, 0.0, 0.0), across.translation_xyz)
+        if rng.random() < 0.5:
+            yield "other patient", *optimised(changed, centres)
+
+
+def optimised(pair: Pair, start: Transform) -> tuple[Pair, Transform]:
+    """What a short registration makes of a start."""
+    initial = start if isinstance(start, EulerTransform) else EulerTransform((0.0, 0.0, 0.0))
+    preset = SHORT.changed(discrete=None)
+    result = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=preset, initial=initial, device="cpu")
+    return pair, result.transform
+
+
+def simulated(root: Path) -> Iterator[tuple[Pair, Transform, Pair | None]]:
+    """Cases of a simulated cohort with their truth, and another patient of the same region."""
+    cases = [c for c in find_cohort(root) if c.target is not None]
+    for case in cases:
+        mates = [c for c in cases if (c.task, c.region) == (case.task, case.region)]
+        mate = mates[(mates.index(case) + 1) % len(mates)]
+        pair = load_pair(PairFiles.of(case), Convention.CT_TO_SOURCE)
+        other = load_pair(PairFiles.of(mate), Convention.CT_TO_SOURCE) if mate is not case else None
+        yield pair, read_itk(case.folder / "truth" / "deformation.h5"), other
+
+
+def real(data: Path, seed: int) -> Iterator[tuple[Pair, Transform, Pair | None]]:
+    """Real CTs with MR-like and CBCT-like images of another model and smoothed noise as truth."""
+    import registration_pairs as real_cts
+
+    pairs = []
+    for name in ("abdomen", "head", "abdomen-2"):
+        ct = real_cts.load_ct(name, data)
+        for modality in real_cts.MODALITIES:
+            made = real_cts.make_pair(name, ct, modality, seed)
+            grid = made.fixed.geometry
+            pair = make_pair(
+                made.fixed, made.moving, task=made.task, region=made.region, case_id=made.name, mask=made.fixed_mask
+            )
+            pairs.append((pair, DisplacementField(grid, made.truth.astype(np.float64))))
+    for number, (pair, truth) in enumerate(pairs):
+        yield pair, truth, pairs[(number + 4) % len(pairs)][0]
+
+
+def collect(options: argparse.Namespace) -> None:
+    """Append the signals and the true error of every variant to a file; cases that are there are kept."""
+    source = simulated(options.cohort) if options.cohort else real(options.data, options.seed)
+    done = {r["case"] for r in read_rows(options.rows)} if options.rows.is_file() else set()
+    for pair, truth, other in source:
+        if pair.id in done:
+            continue
+        rng = np.random.default_rng([options.seed, zlib.crc32(pair.id.encode())])
+        grid = pair.fixed.geometry
+        field = displacement_field(truth, grid)
+        aligned = apply_to_image(pair.moving, field, grid, interpolation="linear", outside=pair.outside)
+        counted = pair.fixed_mask.array & field_of_view(pair.moving.geometry, field, grid).array
+        edges = tissue_edges(aligned, counted)
+        rows = []
+        for kind, changed, transform in variants(pair, truth, edges, other, rng):
+            try:
+                evidence = collect_evidence(changed, transform)
+            except ProductError as error:
+                print(f"{pair.id} {kind}: {error}")
+                continue
+            error = np.sqrt(((displacement_field(transform, grid).vectors - field.vectors) ** 2).sum(0))
+            known = kind not in ("mirrored", "other patient", "half")
+            rows.append(
+                {
+                    "case": pair.id,
+                    "task": pair.task,
+                    "kind": kind,
+                    "signals": evidence.signals,
+                    "error_mm": float(error[counted].mean()) if known else None,
+                    "edges_p95_mm": float(np.percentile(error[edges], 95)) if known else None,
+                }
+            )
+        with options.rows.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        print(f"{pair.id}: {len(rows)} registrations", flush=True)
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Rows that `collect` wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Fit the judge's models and keep their coefficients."""
+    rows = [row for path in options.files for row in read_rows(path)]
+    names = " ".join(path.name for path in options.files)
+    model = fit_model(rows, gross=GROSS, command=f"python benchmarks/verdict.py fit {names} --out calibration.json")
+    model.write(options.out)
+    print(f"{options.out}: {len(rows)} registrations of {len({r['case'] for r in rows})} cases")
+
+
+def judge(options: argparse.Namespace) -> None:
+    """Recall, precision, correlation and coverage on rows that nothing was fitted on."""
+    from scipy.stats import spearmanr
+
+    model = JudgeModel.read(options.model) if options.model else JudgeModel.shipped()
+    result: dict[str, object] = {
+        "command": "python benchmarks/verdict.py judge " + " ".join(p.name for p in options.files)
+    }
+    for path in options.files:
+        rows = read_rows(path)
+        for silent in model.sets():
+            judged = [model.judge(row["signals"], frozenset(silent)) for row in rows]
+            gross = [row["kind"] in GROSS for row in rows]
+            failed = [j.verdict == "failed" for j in judged]
+            flagged = [j.verdict != "trusted" for j in judged]
+            hits = sum(f and g for f, g in zip(failed, gross, strict=True))
+            bad = [g or (row["error_mm"] or 99) > 10 for g, row in zip(gross, rows, strict=True)]
+            true_failed = sum(f and b for f, b in zip(failed, bad, strict=True))
+            kinds = {
+                kind: {
+                    "count": sum(r["kind"] == kind for r in rows),
+                    "failed": round(
+                        float(np.mean([f for f, r in zip(failed, rows, strict=True) if r["kind"] == kind])), 3
+                    ),
+                    "flagged": round(
+                        float(np.mean([f for f, r in zip(flagged, rows, strict=True) if r["kind"] == kind])), 3
+                    ),
+                }
+                for kind in sorted({r["kind"] for r in rows})
+            }
+            known = [(j, r["error_mm"]) for j, r in zip(judged, rows, strict=True) if r["error_mm"] is not None]
+            inside = [j.interval_mm[0] <= e <= j.interval_mm[1] for j, e in known]
+            key = f"{path.stem}, silent: {', '.join(silent) or 'none'}"
+            result[key] = {
+                "registrations": len(rows),
+                "recall of gross failures (failed)": round(hits / max(1, sum(gross)), 3),
+                "precision of failed (gross, or error above 10 mm)": round(true_failed / max(1, sum(failed)), 3),
+                "sound ones trusted": round(
+                    float(
+                        np.mean([not f for f, r in zip(flagged, rows, strict=True) if r["kind"].startswith("sound")])
+                    ),
+                    3,
+                ),
+                "spearman of predicted and true error": round(
+                    float(spearmanr([j.error_mm for j, _ in known], [e for _, e in known])[0]), 3
+                ),
+                "coverage of 90 % intervals": round(float(np.mean(inside)), 3),
+                "by kind": kinds,
+            }
+    if options.out:
+        write_json(options.out, result)
+    print(json.dumps(result, indent=1))
+
+
+def main() -> None:
+    """Collect, fit, judge."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    steps = parser.add_subparsers(required=True)
+    step = steps.add_parser("collect")
+    step.add_argument("cohort", type=Path, nargs="?")
+    step.add_argument("--data", type=Path)
+    step.add_argument("--rows", type=Path, required=True)
+    step.add_argument("--seed", type=int, default=0)
+    step.set_defaults(run=collect)
+    step = steps.add_parser("fit")
+    step.add_argument("files", type=Path, nargs="+")
+    step.add_argument("--out", type=Path, required=True)
+    step.set_defaults(run=fit)
+    step = steps.add_parser("judge")
+    step.add_argument("files", type=Path, nargs="+")
+    step.add_argument("--model", type=Path)
+    step.add_argument("--out", type=Path)
+    step.set_defaults(run=judge)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Fitting the judge's model on registrations whose error is known (see `benchmarks/verdict.py`); needs scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sctlab.registration.judge.model import _LAST, CLIP, OFFSET_MM, Calibration, JudgeModel, Linear, transformed
+from sctlab.registration.judge.witnesses import witnesses
+
+GROSS_MM, SOUND_MM = 15.0, 8.0  # mean errors between them teach the gross model nothing
+LOCAL_MM, FINE_MM = 8.0, 5.0  # 95th percentiles over tissue edges, likewise
+SILENT = ((), ("information",), ("self-similarity",), ("information", "self-similarity"))
+SPECIFICITY = 0.97  # of the local model on sound registrations
+FOLDS = 6
+
+
+def fit_model(rows: Sequence[dict[str, Any]], *, gross: Sequence[str], command: str) -> JudgeModel:
+    """Fit a calibration for every set of silent witnesses.
+
+    Args:
+        rows: `case`, `kind`, `signals`, `error_mm` (None where no transform would be right), `edges_p95_mm`.
+        gross: Kinds that are gross failures.
+        command: For the record.
+    """
+    calibrations = {"+".join(sorted(silent)): _fit(rows, frozenset(silent), gross) for silent in SILENT}
+    cases = len({row["case"] for row in rows})
+    return JudgeModel(command=command, cases=cases, registrations=len(rows), calibrations=calibrations)
+
+
+def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Sequence[str]) -> Calibration:
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    assert silent <= set(witnesses())
+    names = sorted({n for row in rows for n in row["signals"] if n.split(" ")[0] not in silent})
+    table = np.array([[transformed(n, row["signals"].get(n, np.nan)) for n in names] for row in rows])
+    mean, scale = np.nanmean(table, 0), np.maximum(np.nanstd(table, 0), 1e-3)
+    x = np.nan_to_num(np.clip((table - mean) / scale, -CLIP, CLIP))
+    cases = np.array([row["case"] for row in rows])
+    is_gross = np.array([row["kind"] in gross_kinds for row in rows])
+    error = np.array([np.nan if row["error_mm"] is None else row["error_mm"] for row in rows])
+    edges = np.array([np.nan if row["edges_p95_mm"] is None else row["edges_p95_mm"] for row in rows])
+    folds = GroupKFold(min(FOLDS, len(set(cases))))
+
+    def logistic(positive: np.ndarray, negative: np.ndarray) -> tuple[Linear, np.ndarray]:
+        used = positive | negative
+        model = LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000)
+        held_out = np.full(len(rows), np.nan)
+        held_out[used] = cross_val_predict(
+            model, x[used], positive[used], groups=cases[used], cv=folds, method="predict_proba"
+        )[:, 1]
+        model.fit(x[used], positive[used])
+        return _linear(names, model.coef_[0], float(model.intercept_[0])), held_out
+
+    positive, negative = is_gross | (error > GROSS_MM), ~is_gross & (error < SOUND_MM)
+    gross, held_out = logistic(positive, negative)
+    # Half-way between the failures but for the hardest 1 % and the sound ones but for the worst 1 %.
+    low, high = np.nanpercentile(held_out[negative], 99), np.nanpercentile(held_out[positive], 1)
+    gross_threshold = float(np.clip((low + high) / 2, 0.05, 0.95))
+    fine = np.array([row["kind"].startswith("sound") for row in rows]) & (edges < FINE_MM)
+    local, held_out = logistic(positive | (edges > LOCAL_MM), fine)
+    local_threshold = float(np.nanpercentile(held_out[fine], 100 * SPECIFICITY))
+
+    known = np.isfinite(error)
+    target = np.log(error[known] + OFFSET_MM)
+    ridge = Ridge(alpha=3.0)
+    predicted = cross_val_predict(ridge, x[known], target, groups=cases[known], cv=folds)
+    ridge.fit(x[known], target)
+    missed = target - predicted
+    ends = [*np.percentile(predicted, [25, 50, 75]).tolist(), _LAST]
+    bands, start = [], -np.inf
+    for end in ends:
+        inside = missed[(predicted > start) & (predicted <= end)]
+        bands.append((float(end), *_conformal(inside)))
+        start = end
+    return Calibration(
+        mean=dict(zip(names, mean.round(6).tolist(), strict=True)),
+        scale=dict(zip(names, scale.round(6).tolist(), strict=True)),
+        gross=gross,
+        local=local,
+        error=_linear(names, ridge.coef_, float(ridge.intercept_)),
+        gross_threshold=round(gross_threshold, 4),
+        local_threshold=round(local_threshold, 4),
+        bands=bands,
+    )
+
+
+def _conformal(missed: np.ndarray, cover: float = 0.9) -> tuple[float, float]:
+    """Lower and upper quantile of residuals with the finite-sample correction of split conformal prediction."""
+    share = min(1.0, np.ceil((len(missed) + 1) * (1 + cover) / 2) / max(len(missed), 1))
+    return float(np.quantile(missed, 1 - share)), float(np.quantile(missed, share))
+
+
+def _linear(names: Sequence[str], weights: np.ndarray, intercept: float) -> Linear:
+    return Linear(weights={n: round(float(w), 5) for n, w in zip(names, weights, strict=True)}, intercept=intercept)

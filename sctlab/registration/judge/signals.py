@@ -1,0 +1,298 @@
+"""Signals of one registration: how sharp an optimum the solution is, and where in the body another place fits better.
+
+They need no group, no start and no truth. Everything happens on one coarse isotropic grid, where a shift of the solution
+is a shift of an array.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import ndimage
+
+from sctlab.registration.judge.witnesses import Witness, witnesses
+from sctlab.registration.pairs import Pair
+from sctlab.transforms.apply import apply_to_image, apply_to_labels, field_of_view
+from sctlab.transforms.data import Transform
+from sctlab.transforms.field import displacement_field
+from sctlab_model.body import body_mask
+from sctlab_model.cases import Task
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Geometry, Volume, resample
+
+FINEST_MM = 5.0
+MOST_VOXELS = 150_000  # keeps the judge within seconds; the grid gets coarser instead
+MARGIN_MM = 8.0  # around the body: the skin counts
+SHIFT_MM, TURN_DEGREES = 20.0, 10.0
+WINDOW_MM = 16.0  # standard deviation of the windows in which a better place is looked for
+STEP_MM = 8.0
+# Places that the search looks at, in steps: none, along the axes as far as 24 mm, and the corners of a cube.
+PLACES = (
+    (0, 0, 0),
+    *(
+        tuple(sign * far if a == axis else 0 for a in range(3))
+        for far in (1, 2, 3)
+        for axis in range(3)
+        for sign in (-1, 1)
+    ),
+    *itertools.product((-1, 1), repeat=3),
+)
+LEAST_VOXELS = 200
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the witnesses say of one registration.
+
+    Args:
+        signals: By name, each larger when worse. `<witness> shift`, `turn` and `mirror` are the agreement of the
+            perturbed solution as a share of the solution's own (1: no optimum); `<witness> elsewhere mm` is how far
+            away windows fit better; `body gap mm` the mean distance between both bodies' surfaces.
+        residual_mm: How far away each window of the body fits better, on `grid` [z, y, x]; NaN where nothing tells.
+        left_out: Witnesses that stayed silent because the engine optimised them.
+    """
+
+    signals: dict[str, float]
+    residual_mm: Volume | None = None
+    left_out: tuple[str, ...] = field(default=())
+
+
+def collect_evidence(pair: Pair, transform: Transform, optimised: frozenset[str] = frozenset()) -> Evidence:
+    """Question every witness that may speak.
+
+    Args:
+        pair: The images.
+        transform: From fixed points to moving points.
+        optimised: Metrics that the registration optimised (`mutual information`, `mind`).
+
+    Raises:
+        InputError: Next to nothing of the body has data in both images.
+    """
+    grid = judge_grid(pair)
+    spacing = grid.spacing_xyz[0]
+    mapping = displacement_field(transform, grid)
+    fixed = _display(resample(_as_float(pair.fixed, spacing), grid, interpolation="linear", outside=_low(pair.fixed)))
+    moving = _display(
+        apply_to_image(_as_float(pair.moving, spacing), mapping, grid, interpolation="linear", outside=pair.outside)
+    )
+    data = field_of_view(pair.moving.geometry, mapping, grid).array & _within(pair.fixed.geometry, grid)
+    mask = resample(pair.fixed_mask, grid, interpolation="nearest").array > 0
+    region = ndimage.distance_transform_edt(~mask) * spacing <= MARGIN_MM
+    if (region & data).sum() < LEAST_VOXELS:
+        raise InputError(
+            pair.id, found="next to nothing of the body has data in both images", expected="images that overlap"
+        )
+    chosen = witnesses(optimised)
+    speaking = {name: cls(fixed, moving, spacing) for name, cls in chosen.items()}
+    signals: dict[str, float] = {"without data": 1 - float(data[mask].mean())}
+    maps = []
+    for name, witness in speaking.items():
+        signals |= {f"{name} {k}": v for k, v in _sharpness(witness, region, data, grid, spacing).items()}
+        own = witness.score((0, 0, 0), region & data)
+        signals[f"{name} lost"] = 1 - own
+        signals |= {f"{name} {k}": v for k, v in _turned(type(witness), fixed, moving, region, data, grid, own).items()}
+        if witness.local:
+            maps.append(_better_places(witness, region, data, spacing))
+    residual, share = _joined(maps, region & data, spacing)
+    inside = np.isfinite(residual)
+    values = residual[inside] if inside.any() else np.zeros(1)
+    signals["elsewhere mean mm"] = float(values.mean())
+    signals["elsewhere p95 mm"] = float(np.percentile(values, 95))
+    signals["elsewhere gain"] = share
+    signals |= _bodies(pair, mapping, grid, data)
+    silent = tuple(sorted(set(witnesses()) - set(chosen)))
+    return Evidence(signals, Volume(residual.astype(np.float32), grid), silent)
+
+
+def judge_grid(pair: Pair) -> Geometry:
+    """An isotropic grid over the fixed body with room for the perturbations around it."""
+    index = np.argwhere(pair.fixed_mask.array > 0)
+    geometry = pair.fixed.geometry
+    own = np.array(geometry.spacing_xyz)
+    low, high = index.min(0)[::-1] * own - MARGIN_MM, index.max(0)[::-1] * own + MARGIN_MM
+    spacing = max(FINEST_MM, float((np.prod(high - low) / MOST_VOXELS) ** (1 / 3)))
+    size = np.maximum(np.ceil((high - low) / spacing).astype(int) + 1, 5)
+    origin = np.array(geometry.origin_xyz) + geometry.axes @ ((low + high - (size - 1) * spacing) / 2)
+    return Geometry(tuple(size), (spacing,) * 3, tuple(origin), geometry.direction)
+
+
+def _sharpness(
+    witness: Witness, region: np.ndarray, data: np.ndarray, grid: Geometry, spacing: float
+) -> dict[str, float]:
+    """Agreement of the solution shifted by 20 mm as a share of its own: the mean and the largest of the six."""
+    count = max(1, round(SHIFT_MM / spacing))
+    ratios = []
+    for axis, sign in itertools.product(range(3), (-1, 1)):
+        shift = tuple(sign * count if a == axis else 0 for a in range(3))
+        common = region & data & _moved(data, shift)
+        if common.sum() < LEAST_VOXELS:
+            continue
+        own = witness.score((0, 0, 0), common)
+        ratios.append(witness.score(shift, common) / max(own, 1e-3))
+    ratios = ratios or [1.0]
+    return {"shift": float(np.clip(np.mean(ratios), 0, 2)), "worst shift": float(np.clip(max(ratios), 0, 2))}
+
+
+def _turned(
+    witness: type[Witness],
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    region: np.ndarray,
+    data: np.ndarray,
+    grid: Geometry,
+    own: float,
+) -> dict[str, float]:
+    """Agreement of the solution turned by 10° and of the mirrored one, as shares of its own."""
+    centre = np.array(ndimage.center_of_mass(region & data))
+    turns = []
+    for axis in range(3):
+        a, b = (k for k in range(3) if k != axis)
+        matrix = np.eye(3)
+        angle = np.radians(TURN_DEGREES)
+        matrix[a, a] = matrix[b, b] = np.cos(angle)
+        matrix[a, b], matrix[b, a] = -np.sin(angle), np.sin(angle)
+        turns.append(_score_of(witness, fixed, moving, region, data, matrix, centre, grid))
+    left_right = 2 - int(np.argmax(np.abs(grid.axes[0])))  # the array's axis along the patient's left-right
+    mirrors = [
+        _score_of(witness, fixed, moving, region, data, matrix, centre, grid, shift)
+        for matrix in (np.diag([-1.0 if a == left_right else 1.0 for a in range(3)]),)
+        for shift in _along(left_right, grid.spacing_xyz[0])
+    ]
+    return {
+        "turn": float(np.clip(np.mean(turns) / max(own, 1e-3), 0, 2)),
+        "mirror": float(np.clip(max(mirrors) / max(own, 1e-3), 0, 2)),
+    }
+
+
+def _along(axis: int, spacing: float) -> list[np.ndarray]:
+    step = np.array([1.0 if a == axis else 0.0 for a in range(3)]) * 8.0 / spacing
+    return [k * step for k in (-2, -1, 0, 1, 2)]
+
+
+def _score_of(
+    witness: type[Witness],
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    region: np.ndarray,
+    data: np.ndarray,
+    matrix: np.ndarray,
+    centre: np.ndarray,
+    grid: Geometry,
+    shift: np.ndarray | None = None,
+) -> float:
+    """Agreement with the moving image (and its data) under a linear map of array indices around a centre."""
+    offset = centre - matrix @ centre + (0 if shift is None else shift)
+    turned = ndimage.affine_transform(moving, matrix, offset, order=1, mode="nearest")
+    covered = ndimage.affine_transform(data.astype(np.float32), matrix, offset, order=1, mode="constant") > 0.5
+    common = region & data & covered
+    if common.sum() < LEAST_VOXELS:
+        return 0.0
+    return witness(fixed, turned, grid.spacing_xyz[0]).score((0, 0, 0), common)
+
+
+def _better_places(
+    witness: Witness, region: np.ndarray, data: np.ndarray, spacing: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Agreement in windows for every shift of the search, [shifts, z, y, x] at half the resolution, and its weight."""
+    sigma = WINDOW_MM / spacing
+    step = max(1, round(STEP_MM / spacing))
+    thin = (slice(None, None, 2),) * 3
+    scores, weights = [], []
+    for place in PLACES:
+        shift = (place[0] * step, place[1] * step, place[2] * step)
+        agreement, weight = witness.maps(shift)
+        counts = region & data & _moved(data, shift)
+        weight = np.where(counts, weight, 0).astype(np.float32)
+        smooth = ndimage.gaussian_filter(weight, sigma, mode="constant", truncate=2)[thin]
+        local = ndimage.gaussian_filter(np.where(counts, agreement, 0).astype(np.float32), sigma, truncate=2)[thin]
+        scores.append(local / np.maximum(smooth, 1e-6))
+        weights.append(smooth)
+    return np.stack(scores), np.stack(weights)
+
+
+def _joined(maps: list[tuple[np.ndarray, np.ndarray]], region: np.ndarray, spacing: float) -> tuple[np.ndarray, float]:
+    """Distance in mm to the place where each window fits best by all witnesses together, on the full grid; and the
+    mean gain there, as a share of the agreement's own spread over the places."""
+    shifts = np.array(PLACES, dtype=np.float64)
+    length = np.linalg.norm(shifts, axis=1) * max(1, round(STEP_MM / spacing)) * spacing
+    total: np.ndarray | None = None
+    enough = np.ones(1, bool)
+    for scores, weights in maps:
+        spread = scores.std(0, keepdims=True)
+        own = weights[0]
+        enough = enough & (own > 0.02) & (spread[0] > 1e-4)
+        standard = (scores - scores.mean(0, keepdims=True)) / np.maximum(spread, 1e-4)
+        # A shift whose window lost most of its data has no say.
+        standard = np.where(weights > 0.5 * own[None], standard, -9.0)
+        total = standard if total is None else total + standard
+    if total is None:
+        return np.full(region.shape, np.nan), 0.0
+    total = total / len(maps)
+    # Where places can't be told apart the solution's own is the best guess.
+    total = total - 0.02 * length[:, None, None, None]
+    best = total.argmax(0)
+    gain = np.take_along_axis(total, best[None], 0)[0] - total[0]
+    found = np.where(enough, length[best], np.nan)
+    thin = region[::2, ::2, ::2]
+    found = np.where(thin, found, np.nan)
+    full = np.repeat(np.repeat(np.repeat(found, 2, 0), 2, 1), 2, 2)[tuple(slice(n) for n in region.shape)]
+    inside = np.isfinite(found)
+    return np.where(region, full, np.nan), float(gain[inside].mean()) if inside.any() else 0.0
+
+
+def _bodies(pair: Pair, mapping: Transform, grid: Geometry, data: np.ndarray) -> dict[str, float]:
+    """How far apart the surfaces of both bodies are in mm; nothing where a body isn't found or is the whole image."""
+    kinds = [Task.MRI if name == "mr" else Task.CBCT for name in (pair.fixed_name, pair.moving_name)]
+    try:
+        fixed = body_mask(pair.fixed, kinds[0])
+        moving = body_mask(pair.moving, kinds[1])
+    except InputError:
+        return {}
+    if fixed.array.all() or moving.array.all():
+        return {}
+    a = resample(fixed, grid, interpolation="nearest").array > 0
+    b = apply_to_labels(moving, mapping, grid).array > 0
+    a, b = a & data, b & data
+    surface = np.count_nonzero(a & ~ndimage.binary_erosion(a, border_value=1)) or 1
+    gap = np.count_nonzero(a ^ b) / surface * grid.spacing_xyz[0]
+    return {"body gap mm": float(min(gap, 100.0))}
+
+
+def _moved(data: np.ndarray, shift: tuple[int, ...]) -> np.ndarray:
+    """Where the shifted moving image has data; what a roll brings in from the other face has none."""
+    moved = np.roll(data, tuple(-s for s in shift), axis=(0, 1, 2))
+    for axis, s in enumerate(shift):
+        if s:
+            index = [slice(None)] * 3
+            index[axis] = slice(-s, None) if s > 0 else slice(None, -s)
+            moved[tuple(index)] = False
+    return moved
+
+
+def _display(volume: Volume) -> np.ndarray:
+    """Values clipped to where tissues differ: HU to −300…500, others to their 99th percentile."""
+    values = volume.array.astype(np.float32)
+    if values.min() < -300:
+        return np.clip(values, -300, 500) / 400
+    high = float(np.percentile(values[values > values.min()], 99)) if (values > values.min()).any() else 1.0
+    return np.clip(values, 0, high) / max(high, 1e-6) * 2
+
+
+def _as_float(volume: Volume, target_mm: float) -> Volume:
+    """The image low-pass filtered for sampling at the judge's spacing."""
+    spacing = np.array(volume.geometry.spacing_xyz[::-1])
+    sigma = 0.4 * np.sqrt(np.maximum(target_mm**2 - spacing**2, 0)) / spacing
+    values = volume.array.astype(np.float32)
+    return volume.with_array(ndimage.gaussian_filter(values, sigma, mode="nearest") if sigma.any() else values)
+
+
+def _low(volume: Volume) -> float:
+    return float(np.percentile(volume.array, 1))
+
+
+def _within(geometry: Geometry, grid: Geometry) -> np.ndarray:
+    """Where a grid's voxels lie inside an image."""
+    ones = Volume(np.ones(geometry.shape_zyx, np.uint8), geometry)
+    return resample(ones, grid, interpolation="nearest").array > 0

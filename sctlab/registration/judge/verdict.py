@@ -1,0 +1,92 @@
+"""The verdict on one registration: evidence, calibrated model, and the limits that hold whatever the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sctlab.registration.judge.model import JudgeModel
+from sctlab.registration.judge.signals import collect_evidence
+from sctlab.registration.pairs import Pair
+from sctlab.registration.records import Judgement, QualityRecord, Verdict
+from sctlab.registration.settings import Method
+from sctlab.transforms.data import Transform
+from sctlab_model.errors import InputError
+from sctlab_model.volume import Volume
+
+if TYPE_CHECKING:
+    from sctlab.registration.engine.settings import Preset
+
+MOST_FOLDS = 0.001
+MOST_WITHOUT_DATA = 0.4
+MOST_INVERSE_MM, MOST_SPREAD_MM = 10.0, 8.0  # 95th percentiles
+MIRRORED = 1.0  # the mirrored image agrees better than the solution
+
+
+def optimised_metrics(method: Method, presets: Sequence[Preset] = ()) -> frozenset[str]:
+    """What a registration optimised or chose by, so that it proves nothing afterwards.
+
+    Every engine registration starts with a rigid stage on MIND; the coarse search is taken only where mutual
+    information rises; elastix optimises mutual information.
+    """
+    if method is Method.ELASTIX:
+        return frozenset({"mutual information"})
+    used = {"mind"}
+    if any(p.mutual_information or (p.levels and p.discrete is not None) for p in presets):
+        used.add("mutual information")
+    return frozenset(used)
+
+
+def judge_registration(
+    pair: Pair, transform: Transform, quality: QualityRecord, optimised: frozenset[str] = frozenset()
+) -> tuple[Judgement, Volume | None]:
+    """The verdict, and where in the body another place fits better (mm, on a coarse grid).
+
+    Args:
+        pair: The images.
+        transform: From fixed points to moving points.
+        quality: Measures of the registration: folds, missing data and, where made, inverse consistency and spread.
+        optimised: Of `optimised_metrics`.
+    """
+    try:
+        evidence = collect_evidence(pair, transform, optimised)
+    except InputError as error:
+        return Judgement(
+            verdict=Verdict.FAILED, reasons=[error.found], error_mm=200.0, interval_mm=(0, 200), failure_probability=1
+        ), None
+    judgement = JudgeModel.shipped().judge(evidence.signals, frozenset(evidence.left_out))
+    reasons = list(judgement.reasons)
+    if judgement.verdict is Verdict.FAILED and _looks_mirrored(evidence.signals):
+        reasons.insert(
+            0, "mirrored anatomy: the mirrored image agrees better; left and right are exchanged in a header"
+        )
+    limits = _beyond_limits(quality)
+    verdict = judgement.verdict
+    if limits and verdict is Verdict.TRUSTED:
+        verdict = Verdict.DOUBTFUL
+    return judgement.model_copy(update={"verdict": verdict, "reasons": reasons + limits}), evidence.residual_mm
+
+
+def _looks_mirrored(signals: dict[str, float]) -> bool:
+    """Whether every witness prefers the mirrored image to the solution, and to the shifted and turned ones."""
+    ratios = {name.removesuffix(" mirror"): value for name, value in signals.items() if name.endswith(" mirror")}
+    return bool(ratios) and all(
+        value > MIRRORED and value > 1.05 * max(signals[f"{name} shift"], signals[f"{name} turn"])
+        for name, value in ratios.items()
+    )
+
+
+def _beyond_limits(quality: QualityRecord) -> list[str]:
+    reasons = []
+    if quality.field.jacobian.folds > MOST_FOLDS:
+        reasons.append(f"{quality.field.jacobian.folds:.2%} of the body folds")
+    missing = 1 - quality.overlap.field_of_view
+    if missing > MOST_WITHOUT_DATA:
+        reasons.append(f"{missing:.0%} of the body has no moving data")
+    for name, summary, most in (
+        ("inverse consistency", quality.inverse_consistency_mm, MOST_INVERSE_MM),
+        ("spread of the presets", quality.preset_spread_mm, MOST_SPREAD_MM),
+    ):
+        if summary is not None and summary.p95 > most:
+            reasons.append(f"{name} of {summary.p95:.0f} mm (95th percentile)")
+    return reasons

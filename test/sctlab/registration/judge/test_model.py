@@ -1,0 +1,69 @@
+"""The calibrated model on made-up registrations: fitted, written, read, and honest about what it was not told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sctlab.registration.judge.calibrate import SILENT, fit_model
+from sctlab.registration.judge.model import JudgeModel
+from sctlab.registration.judge.verdict import optimised_metrics
+from sctlab.registration.presets import PRESETS
+from sctlab.registration.records import Verdict
+from sctlab.registration.settings import Method
+
+
+def rows(count: int, seed: int) -> list[dict]:
+    """Signals that follow the error with noise; a third are gross failures."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        gross = number % 3 == 0
+        error = rng.uniform(30, 80) if gross else rng.uniform(0.3, 4)
+        bad = error / 80
+        signals = {f"{w} shift": 0.5 + 0.5 * min(1, 3 * bad) + rng.normal(0, 0.03)
+                   for w in ("edges", "correlation", "information", "self-similarity")}  # fmt: skip
+        signals["elsewhere mean mm"] = min(error, 25) * np.exp(rng.normal(0, 0.2))
+        made.append(
+            {
+                "case": f"C{number % 8}",
+                "kind": "shifted 30+" if gross else "sound",
+                "signals": signals,
+                "error_mm": error,
+                "edges_p95_mm": 1.2 * error,
+            }
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def model() -> JudgeModel:
+    return fit_model(rows(240, 0), gross=("shifted 30+",), command="a test")
+
+
+def test_it_tells_failures_and_its_intervals_cover(model, tmp_path):
+    model.write(tmp_path / "model.json")
+    again = JudgeModel.read(tmp_path / "model.json")
+    judged = [(again.judge(row["signals"]), row) for row in rows(240, 1)]
+    assert all((j.verdict is Verdict.FAILED) == (r["kind"] != "sound") for j, r in judged)
+    assert all(j.reasons for j, _ in judged if j.verdict is not Verdict.TRUSTED)
+    covered = np.mean([j.interval_mm[0] <= r["error_mm"] <= j.interval_mm[1] for j, r in judged])
+    assert 0.8 < covered < 0.98
+
+
+def test_a_silent_witness_changes_nothing(model):
+    for silent in SILENT:
+        signals = rows(1, 2)[0]["signals"]
+        loud = model.judge(signals | {f"{name} shift": 99.0 for name in silent}, frozenset(silent))
+        assert loud.failure_probability == model.judge(signals, frozenset(silent)).failure_probability
+
+
+def test_what_each_method_optimised():
+    both = {"mind", "mutual information"}
+    assert optimised_metrics(Method.ELASTIX) == {"mutual information"}
+    assert optimised_metrics(Method.IMPACT, [PRESETS["mri-ab"]]) == both
+    assert optimised_metrics(Method.RIGID, [PRESETS["rigid"]]) == {"mind"}
+    assert optimised_metrics(Method.IMPACT, [PRESETS["mind"].changed(discrete=None)]) == {"mind"}
+    assert optimised_metrics(Method.IMPACT, [PRESETS["mind"]]) == both  # the coarse search asks mutual information
