@@ -60,6 +60,7 @@ SHORT = Preset(
         Level(voxel_mm=4.0, iterations=30, rate_mm=0.6, points=8000),
     ),
 )
+OPTIMISED = frozenset({"mutual information", "mind"})  # by the presets of every task and region
 GROSS = ("mirrored", "other patient", "turned 45+", "half", "shifted 30+")
 
 
@@ -185,7 +186,7 @@ def collect(options: argparse.Namespace) -> None:
         rows = []
         for kind, changed, transform in variants(pair, truth, edges, other, rng):
             try:
-                evidence = collect_evidence(changed, transform)
+                evidence = collect_evidence(changed, transform, frozenset() if options.all else OPTIMISED)
             except ProductError as error:
                 print(f"{pair.id} {kind}: {error}")
                 continue
@@ -283,6 +284,7 @@ def main() -> None:
     step.add_argument("--data", type=Path)
     step.add_argument("--rows", type=Path, required=True)
     step.add_argument("--seed", type=int, default=0)
+    step.add_argument("--all", action="store_true", help="also the witnesses that the default presets optimise")
     step.set_defaults(run=collect)
     step = steps.add_parser("fit")
     step.add_argument("files", type=Path, nargs="+")

@@ -18,14 +18,16 @@ FOLDS = 6
 
 
 def fit_model(rows: Sequence[dict[str, Any]], *, gross: Sequence[str], command: str) -> JudgeModel:
-    """Fit a calibration for every set of silent witnesses.
+    """Fit a calibration for every set of silent witnesses whose others were asked.
 
     Args:
         rows: `case`, `kind`, `signals`, `error_mm` (None where no transform would be right), `edges_p95_mm`.
         gross: Kinds that are gross failures.
         command: For the record.
     """
-    calibrations = {"+".join(sorted(silent)): _fit(rows, frozenset(silent), gross) for silent in SILENT}
+    heard = {name.split(" ")[0] for row in rows for name in row["signals"]}
+    possible = [s for s in SILENT if set(witnesses()) - set(s) <= heard]
+    calibrations = {"+".join(sorted(silent)): _fit(rows, frozenset(silent), gross) for silent in possible}
     cases = len({row["case"] for row in rows})
     return JudgeModel(command=command, cases=cases, registrations=len(rows), calibrations=calibrations)
 

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from sctlab.registration.records import Judgement, Verdict
+from sctlab_model.errors import InputError
 from sctlab_model.records import Record
 
 SHIPPED = Path(__file__).with_name("calibration.json")
@@ -82,8 +83,17 @@ class JudgeModel(Record):
 
         Args:
             signals: See `signals.Evidence`; those of silent witnesses are ignored.
-            silent: Names of witnesses.
+            silent: Names of witnesses. Where there is no calibration for exactly these, that of the fewest more is taken.
+
+        Raises:
+            InputError: There is none.
         """
+        known = sorted((s for s in map(frozenset, self.sets()) if s >= silent), key=len)
+        if not known:
+            raise InputError(
+                "judge", found=f"no calibration without {', '.join(sorted(silent))}", expected="one in its file"
+            )
+        silent = known[0]
         calibration = self.calibrations["+".join(sorted(silent))]
         standard = calibration.standard(signals)
         gross, local = (_sigmoid(_value(m, standard)) for m in (calibration.gross, calibration.local))

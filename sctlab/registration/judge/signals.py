@@ -87,12 +87,14 @@ def collect_evidence(pair: Pair, transform: Transform, optimised: frozenset[str]
     chosen = witnesses(optimised)
     speaking = {name: cls(fixed, moving, spacing) for name, cls in chosen.items()}
     signals: dict[str, float] = {"without data": 1 - float(data[mask].mean())}
+    perturbed = _perturbed(moving, region, data, grid)
     maps = []
     for name, witness in speaking.items():
-        signals |= {f"{name} {k}": v for k, v in _sharpness(witness, region, data, grid, spacing).items()}
+        signals |= {f"{name} {k}": v for k, v in _sharpness(witness, region, data, spacing).items()}
         own = witness.score((0, 0, 0), region & data)
         signals[f"{name} lost"] = 1 - own
-        signals |= {f"{name} {k}": v for k, v in _turned(type(witness), fixed, moving, region, data, grid, own).items()}
+        others = _against_perturbed(type(witness), fixed, perturbed, own, spacing)
+        signals |= {f"{name} {k}": v for k, v in others.items()}
         if witness.local:
             maps.append(_better_places(witness, region, data, spacing))
     residual, share = _joined(maps, region & data, spacing)
@@ -118,9 +120,7 @@ def judge_grid(pair: Pair) -> Geometry:
     return Geometry(tuple(size), (spacing,) * 3, tuple(origin), geometry.direction)
 
 
-def _sharpness(
-    witness: Witness, region: np.ndarray, data: np.ndarray, grid: Geometry, spacing: float
-) -> dict[str, float]:
+def _sharpness(witness: Witness, region: np.ndarray, data: np.ndarray, spacing: float) -> dict[str, float]:
     """Agreement of the solution shifted by 20 mm as a share of its own: the mean and the largest of the six."""
     count = max(1, round(SHIFT_MM / spacing))
     ratios = []
@@ -135,61 +135,62 @@ def _sharpness(
     return {"shift": float(np.clip(np.mean(ratios), 0, 2)), "worst shift": float(np.clip(max(ratios), 0, 2))}
 
 
-def _turned(
-    witness: type[Witness],
-    fixed: np.ndarray,
-    moving: np.ndarray,
-    region: np.ndarray,
-    data: np.ndarray,
-    grid: Geometry,
-    own: float,
-) -> dict[str, float]:
-    """Agreement of the solution turned by 10° and of the mirrored one, as shares of its own."""
+@dataclass(frozen=True)
+class _Perturbed:
+    """The moving image under a solution that was turned or mirrored, and where it has data."""
+
+    moving: np.ndarray
+    common: np.ndarray
+
+
+def _perturbed(
+    moving: np.ndarray, region: np.ndarray, data: np.ndarray, grid: Geometry
+) -> tuple[list[_Perturbed], list[_Perturbed]]:
+    """The solution turned by 10° about each axis; and mirrored left to right, at five places along that axis."""
     centre = np.array(ndimage.center_of_mass(region & data))
-    turns = []
+    angle = np.radians(TURN_DEGREES)
+    turns, mirrors = [], []
     for axis in range(3):
         a, b = (k for k in range(3) if k != axis)
         matrix = np.eye(3)
-        angle = np.radians(TURN_DEGREES)
         matrix[a, a] = matrix[b, b] = np.cos(angle)
         matrix[a, b], matrix[b, a] = -np.sin(angle), np.sin(angle)
-        turns.append(_score_of(witness, fixed, moving, region, data, matrix, centre, grid))
+        turns.append(_mapped(moving, region, data, matrix, centre - matrix @ centre))
     left_right = 2 - int(np.argmax(np.abs(grid.axes[0])))  # the array's axis along the patient's left-right
-    mirrors = [
-        _score_of(witness, fixed, moving, region, data, matrix, centre, grid, shift)
-        for matrix in (np.diag([-1.0 if a == left_right else 1.0 for a in range(3)]),)
-        for shift in _along(left_right, grid.spacing_xyz[0])
-    ]
+    flip = np.diag([-1.0 if a == left_right else 1.0 for a in range(3)])
+    along = np.array([1.0 if a == left_right else 0.0 for a in range(3)]) * 8.0 / grid.spacing_xyz[0]
+    for steps in (-2, -1, 0, 1, 2):
+        mirrors.append(_mapped(moving, region, data, flip, centre - flip @ centre + steps * along))
+    return turns, mirrors
+
+
+def _mapped(
+    moving: np.ndarray, region: np.ndarray, data: np.ndarray, matrix: np.ndarray, offset: np.ndarray
+) -> _Perturbed:
+    turned = ndimage.affine_transform(moving, matrix, offset, order=1, mode="nearest")
+    covered = ndimage.affine_transform(data.astype(np.float32), matrix, offset, order=1, mode="constant") > 0.5
+    return _Perturbed(turned, region & data & covered)
+
+
+def _against_perturbed(
+    witness: type[Witness],
+    fixed: np.ndarray,
+    perturbed: tuple[list[_Perturbed], list[_Perturbed]],
+    own: float,
+    spacing: float,
+) -> dict[str, float]:
+    """Agreement of the turned solutions (mean) and of the mirrored ones (the best), as shares of the solution's own."""
+
+    def score(other: _Perturbed) -> float:
+        if other.common.sum() < LEAST_VOXELS:
+            return 0.0
+        return witness(fixed, other.moving, spacing).score((0, 0, 0), other.common)
+
+    turns, mirrors = ([score(other) for other in group] for group in perturbed)
     return {
         "turn": float(np.clip(np.mean(turns) / max(own, 1e-3), 0, 2)),
         "mirror": float(np.clip(max(mirrors) / max(own, 1e-3), 0, 2)),
     }
-
-
-def _along(axis: int, spacing: float) -> list[np.ndarray]:
-    step = np.array([1.0 if a == axis else 0.0 for a in range(3)]) * 8.0 / spacing
-    return [k * step for k in (-2, -1, 0, 1, 2)]
-
-
-def _score_of(
-    witness: type[Witness],
-    fixed: np.ndarray,
-    moving: np.ndarray,
-    region: np.ndarray,
-    data: np.ndarray,
-    matrix: np.ndarray,
-    centre: np.ndarray,
-    grid: Geometry,
-    shift: np.ndarray | None = None,
-) -> float:
-    """Agreement with the moving image (and its data) under a linear map of array indices around a centre."""
-    offset = centre - matrix @ centre + (0 if shift is None else shift)
-    turned = ndimage.affine_transform(moving, matrix, offset, order=1, mode="nearest")
-    covered = ndimage.affine_transform(data.astype(np.float32), matrix, offset, order=1, mode="constant") > 0.5
-    common = region & data & covered
-    if common.sum() < LEAST_VOXELS:
-        return 0.0
-    return witness(fixed, turned, grid.spacing_xyz[0]).score((0, 0, 0), common)
 
 
 def _better_places(
