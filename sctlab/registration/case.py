@@ -13,6 +13,7 @@ import numpy as np
 
 from sctlab.cohort.pairs import file_digest
 from sctlab.registration.assess import assess
+from sctlab.registration.judge.signals import UNKNOWN_MM
 from sctlab.registration.methods import MethodResult, register_back, register_pair, result_key
 from sctlab.registration.overview import save_overview
 from sctlab.registration.pairs import Pair, PairFiles, check_overlap, load_pair
@@ -161,7 +162,7 @@ def _register_into(folder: Path, files: PairFiles, settings: RegistrationSetting
     quality.seconds = seconds
     quality.write(folder / QUALITY)
     if residual is not None:
-        on_fixed = resample(residual, pair.fixed.geometry, interpolation="nearest", outside=float("nan"))
+        on_fixed = resample(residual, pair.fixed.geometry, interpolation="nearest", outside=UNKNOWN_MM)
         write_volume(on_fixed, folder / f"{RESIDUAL}.mha")
         names.append(f"{RESIDUAL}.mha")
     title = f"{files.id} · {files.task.folder} {files.region} · {settings.method} · {settings.convention}"

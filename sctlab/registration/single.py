@@ -43,7 +43,7 @@ class RegisteredPair:
         registered: The moving image on the fixed grid.
         field_of_view: Where the moving image has data, on the fixed grid (bool).
         quality: The verdict and the measures behind it.
-        residual_mm: Where in the body another place fits better, on a coarse grid; NaN where nothing tells.
+        residual_mm: Where in the body another place fits better, on a coarse grid; −1 where nothing tells.
         notes: Decisions of the method.
     """
 

@@ -40,6 +40,7 @@ PLACES = (
     *itertools.product((-1, 1), repeat=3),
 )
 LEAST_VOXELS = 200
+UNKNOWN_MM = -1.0  # of the map, where nothing tells
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Evidence:
         signals: By name, each larger when worse. `<witness> shift`, `turn` and `mirror` are the agreement of the
             perturbed solution as a share of the solution's own (1: no optimum); `<witness> elsewhere mm` is how far
             away windows fit better; `body gap mm` the mean distance between both bodies' surfaces.
-        residual_mm: How far away each window of the body fits better, on `grid` [z, y, x]; NaN where nothing tells.
+        residual_mm: How far away each window of the body fits better, on a coarse grid; `UNKNOWN_MM` where nothing tells.
         left_out: Witnesses that stayed silent because the engine optimised them.
     """
 
@@ -105,7 +106,8 @@ def collect_evidence(pair: Pair, transform: Transform, optimised: frozenset[str]
     signals["elsewhere gain"] = share
     signals |= _bodies(pair, mapping, grid, data)
     silent = tuple(sorted(set(witnesses()) - set(chosen)))
-    return Evidence(signals, Volume(residual.astype(np.float32), grid), silent)
+    shown = np.where(np.isfinite(residual), residual, UNKNOWN_MM).astype(np.float32)
+    return Evidence(signals, Volume(shown, grid), silent)
 
 
 def judge_grid(pair: Pair) -> Geometry:

@@ -77,12 +77,13 @@ def test_folder_holds_what_the_contract_lists(tmp_path, files, truth_as_method, 
             "overview.png",
             PAIR,
             QUALITY,
+            "residual_mm.mha",
             "spread_mm.mha",
             "transform.h5",
         ]
     )
     grid = cbct_sample.source.geometry
-    for name in ("cbct", "ct", "fov", "labels", "mask", "spread_mm"):
+    for name in ("cbct", "ct", "fov", "labels", "mask", "residual_mm", "spread_mm"):
         assert read_volume(out / f"{name}.mha").geometry.same_grid(grid, 1e-6), name
     ct, fov = read_volume(out / "ct.mha"), read_volume(out / "fov.mha").array > 0
     assert ct.array.dtype == np.int16
