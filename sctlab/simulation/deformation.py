@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from sctlab.measures.jacobian import determinant
 from sctlab.simulation.painter import smooth_noise
 from sctlab.simulation.phantom import MANDIBLE, Phantom
 from sctlab.simulation.tissues import Tissue
@@ -85,12 +86,8 @@ def corner_jacobian(field: np.ndarray, spacing_xyz: tuple[float, float, float]) 
             take = [slice(corner[k], corner[k] + n[k]) for k in range(3)]
             take[2 - a] = slice(None)
             columns.append(difference[a][tuple(take)].astype(np.float64))
-        m = np.stack(columns, -1) + np.eye(3)
-        det = (
-            m[..., 0, 0] * (m[..., 1, 1] * m[..., 2, 2] - m[..., 1, 2] * m[..., 2, 1])
-            - m[..., 0, 1] * (m[..., 1, 0] * m[..., 2, 2] - m[..., 1, 2] * m[..., 2, 0])
-            + m[..., 0, 2] * (m[..., 1, 0] * m[..., 2, 1] - m[..., 1, 1] * m[..., 2, 0])
-        )
+        matrix = np.stack(columns, -1) + np.eye(3)
+        det = determinant(np.moveaxis(matrix, (-2, -1), (0, 1)))
         smallest = det if smallest is None else np.minimum(smallest, det)
     assert smallest is not None
     return smallest

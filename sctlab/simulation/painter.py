@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from sctlab.simulation.tissues import Tissue, sample_hu
+from sctlab.transforms.cubic import cubic_weights
 from sctlab_model.volume import Geometry, triple
 
 Box = tuple[slice, slice, slice]
@@ -234,7 +235,7 @@ def smooth_noise(
         at = 1 + np.arange(n) * spacing_xyz[2 - axis] / scale_mm
         base = np.minimum(at.astype(int), field.shape[axis] - 3)
         t = at - base
-        weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
+        weights = cubic_weights(t)
         view = [-1 if a == axis else 1 for a in range(3)]
         # gathered, not multiplied as a matrix: BLAS may sum in another order with other thread counts
         field = sum(np.take(field, base - 1 + k, axis) * weights[k].astype(np.float32).reshape(view) for k in range(4))

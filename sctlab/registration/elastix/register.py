@@ -130,9 +130,7 @@ class Sampling:
         """
         scale = [min(1.0, nominal / s) for nominal, s in zip(NOMINAL_MM, self.spacing_xyz, strict=True)]
         most = [max(1, n // LEAST_LEVEL_VOXELS) for n in self.size_xyz]
-        return [
-            triple(min(m, max(1, round(level * s))) for s, m in zip(scale, most, strict=True)) for level in levels
-        ]
+        return [triple(min(m, max(1, round(level * s))) for s, m in zip(scale, most, strict=True)) for level in levels]
 
     def steps(self, levels: tuple[int, ...], pyramid: tuple[int, ...]) -> list[int]:
         """The grid sampler's step on each level of a pyramid."""
