@@ -199,7 +199,7 @@ def collect(options: argparse.Namespace) -> None:
                     "kind": kind,
                     "signals": evidence.signals,
                     "error_mm": float(error[counted].mean()) if known else None,
-                    "edges_p95_mm": float(np.percentile(error[edges], 95)) if known else None,
+                    "edges_p99_mm": float(np.percentile(error[edges], 99)) if known else None,
                 }
             )
         with options.rows.open("a", encoding="utf-8") as file:

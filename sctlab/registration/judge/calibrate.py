@@ -11,7 +11,7 @@ from sctlab.registration.judge.model import _LAST, CLIP, OFFSET_MM, Calibration,
 from sctlab.registration.judge.witnesses import witnesses
 
 GROSS_MM, SOUND_MM = 15.0, 8.0  # mean errors between them teach the gross model nothing
-LOCAL_MM, FINE_MM = 8.0, 5.0  # 95th percentiles over tissue edges, likewise
+LOCAL_MM, FINE_MM = 9.0, 7.0  # 99th percentiles over tissue edges, likewise
 SILENT = ((), ("information",), ("self-similarity",), ("information", "self-similarity"))
 SPECIFICITY = 0.97  # of the local model on sound registrations
 FOLDS = 6
@@ -21,7 +21,7 @@ def fit_model(rows: Sequence[dict[str, Any]], *, gross: Sequence[str], command: 
     """Fit a calibration for every set of silent witnesses whose others were asked.
 
     Args:
-        rows: `case`, `kind`, `signals`, `error_mm` (None where no transform would be right), `edges_p95_mm`.
+        rows: `case`, `kind`, `signals`, `error_mm` (None where no transform would be right), `edges_p99_mm`.
         gross: Kinds that are gross failures.
         command: For the record.
     """
@@ -44,7 +44,7 @@ def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Se
     cases = np.array([row["case"] for row in rows])
     is_gross = np.array([row["kind"] in gross_kinds for row in rows])
     error = np.array([np.nan if row["error_mm"] is None else row["error_mm"] for row in rows])
-    edges = np.array([np.nan if row["edges_p95_mm"] is None else row["edges_p95_mm"] for row in rows])
+    edges = np.array([np.nan if row.get("edges_p99_mm") is None else row["edges_p99_mm"] for row in rows])
     folds = GroupKFold(min(FOLDS, len(set(cases))))
 
     def logistic(positive: np.ndarray, negative: np.ndarray) -> tuple[Linear, np.ndarray]:

@@ -40,6 +40,7 @@ PLACES = (
     *itertools.product((-1, 1), repeat=3),
 )
 LEAST_VOXELS = 200
+WORST_PERCENTILE = 99.5
 UNKNOWN_MM = -1.0  # of the map, where nothing tells
 
 
@@ -98,12 +99,16 @@ def collect_evidence(pair: Pair, transform: Transform, optimised: frozenset[str]
         signals |= {f"{name} {k}": v for k, v in others.items()}
         if witness.local:
             maps.append(_better_places(witness, region, data, spacing))
-    residual, share = _joined(maps, region & data, spacing)
+    residual, gain = _joined(maps, region & data, spacing)
     inside = np.isfinite(residual)
     values = residual[inside] if inside.any() else np.zeros(1)
+    gains = gain[inside] if inside.any() else np.zeros(1)
     signals["elsewhere mean mm"] = float(values.mean())
     signals["elsewhere p95 mm"] = float(np.percentile(values, 95))
-    signals["elsewhere gain"] = share
+    signals["elsewhere gain"] = float(gains.mean())
+    # An error in one place moves no percentile of the body: the one place where another fits best counts.
+    signals["elsewhere worst gain"] = float(np.percentile(gains, WORST_PERCENTILE))
+    signals["elsewhere worst mm"] = float(np.percentile(values * (gains > 0.5), WORST_PERCENTILE))
     signals |= _bodies(pair, mapping, grid, data)
     silent = tuple(sorted(set(witnesses()) - set(chosen)))
     shown = np.where(np.isfinite(residual), residual, UNKNOWN_MM).astype(np.float32)
@@ -215,9 +220,11 @@ def _better_places(
     return np.stack(scores), np.stack(weights)
 
 
-def _joined(maps: list[tuple[np.ndarray, np.ndarray]], region: np.ndarray, spacing: float) -> tuple[np.ndarray, float]:
+def _joined(
+    maps: list[tuple[np.ndarray, np.ndarray]], region: np.ndarray, spacing: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Distance in mm to the place where each window fits best by all witnesses together, on the full grid; and the
-    mean gain there, as a share of the agreement's own spread over the places."""
+    gain there, as multiples of the agreement's own spread over the places."""
     shifts = np.array(PLACES, dtype=np.float64)
     length = np.linalg.norm(shifts, axis=1) * max(1, round(STEP_MM / spacing)) * spacing
     total: np.ndarray | None = None
@@ -231,7 +238,7 @@ def _joined(maps: list[tuple[np.ndarray, np.ndarray]], region: np.ndarray, spaci
         standard = np.where(weights > 0.5 * own[None], standard, -9.0)
         total = standard if total is None else total + standard
     if total is None:
-        return np.full(region.shape, np.nan), 0.0
+        return np.full(region.shape, np.nan), np.zeros(region.shape)
     total = total / len(maps)
     # Where places can't be told apart the solution's own is the best guess.
     total = total - 0.02 * length[:, None, None, None]
@@ -240,9 +247,12 @@ def _joined(maps: list[tuple[np.ndarray, np.ndarray]], region: np.ndarray, spaci
     found = np.where(enough, length[best], np.nan)
     thin = region[::2, ::2, ::2]
     found = np.where(thin, found, np.nan)
-    full = np.repeat(np.repeat(np.repeat(found, 2, 0), 2, 1), 2, 2)[tuple(slice(n) for n in region.shape)]
-    inside = np.isfinite(found)
-    return np.where(region, full, np.nan), float(gain[inside].mean()) if inside.any() else 0.0
+    return np.where(region, _doubled(found, region.shape), np.nan), _doubled(gain, region.shape)
+
+
+def _doubled(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Every voxel twice along every axis, cut to a shape."""
+    return np.repeat(np.repeat(np.repeat(values, 2, 0), 2, 1), 2, 2)[tuple(slice(n) for n in shape)]
 
 
 def _bodies(pair: Pair, mapping: Transform, grid: Geometry, data: np.ndarray) -> dict[str, float]:

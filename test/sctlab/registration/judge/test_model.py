@@ -32,7 +32,7 @@ def rows(count: int, seed: int) -> list[dict]:
                 "kind": "shifted 30+" if gross else "sound",
                 "signals": signals,
                 "error_mm": error,
-                "edges_p95_mm": 1.2 * error,
+                "edges_p99_mm": 1.5 * error,
             }
         )
     return made
