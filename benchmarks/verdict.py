@@ -9,6 +9,7 @@
     python benchmarks/verdict.py collect --data ../shared/data --rows real.jsonl --seed 8
     python benchmarks/verdict.py fit calibration.jsonl --out sctlab/registration/judge/calibration.json
     python benchmarks/verdict.py judge others.jsonl real.jsonl --out benchmarks/verdict.json
+    python benchmarks/verdict.py cross real.jsonl              # each anatomy by a model of the others
 
 Planted: sound results (the truth with a smooth error), shifts, turns, mirrored images, another patient, half a field of
 view with the other half's place, smooth and local errors of many sizes; and what the engine makes of wrong starts, which
@@ -32,6 +33,7 @@ from sctlab.registration.judge.calibrate import fit_model
 from sctlab.registration.judge.model import JudgeModel
 from sctlab.registration.judge.signals import collect_evidence
 from sctlab.registration.pairs import Pair, PairFiles, load_pair, make_pair
+from sctlab.registration.records import Judgement
 from sctlab.registration.settings import Convention
 from sctlab.registration.truth import tissue_edges
 from sctlab.transforms.apply import apply_to_image, field_of_view
@@ -60,6 +62,7 @@ SHORT = Preset(
         Level(voxel_mm=4.0, iterations=30, rate_mm=0.6, points=8000),
     ),
 )
+UNUSABLE_MM = 8.0  # a mean error that no network should learn from
 OPTIMISED = frozenset({"mutual information", "mind"})  # by the presets of every task and region
 GROSS = ("mirrored", "other patient", "turned 45+", "half", "shifted 30+")
 
@@ -221,57 +224,78 @@ def fit(options: argparse.Namespace) -> None:
     print(f"{options.out}: {len(rows)} registrations of {len({r['case'] for r in rows})} cases")
 
 
-def judge(options: argparse.Namespace) -> None:
-    """Recall, precision, correlation and coverage on rows that nothing was fitted on."""
+def scores(rows: list[dict], judged: list[Judgement]) -> dict[str, object]:
+    """Recall, precision, correlation and coverage of judgements."""
     from scipy.stats import spearmanr
 
-    model = JudgeModel.read(options.model) if options.model else JudgeModel.shipped()
-    result: dict[str, object] = {
-        "command": "python benchmarks/verdict.py judge " + " ".join(p.name for p in options.files)
+    gross = np.array([row["kind"] in GROSS for row in rows])
+    sound = np.array([row["kind"].startswith("sound") for row in rows])
+    error = np.array([np.nan if row["error_mm"] is None else row["error_mm"] for row in rows])
+    failed = np.array([j.verdict == "failed" for j in judged])
+    flagged = np.array([j.verdict != "trusted" for j in judged])
+    bad = gross | (error > UNUSABLE_MM)
+    known = np.isfinite(error)
+    inside = np.array([j.interval_mm[0] <= e <= j.interval_mm[1] for j, e in zip(judged, error, strict=True)])
+    predicted = np.array([j.error_mm for j in judged])
+    kinds = np.array([row["kind"] for row in rows])
+    return {
+        "registrations": len(rows),
+        "cases": len({row["case"] for row in rows}),
+        "gross failures": int(gross.sum()),
+        "recall of gross failures (failed)": round(float(failed[gross].mean()), 3),
+        f"precision of failed (gross, or mean error above {UNUSABLE_MM:g} mm)": round(float(bad[failed].mean()), 3),
+        "sound ones trusted": round(float((~flagged[sound]).mean()), 3),
+        "sound ones failed": round(float(failed[sound].mean()), 3),
+        "spearman of predicted and true error": round(float(spearmanr(predicted[known], error[known])[0]), 3),
+        "coverage of 90 % intervals": round(float(inside[known].mean()), 3),
+        "by kind": {
+            str(kind): {
+                "count": int((kinds == kind).sum()),
+                "failed": round(float(failed[kinds == kind].mean()), 3),
+                "not trusted": round(float(flagged[kinds == kind].mean()), 3),
+            }
+            for kind in sorted(set(kinds))
+        },
     }
+
+
+def judge(options: argparse.Namespace) -> None:
+    """The shipped (or another) model on rows that nothing was fitted on."""
+    model = JudgeModel.read(options.model) if options.model else JudgeModel.shipped()
+    names = " ".join(path.name for path in options.files)
+    result: dict[str, object] = {"command": f"python benchmarks/verdict.py judge {names}"}
     for path in options.files:
         rows = read_rows(path)
         for silent in model.sets():
             judged = [model.judge(row["signals"], frozenset(silent)) for row in rows]
-            gross = [row["kind"] in GROSS for row in rows]
-            failed = [j.verdict == "failed" for j in judged]
-            flagged = [j.verdict != "trusted" for j in judged]
-            hits = sum(f and g for f, g in zip(failed, gross, strict=True))
-            bad = [g or (row["error_mm"] or 99) > 10 for g, row in zip(gross, rows, strict=True)]
-            true_failed = sum(f and b for f, b in zip(failed, bad, strict=True))
-            kinds = {
-                kind: {
-                    "count": sum(r["kind"] == kind for r in rows),
-                    "failed": round(
-                        float(np.mean([f for f, r in zip(failed, rows, strict=True) if r["kind"] == kind])), 3
-                    ),
-                    "flagged": round(
-                        float(np.mean([f for f, r in zip(flagged, rows, strict=True) if r["kind"] == kind])), 3
-                    ),
-                }
-                for kind in sorted({r["kind"] for r in rows})
-            }
-            known = [(j, r["error_mm"]) for j, r in zip(judged, rows, strict=True) if r["error_mm"] is not None]
-            inside = [j.interval_mm[0] <= e <= j.interval_mm[1] for j, e in known]
-            key = f"{path.stem}, silent: {', '.join(silent) or 'none'}"
-            result[key] = {
-                "registrations": len(rows),
-                "recall of gross failures (failed)": round(hits / max(1, sum(gross)), 3),
-                "precision of failed (gross, or error above 10 mm)": round(true_failed / max(1, sum(failed)), 3),
-                "sound ones trusted": round(
-                    float(
-                        np.mean([not f for f, r in zip(flagged, rows, strict=True) if r["kind"].startswith("sound")])
-                    ),
-                    3,
-                ),
-                "spearman of predicted and true error": round(
-                    float(spearmanr([j.error_mm for j, _ in known], [e for _, e in known])[0]), 3
-                ),
-                "coverage of 90 % intervals": round(float(np.mean(inside)), 3),
-                "by kind": kinds,
-            }
-    if options.out:
-        write_json(options.out, result)
+            result[f"{path.stem}; silent: {', '.join(silent) or 'none'}"] = scores(rows, judged)
+    keep(result, options.out)
+
+
+def cross(options: argparse.Namespace) -> None:
+    """Every anatomy judged by a model that was fitted on the others."""
+    rows = [row for path in options.files for row in read_rows(path)]
+    names = " ".join(path.name for path in options.files)
+    result: dict[str, object] = {"command": f"python benchmarks/verdict.py cross {names}"}
+    anatomies = [row["case"].split("/")[0] for row in rows]
+    collected: dict[str, tuple[list[dict], list[Judgement]]] = {}
+    for anatomy in sorted(set(anatomies)):
+        others = [row for row, name in zip(rows, anatomies, strict=True) if name != anatomy]
+        mine = [row for row, name in zip(rows, anatomies, strict=True) if name == anatomy]
+        model = fit_model(others, gross=GROSS, command="")
+        for silent in model.sets():
+            known = collected.setdefault(", ".join(silent) or "none", ([], []))
+            known[0].extend(mine)
+            known[1].extend(model.judge(row["signals"], frozenset(silent)) for row in mine)
+    for silent_names, (judged_rows, judged) in collected.items():
+        result[f"silent: {silent_names}"] = scores(judged_rows, judged)
+    keep(result, options.out)
+
+
+def keep(result: dict[str, object], out: Path | None) -> None:
+    """Write and print a result."""
+    if out:
+        write_json(out, result)
     print(json.dumps(result, indent=1))
 
 
@@ -290,6 +314,10 @@ def main() -> None:
     step.add_argument("files", type=Path, nargs="+")
     step.add_argument("--out", type=Path, required=True)
     step.set_defaults(run=fit)
+    step = steps.add_parser("cross")
+    step.add_argument("files", type=Path, nargs="+")
+    step.add_argument("--out", type=Path)
+    step.set_defaults(run=cross)
     step = steps.add_parser("judge")
     step.add_argument("files", type=Path, nargs="+")
     step.add_argument("--model", type=Path)

@@ -164,6 +164,9 @@ def _reasons(model: Linear, standard: dict[str, float], signals: dict[str, float
         elif name.startswith("elsewhere") and name.endswith("mm"):
             which = "on average" if "mean" in name else "in the worst places"
             reasons.append(f"the images fit better {signals[name]:.0f} mm away, {which}")
+        elif name.startswith("elsewhere"):
+            which = "one place" if "worst" in name else "the body"
+            reasons.append(f"{which} fits better elsewhere, by {signals[name]:.1f} deviations of the agreement")
         else:
             reasons.append(f"{name} {signals[name]:.2f}")
     return reasons or ["several signals together"]

@@ -97,6 +97,7 @@ def collect_evidence(pair: Pair, transform: Transform, optimised: frozenset[str]
         signals[f"{name} lost"] = 1 - own
         others = _against_perturbed(type(witness), fixed, perturbed, own, spacing)
         signals |= {f"{name} {k}": v for k, v in others.items()}
+        signals[f"{name} slid"] = _slid(witness, region, data, grid)
         if witness.local:
             maps.append(_better_places(witness, region, data, spacing))
     residual, gain = _joined(maps, region & data, spacing)
@@ -163,7 +164,7 @@ def _perturbed(
         matrix[a, a] = matrix[b, b] = np.cos(angle)
         matrix[a, b], matrix[b, a] = -np.sin(angle), np.sin(angle)
         turns.append(_mapped(moving, region, data, matrix, centre - matrix @ centre))
-    left_right = 2 - int(np.argmax(np.abs(grid.axes[0])))  # the array's axis along the patient's left-right
+    left_right = _left_right(grid)
     flip = np.diag([-1.0 if a == left_right else 1.0 for a in range(3)])
     along = np.array([1.0 if a == left_right else 0.0 for a in range(3)]) * 8.0 / grid.spacing_xyz[0]
     for steps in (-2, -1, 0, 1, 2):
@@ -198,6 +199,25 @@ def _against_perturbed(
         "turn": float(np.clip(np.mean(turns) / max(own, 1e-3), 0, 2)),
         "mirror": float(np.clip(max(mirrors) / max(own, 1e-3), 0, 2)),
     }
+
+
+def _slid(witness: Witness, region: np.ndarray, data: np.ndarray, grid: Geometry) -> float:
+    """The best agreement of the solution slid to the places that the mirrored one is tried at, as a share of its own:
+    what a mirrored image has to beat before it is more than a better place."""
+    axis = _left_right(grid)
+    ratios = []
+    for steps in (-2, -1, 1, 2):
+        count = round(steps * 8.0 / grid.spacing_xyz[0])
+        shift = (count if axis == 0 else 0, count if axis == 1 else 0, count if axis == 2 else 0)
+        common = region & data & _moved(data, shift)
+        if common.sum() >= LEAST_VOXELS:
+            ratios.append(witness.score(shift, common) / max(witness.score((0, 0, 0), common), 1e-3))
+    return float(np.clip(max(ratios, default=1.0), 0, 2))
+
+
+def _left_right(grid: Geometry) -> int:
+    """The array's axis along the patient's left-right."""
+    return 2 - int(np.argmax(np.abs(grid.axes[0])))
 
 
 def _better_places(

@@ -68,10 +68,10 @@ def judge_registration(
 
 
 def _looks_mirrored(signals: dict[str, float]) -> bool:
-    """Whether every witness prefers the mirrored image to the solution, and to the shifted and turned ones."""
+    """Whether every witness prefers the mirrored image to the solution, and to it shifted and turned."""
     ratios = {name.removesuffix(" mirror"): value for name, value in signals.items() if name.endswith(" mirror")}
     return bool(ratios) and all(
-        value > MIRRORED and value > 1.05 * max(signals[f"{name} shift"], signals[f"{name} turn"])
+        value > MIRRORED and value > 1.05 * max(signals[f"{name} {k}"] for k in ("worst shift", "turn", "slid"))
         for name, value in ratios.items()
     )
 
