@@ -208,11 +208,14 @@ def _print_verdicts(result: RegistrationResult, monitor: Monitor) -> None:
     verdicts = {key: case.quality for key, case in result.cases.items() if case.quality.verdict is not None}
     counts = [f"{sum(q.verdict is v for q in verdicts.values())} {v}" for v in Verdict]
     monitor.info("verdicts: " + ", ".join(counts))
-    rows = [(key, q) for key, q in verdicts.items() if q.verdict is not Verdict.TRUSTED]
+    rows = [
+        (key, quality, quality.judgement)
+        for key, quality in verdicts.items()
+        if quality.verdict is not Verdict.TRUSTED and quality.judgement is not None
+    ]
     if not rows:
         return
     table = Table("case", "verdict", "predicted error", "reasons")
-    for key, quality in sorted(rows, key=lambda row: -row[1].judgement.failure_probability):
-        judgement = quality.judgement
+    for key, quality, judgement in sorted(rows, key=lambda row: -row[2].failure_probability):
         table.add_row(str(key), str(quality.verdict), f"{judgement.error_mm:.1f} mm", "; ".join(quality.reasons))
     Console(stderr=True).print(table)
