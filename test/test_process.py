@@ -575,3 +575,41 @@ def test_a_damaged_header_is_refused_before_pytorch_is_imported(tmp_path: Path) 
     imported = {line.rsplit("|", 1)[-1].strip() for line in ended.stderr.splitlines() if line.startswith("import time")}
     assert "numpy" in imported
     assert not {"torch", "segmentation_models_pytorch"} & imported
+
+
+# --- the output gate -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_damaged_weight_does_not_become_a_ct(case: Workplace, make_bundle, value: float) -> None:
+    from sctlab_model.bundle import load_fold, read_bundle, save_fold, write_bundle
+
+    case.bundle = make_bundle(folds=1)
+    bundle = read_bundle(case.bundle)
+    fold = bundle.groups[0].folds[0]
+    state = load_fold(case.bundle, fold)
+    name = next(n for n in state if n.endswith("weight") and state[n].dim() == 4)
+    state[name].view(-1)[0] = value
+    fold = fold.model_copy(update={"weights": save_fold(state, case.bundle, fold.weights.file, "float32")})
+    group = bundle.groups[0].model_copy(update={"folds": (fold,)})
+    write_bundle(bundle.model_copy(update={"groups": (group,)}), case.bundle)
+    case.refused("not finite", code=5)
+    case.refused("not finite", code=5, options=("--accept-implausible",))
+
+
+def test_an_implausible_result_is_refused_unless_it_is_wanted(
+    case: Workplace, cbct: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sctlab_model.gates as gates
+
+    monkeypatch.setattr(gates, "SOFT_TISSUE_AT_LEAST", (101.0, 101.0))
+    case.refused("soft tissue", "--accept-implausible", code=5, options=("--task", "cbct"), given=case.source)
+    code, text = case.run("--task", "cbct", "--accept-implausible", given=case.source)
+    assert code == 0, text
+    record = ResultRecord.read(case.output / "case-1.record.json")
+    assert "soft tissue" in record.result.implausible[0]
+    assert sitk.ReadImage(str(case.output / "case-1.mha")).GetMetaData("sCT_Implausible") == "accepted by the user"
+    shutil.rmtree(case.output)
+    code, text = case.run()  # in a challenge a refused case scores worst
+    assert code == 0, text
+    assert "soft tissue" in case.err
