@@ -9,6 +9,7 @@ memory is its own; wall and processor time are both given, because a busy machin
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import platform
 import resource
@@ -91,6 +92,11 @@ def main() -> None:
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    missing = [name for name in ("monai", "skimage") if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.exit(
+            2, f"error: {', '.join(missing)} not installed; the versions compared with need requirements-dev.txt\n"
+        )
     if options.step:
         print(json.dumps(run_step(options.step, options.case, options.device)))
         return
