@@ -43,6 +43,6 @@ def test_what_is_no_record_is_refused(tmp_path, text, message):
 
 def test_exclusions_keep_doubtful_cases_apart(tmp_path):
     ExclusionsRecord(exclude={"A": "failed"}, doubtful={"B": "look"}, cases=2).write(tmp_path / "exclusions.json")
-    from sctlab.cohort.pairs import read_exclusions
+    from sctlab.cohort.exclusions import read_exclusions
 
     assert set(read_exclusions(tmp_path / "exclusions.json")) == {"A"}
