@@ -58,7 +58,7 @@ def test_without_pymedphys_the_message_says_what_to_install(monkeypatch: pytest.
     from sctlab.evaluation.dose import gamma_pass_rate
 
     monkeypatch.setitem(sys.modules, "pymedphys", None)
-    with pytest.raises(InputError, match=r"sctlab\[dose\]"):
+    with pytest.raises(InputError, match=r"sctlab\[gamma\]"):
         gamma_pass_rate(_dose(), _dose())
 
 
