@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ HERE = Path(__file__).resolve().parents[1]
 TOLERANCE = 1e-6
 # What differs between two runs of the same code: times, versions, places.
 VOLATILE = re.compile(
-    r"second|time|date|revision|version|created|path|folder|machine|host|platform|memory|cpu|duration|elapsed|sha256"
+    r"second|time|date|revision|version|created|path|filename|folder|machine|host|platform|memory|cpu|duration|elapsed|sha256"
     r"|^predictions$|^cohort$|^code$|^source$|^pairs$|speed|throughput|it_s|samples_s"
 )
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
@@ -120,16 +121,20 @@ def steps(checkout: Path) -> list[Step]:
     return made
 
 
-def record(folder: Path, checkout: Path, only: list[str]) -> int:
-    """Run the commands of `checkout` in `folder`; `steps.json` keeps exit codes, seconds and the ends of the outputs."""
+def record(folder: Path, checkout: Path, only: list[str], inputs: Path | None = None) -> int:
+    """Run the commands of `checkout` in `folder`; `steps.json` keeps exit codes, seconds and the outputs' ends.
+
+    With `inputs`, an earlier record, its cohorts are taken: later steps then show their own changes alone."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
+    if inputs is not None:
+        shutil.copytree(inputs / "cohort", folder / "cohort", dirs_exist_ok=True)
     environment = os.environ | dict.fromkeys(THREADS, "1") | {"PYTHONPATH": str(checkout), "COLUMNS": "200"}
     path = folder / "steps.json"
     done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for step in steps(checkout):
-        if only and step.name not in only:
+        if (only and step.name not in only) or (inputs is not None and step.name.startswith("simulate")):
             continue
         started = time.monotonic()
         ended = subprocess.run(
@@ -298,13 +303,14 @@ def main() -> int:
     add = verbs.add_parser("record", help="run every command")
     add.add_argument("folder", type=Path)
     add.add_argument("--checkout", type=Path, default=HERE, help="whose commands run [this one]")
+    add.add_argument("--inputs", type=Path, help="take the simulated cohorts of this record instead of simulating")
     add.add_argument("--only", action="append", default=[], help="only this step; may be given several times")
     add = verbs.add_parser("compare", help="compare two records")
     add.add_argument("before", type=Path)
     add.add_argument("after", type=Path)
     options = parser.parse_args()
     if options.verb == "record":
-        return record(options.folder, options.checkout.resolve(), options.only)
+        return record(options.folder, options.checkout.resolve(), options.only, options.inputs)
     return compare(options.before, options.after)
 
 
