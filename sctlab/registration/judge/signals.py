@@ -20,7 +20,7 @@ from sctlab.transforms.field import displacement_field
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError
-from sctlab_model.volume import Geometry, Volume, resample
+from sctlab_model.volume import Geometry, Volume, resample, triple
 
 FINEST_MM = 5.0
 MOST_VOXELS = 150_000  # keeps the judge within seconds; the grid gets coarser instead
@@ -133,7 +133,7 @@ def _sharpness(witness: Witness, region: np.ndarray, data: np.ndarray, spacing: 
     count = max(1, round(SHIFT_MM / spacing))
     ratios = []
     for axis, sign in itertools.product(range(3), (-1, 1)):
-        shift = tuple(sign * count if a == axis else 0 for a in range(3))
+        shift = triple(sign * count if a == axis else 0 for a in range(3))
         common = region & data & _moved(data, shift)
         if common.sum() < LEAST_VOXELS:
             continue
