@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -70,7 +70,7 @@ class JudgeModel(Record):
     calibrations: dict[str, Calibration]
 
     @classmethod
-    def shipped(cls) -> Self:
+    def shipped(cls) -> JudgeModel:
         """The model that belongs to this release."""
         return _shipped(cls)
 
