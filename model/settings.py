@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sctlab_model.errors import InputError
+from sctlab_model.io.text import read_text
 
 MAX_YAML_BYTES = 1_000_000
 
@@ -42,15 +43,7 @@ def load_yaml(model: type[Model], path: str | Path) -> Model:
             for an unknown key, the closest known one.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(path, found="no such file", expected="a YAML file")
-    if path.stat().st_size > MAX_YAML_BYTES:
-        raise InputError(path, found=f"{path.stat().st_size} bytes", expected=f"at most {MAX_YAML_BYTES} bytes")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(path, found=f"not UTF-8 text ({error})", expected="valid YAML") from error
-    return parse_yaml(model, text, path)
+    return parse_yaml(model, read_text(path, max_bytes=MAX_YAML_BYTES), path)
 
 
 def parse_yaml(model: type[Model], text: str, where: object) -> Model:

@@ -100,6 +100,23 @@ def atomic_folder(path: str | Path, *, keep_existing: bool = False) -> Iterator[
     _sync_folder(path.parent)
 
 
+def replace_folder(new: Path, path: Path) -> None:
+    """Put a whole folder in the place of another one on the same file system.
+
+    Raises:
+        ResourceError, InputError: It can't be renamed; what was there stays.
+    """
+    aside = path.with_name(f".{path.name}.{_token()}.part")
+    with _writing_into(path):
+        try:
+            _exchange(new, path, aside, keep_existing=False)
+        except OSError as error:
+            raise writing_error(path, error) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    _sync_folder(path.parent)
+
+
 def _exchange(new: Path, path: Path, aside: Path, keep_existing: bool) -> None:
     """Rename `new` onto `path`; what is there goes to `aside`, and comes back if the rename fails."""
     if path.exists() and not path.is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,24 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from sctlab_model.errors import InputError
+from sctlab_model.io.text import read_text
 
 MAX_LIST_BYTES = 10_000_000
-# UTF-32's mark begins with UTF-16's: it is tried first.
-_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
 def read_exclusions(path: str | Path) -> dict[str, str]:
     """Cases to leave out: a JSON list or object (id: reason), or text with an id and a reason per line.
 
     An id may be the case's own (`1ABA001`) or its whole key (`Task1/AB/1ABA001`). The JSON that
-    `sctlab register report` proposes has its ids under `exclude`. Text may be UTF-8 or UTF-16 or UTF-32 with a byte
-    order mark, as Windows' editors write it.
+    `sctlab register report` proposes has its ids under `exclude`. Text may be in any encoding that
+    `read_text` knows.
 
     Returns:
         Id or key → reason.
@@ -36,9 +28,7 @@ def read_exclusions(path: str | Path) -> dict[str, str]:
         InputError: No such file, another encoding, or something else than ids.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(path, found="no such file", expected="a list of case ids")
-    text = _read_text(path)
+    text = read_text(path, max_bytes=MAX_LIST_BYTES)
     if path.suffix.lower() == ".json":
         return _from_json(text, path)
     lines = (line.split("#")[0].strip() for line in text.splitlines())
@@ -79,22 +69,6 @@ def excluded_keys(exclusions: dict[str, str], keys: Iterable[str], where: object
             advice="give the whole key",
         )
     return {by_name[name][0]: reason for name, reason in exclusions.items()}
-
-
-def _read_text(path: Path) -> str:
-    if path.stat().st_size > MAX_LIST_BYTES:
-        raise InputError(path, found=f"{path.stat().st_size} bytes", expected=f"at most {MAX_LIST_BYTES} bytes")
-    data = path.read_bytes()
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            path, found=f"not {encoding} text ({error.reason})", expected="UTF-8", advice="save it as UTF-8"
-        ) from error
-    if "\0" in text:  # UTF-16 without its mark
-        raise InputError(path, found="zero bytes in the text", expected="UTF-8", advice="save it as UTF-8")
-    return text
 
 
 def _from_json(text: str, path: Path) -> dict[str, str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sctlab_model.cases import Case, Region, Task
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, ResourceError
+from sctlab_model.io.atomic import writing_error
 from sctlab_model.io.writing import SUFFIXES, split_suffix
 from sctlab_model.synthesiser import SPREAD_FOLDER
 
@@ -60,17 +63,35 @@ def unpacked(predictions: Path, scratch: Path) -> Path:
     scratch.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(predictions) as archive:
-            for index, entry in enumerate(archive.infolist()):
-                name = Path(entry.filename).name  # folders inside the zip carry no meaning, and could lead outside
-                if entry.is_dir() or not (name.endswith(SUFFIXES) or name.endswith(".json")) or name.startswith("."):
-                    continue
+            entries = [(entry, _bare_name(entry)) for entry in archive.infolist()]
+            entries = [(entry, name) for entry, name in entries if name]
+            needed, free = sum(e.file_size for e, _ in entries), shutil.disk_usage(scratch).free
+            if needed > free:
+                raise ResourceError(
+                    predictions,
+                    found=f"{needed / 1e9:.1f} GB when unpacked",
+                    expected=f"at most {free / 1e9:.1f} GB, which are free in {scratch.parent}",
+                )
+            for index, (entry, name) in enumerate(entries):
                 folder = scratch / str(index) if (scratch / name).exists() else scratch
                 folder.mkdir(exist_ok=True)
                 with archive.open(entry) as source, (folder / name).open("wb") as target:
                     shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+    except OSError as error:
+        raise writing_error(scratch, error) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: a password is needed
         raise InputError(predictions, found=f"a damaged zip ({error})", expected="a whole one") from error
     return scratch
+
+
+def _bare_name(entry: zipfile.ZipInfo) -> str:
+    """The file name of an image or JSON file in a zip, empty for anything else.
+
+    Folders inside the zip carry no meaning, and could lead outside; Windows' own programs separate them by backslashes.
+    """
+    name = re.split(r"[/\\]", entry.filename)[-1]
+    wanted = name.lower().endswith((*SUFFIXES, ".json")) and not name.startswith(".")
+    return name if wanted and not entry.is_dir() else ""
 
 
 def match_predictions(

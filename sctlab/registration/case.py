@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from sctlab.transforms.elastix_writing import write_elastix
 from sctlab.transforms.field import displacement_field
 from sctlab.transforms.itk_files import write_displacement, write_itk
 from sctlab_model.errors import InputError, ProductError
+from sctlab_model.io.atomic import replace_folder
 from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Volume, resample
 
@@ -257,9 +257,4 @@ def _origin(files: PairFiles) -> dict[str, Any]:
 def _replace(folder: Path, complete: Path) -> None:
     """Put `complete` in the place of `folder`, which is new, empty or an earlier result."""
     refuse_foreign(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    old = complete.with_name(complete.name + "-old")
-    if folder.exists():
-        folder.rename(old)
-    complete.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_folder(complete, folder)

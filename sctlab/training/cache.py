@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +12,7 @@ import numpy as np
 
 from sctlab.cohort.pairs import Pair, file_digest
 from sctlab_model.errors import InputError
+from sctlab_model.io.atomic import atomic_folder
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.io.writing import write_json
 from sctlab_model.preparation import Prepared, cut, orient, prepare, prepare_target
@@ -194,23 +192,7 @@ def _prepare_into(pair: Pair, recipe: Recipe, folder: Path, fractions: bool) -> 
         assert pair.fractions is not None
         arrays["fractions"] = _fractions_on_canvas(pair.fractions, source, prepared)
     # Written beside and renamed: another process sees the whole case or none; the first one wins.
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        temporary.mkdir(parents=True)
+    with atomic_folder(folder, keep_existing=True) as temporary:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)
         write_json(temporary / "case.json", {"id": pair.key, "outside": prepared.pad_value})
-        try:
-            os.replace(temporary, folder)  # noqa: PTH105 (Path.replace reads less clearly for folders)
-        except OSError:
-            if not (folder / "case.json").is_file():
-                raise
-    except OSError as error:
-        raise InputError(
-            folder.parent,
-            found=f"can't be written ({error.strerror or error})",
-            expected=f"room for {sum(a.nbytes for a in arrays.values()) / 1e6:.0f} MB",
-            advice="free space, or choose another --cache",
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from sctlab.evaluation.predictions import match_predictions, unpacked
 from sctlab_model.cases import Case, Region, Task
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, ResourceError
 
 CASES = [Case(i, Task.MRI, Path("mr.mha"), region=Region.AB) for i in ("1ABA001", "1ABA002")]
 
@@ -84,3 +85,24 @@ def test_no_predictions(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no zip")
     with pytest.raises(InputError, match="isn't a zip"):
         unpacked(tmp_path / "text", tmp_path / "s")
+
+
+def test_zips_of_other_systems_and_damaged_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "p.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        entry = zipfile.ZipInfo("x")
+        entry.filename = "predictions\\AB\\sct_1ABA001.MHA"  # as programs of Windows store it
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        archive.writestr(entry, bytes(range(256)) * 40)
+        archive.writestr("..\\..\\evil\\sct_1ABA002.mha", b"b")
+    folder = unpacked(path, tmp_path / "a")
+    assert sorted(p.name for p in folder.rglob("*.*")) == ["sct_1ABA001.MHA", "sct_1ABA002.mha"]
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(ResourceError, match="when unpacked"):
+        unpacked(path, tmp_path / "b")
+    monkeypatch.undo()
+    raw = bytearray(path.read_bytes())
+    raw[70] ^= 0xFF
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="damaged zip"):
+        unpacked(path, tmp_path / "c")
