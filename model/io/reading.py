@@ -45,7 +45,8 @@ def read_header(path: str | Path, *, components: int = 1, max_voxels: int = DEFA
     if suffix not in _READERS:
         raise InputError(path, found=f"unknown suffix '{suffix}'", expected="one of " + ", ".join(SUFFIXES))
     try:
-        return _READERS[suffix](path, components=components, max_voxels=max_voxels)
+        with np.errstate(all="ignore"):  # values that are no numbers are refused, in one sentence
+            return _READERS[suffix](path, components=components, max_voxels=max_voxels)
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -90,7 +91,8 @@ def read_values(header: ImageHeader, needed_bytes: int | None = None) -> np.ndar
     size = "x".join(map(str, header.geometry.size_xyz))
     check_memory(header.path, needed_bytes or header.reading_bytes, f"an image of {size} voxels")
     try:
-        array = read_voxels(header)
+        with np.errstate(all="ignore"):  # what overflows is counted below
+            array = read_voxels(header)
     except OSError as error:
         raise _unreadable(header.path, error) from error
     if array.dtype.kind == "f":

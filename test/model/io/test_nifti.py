@@ -119,6 +119,25 @@ def test_headers_without_an_orientation_are_refused_with_what_to_do(tmp_path: Pa
         read_volume(path)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "field",
+    [
+        (280, "<I", (0x7FA00000,)),  # a signalling NaN: converting it is an invalid operation
+        (112, "<2f", (3e38, 3e38)),  # the scaled voxels overflow, or not: they are float64
+    ],
+)
+def test_numbers_that_make_numpy_warn_are_judged_without_a_word(tmp_path: Path, field: tuple) -> None:
+    try:
+        volume = read_volume(nifti(tmp_path / "a.nii", field=field))
+    except InputError as error:
+        message = str(error)
+    else:
+        message = str(tmp_path)
+        assert np.isfinite(volume.array).all()
+    assert message.startswith(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("field", "word"),
     [
