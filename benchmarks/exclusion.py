@@ -40,7 +40,7 @@ from sctlab.transforms.field import grid_points
 from sctlab.transforms.itk_files import read_itk
 from sctlab_model.cases import Region, find_cohort
 from sctlab_model.errors import ProductError
-from sctlab_model.io.writing import write_json
+from sctlab_model.io.atomic import write_json
 from sctlab_model.volume import Geometry
 
 SOUND_MM = (0.7, 1.5, 2.5)  # mean error of a sound registration

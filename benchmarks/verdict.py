@@ -49,7 +49,7 @@ from sctlab.transforms.field import displacement_field, grid_points
 from sctlab.transforms.itk_files import read_itk
 from sctlab_model.cases import find_cohort
 from sctlab_model.errors import ProductError
-from sctlab_model.io.writing import write_json
+from sctlab_model.io.atomic import write_json
 from sctlab_model.volume import Geometry, Volume
 
 # A short registration: enough to optimise a failure, in seconds.

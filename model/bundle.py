@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sctlab_model.cases import Case, Region, Task, name_of
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.gates import ValidationStatistics
-from sctlab_model.io.writing import atomic_path, write_json
+from sctlab_model.io.atomic import atomic_path, write_json
 from sctlab_model.recipe import Recipe
 
 if TYPE_CHECKING:

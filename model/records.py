@@ -81,6 +81,6 @@ class Record(BaseModel):
         Raises:
             ResourceError: The disk is full or the folder can't be written to.
         """
-        from sctlab_model.io.writing import write_json
+        from sctlab_model.io.atomic import write_json
 
         write_json(path, self.model_dump(mode="json"))

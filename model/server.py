@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from sctlab_model.bundle import CHALLENGE_WEIGHTS, SHIPPED_WEIGHTS, find_bundles, read_bundle
 from sctlab_model.cases import Case, Task, challenge_results, read_challenge
 from sctlab_model.errors import ExitCode, ProductError, WeightsError
-from sctlab_model.io.writing import write_json
+from sctlab_model.io.atomic import write_json
 from sctlab_model.synthesiser import Synthesiser
 
 SERVER_FAULTS = (ExitCode.BAD_WEIGHTS, ExitCode.INTERNAL, ExitCode.RESOURCES)

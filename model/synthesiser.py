@@ -19,8 +19,9 @@ from sctlab_model.checks import check_mask, check_region, check_source, fit_mask
 from sctlab_model.errors import ImplausibleError, InputError, ProductError, ResourceError
 from sctlab_model.gates import Finding, Policy, check_result, measure_result
 from sctlab_model.intensity import KNOWN_OFFSETS, check_clipped, find_offset
+from sctlab_model.io.paths import split_suffix
 from sctlab_model.io.reading import read_header
-from sctlab_model.io.writing import split_suffix, write_volume
+from sctlab_model.io.writing import write_volume
 from sctlab_model.predictions import (
     RECORD_SUFFIX,
     BundleUse,

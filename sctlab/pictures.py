@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sctlab_model.io.writing import atomic_path
+from sctlab_model.io.atomic import atomic_path
 from sctlab_model.volume import Volume
 
 CT_WINDOW = (-200.0, 300.0)  # soft tissue, HU

@@ -174,9 +174,8 @@ def _writing_into(path: Path) -> Iterator[None]:
     descriptor = -1
     with suppress(OSError):  # a file system without locks, or a folder that can't be listed
         descriptor = os.open(path.parent, os.O_RDONLY)
-        # Never waited for: a scratch folder is locked as a whole by the process that writes here, and a purge takes the
-        # lock for an instant only, for parts that nobody writes.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Waited for: `remove_stale_parts` holds it alone for an instant, and a writer without it would be swept away.
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
     try:
         yield
     finally:

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from sctlab_model.errors import InputError
-from sctlab_model.io.atomic import atomic_path, write_json, write_text
+from sctlab_model.io.atomic import atomic_path
 from sctlab_model.io.metaimage import STRUCTURAL_KEYS, encode_metaimage
 from sctlab_model.io.nifti import encode_nifti
 from sctlab_model.io.nrrd import encode_nrrd
-from sctlab_model.io.paths import SUFFIXES, split_suffix
+from sctlab_model.io.paths import split_suffix
 from sctlab_model.volume import Geometry, Volume
 
 WRITTEN_SUFFIXES = (".mha", ".nii.gz", ".nii", ".nrrd")
@@ -90,6 +90,3 @@ def checked_metadata(metadata: Mapping[str, str], where: str | Path) -> dict[str
                 expected=f"a line of up to {MAX_METADATA_LENGTH} characters",
             )
     return dict(metadata)
-
-
-__all__ = ["SUFFIXES", "atomic_path", "split_suffix", "write_array", "write_json", "write_text", "write_volume"]

@@ -15,7 +15,7 @@ from sctlab.evaluation.records import CaseRecord, read_evaluation
 from sctlab.measures.statistics import PairedDifference, paired_difference
 from sctlab.reporting import number, render
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import write_text
+from sctlab_model.io.atomic import write_text
 from sctlab_model.records import Record
 
 ALL = "all"

@@ -14,7 +14,7 @@ from pathlib import Path
 from sctlab_model.cases import Case, Region, Task
 from sctlab_model.errors import InputError, ResourceError
 from sctlab_model.io.atomic import writing_error
-from sctlab_model.io.writing import SUFFIXES, split_suffix
+from sctlab_model.io.paths import SUFFIXES, split_suffix
 from sctlab_model.synthesiser import SPREAD_FOLDER
 
 PREFIX = "sct_"

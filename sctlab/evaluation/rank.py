@@ -27,7 +27,7 @@ from sctlab.evaluation.ranking import (
 from sctlab.evaluation.records import EvaluationRecord, read_evaluation
 from sctlab.reporting import number, render
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import write_text
+from sctlab_model.io.atomic import write_text
 from sctlab_model.records import Record
 
 

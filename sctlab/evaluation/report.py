@@ -14,7 +14,7 @@ from sctlab.evaluation.records import CaseRecord, EvaluationRecord
 from sctlab.measures.statistics import aggregate
 from sctlab.reporting import number, render
 from sctlab_model.cases import Case
-from sctlab_model.io.writing import write_text
+from sctlab_model.io.atomic import write_text
 
 CARDS = ("mae", "psnr", "ms_ssim", "DICE", "HD95")
 CASE_COLUMNS = ("mae", "psnr", "ms_ssim", "DICE", "HD95", "mean_error", "wepl_mean", "nmi_input", "mae_truth", "bias")

@@ -12,7 +12,7 @@ from sctlab.evaluation.definitions import CHALLENGE, CHALLENGE_IMAGE, used_metri
 from sctlab.evaluation.records import DETAILS, CaseRecord, EvaluationRecord
 from sctlab.evaluation.tissues import TISSUES
 from sctlab.measures.statistics import aggregate
-from sctlab_model.io.writing import write_json, write_text
+from sctlab_model.io.atomic import write_json, write_text
 
 METRICS_JSON, METRICS_CSV, ORGANS_CSV = "metrics.json", "metrics.csv", "organs.csv"
 TISSUE_COLUMNS = ("mae_hu", "mean_error_hu")

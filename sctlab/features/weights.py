@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sctlab_model.errors import InputError, WeightsError
-from sctlab_model.io.writing import atomic_path
+from sctlab_model.io.atomic import atomic_path
 from sctlab_model.monitor import Monitor
 from sctlab_model.records import Record
 

@@ -18,6 +18,7 @@ from sctlab.workflow.cases import run_cases
 from sctlab.workflow.outcomes import Outcome, exit_code
 from sctlab_model.cases import CaseKey, Region, Task, is_cohort
 from sctlab_model.errors import ExitCode, InputError
+from sctlab_model.io.atomic import remove_stale_parts
 from sctlab_model.monitor import Monitor
 
 
@@ -93,6 +94,7 @@ def register_cohort(
     for (folder, *_), key in zip(folders, keys, strict=True):
         refuse_inputs(root / str(key), folder)
     remove_stale(root, PARTIAL)
+    remove_stale_parts(root)
     device = device_in_words(settings)
     at_a_time = f", {jobs} at a time" if jobs else ""
     monitor.info(f"{settings.method} on {device}; {len(keys)} cases{at_a_time}")

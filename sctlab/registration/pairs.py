@@ -14,8 +14,8 @@ from sctlab.transforms.data import AffineTransform, Transform
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Case, Region, Task, find_image, list_images
 from sctlab_model.errors import InputError, RegistrationError
+from sctlab_model.io.paths import split_suffix
 from sctlab_model.io.reading import read_mask, read_volume
-from sctlab_model.io.writing import split_suffix
 from sctlab_model.volume import AIR_HU, Volume
 
 MIN_OVERLAP = 0.05  # of the fixed body; elastix asks as much of its samples

@@ -21,7 +21,7 @@ from sctlab.registration.records import (
 from sctlab.reporting import data_address, number, render
 from sctlab_model.cases import CaseKey, Region, Task
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import write_text
+from sctlab_model.io.atomic import write_text
 
 MAX_PICTURES = 120  # the worst ones; more would make a file that browsers refuse
 PICTURE_WIDTH = 1300

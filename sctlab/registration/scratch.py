@@ -25,7 +25,8 @@ def scratch_folder(parent: Path, prefix: str, *, mode: int = 0o777) -> Iterator[
     lock = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks: its leftovers stay
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Shared, because whoever writes a file into it shares the lock as well; `remove_stale` wants it alone.
+            fcntl.flock(lock, fcntl.LOCK_SH)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

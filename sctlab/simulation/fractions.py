@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from sctlab.simulation.tissues import PROPERTIES, Tissue
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import atomic_path
+from sctlab_model.io.atomic import atomic_path
 
 FAT_HU = -104.0
 MATRIX_HU, SPONGY_HU = 1600.0, 350.0

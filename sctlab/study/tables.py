@@ -16,7 +16,7 @@ from sctlab.evaluation.definitions import METRICS
 from sctlab.measures.statistics import bootstrap_interval, holm, rank_biserial, wilcoxon_p
 from sctlab.reporting import number, render
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import write_text
+from sctlab_model.io.atomic import write_text
 
 KEYS = ("train", "evaluate", "region", "case")
 ALL = "all"

@@ -12,9 +12,8 @@ import numpy as np
 
 from sctlab.cohort.pairs import Pair, file_digest
 from sctlab_model.errors import InputError
-from sctlab_model.io.atomic import atomic_folder
+from sctlab_model.io.atomic import atomic_folder, write_json
 from sctlab_model.io.reading import read_mask, read_volume
-from sctlab_model.io.writing import write_json
 from sctlab_model.preparation import Prepared, cut, orient, prepare, prepare_target
 from sctlab_model.recipe import Recipe
 from sctlab_model.volume import Geometry, Volume, resample

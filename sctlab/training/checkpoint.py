@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sctlab_model.cases import read_json
 from sctlab_model.errors import WeightsError
-from sctlab_model.io.writing import atomic_path, write_json
+from sctlab_model.io.atomic import atomic_path, write_json
 
 
 def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

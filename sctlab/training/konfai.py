@@ -27,7 +27,7 @@ from sctlab_model.bundle import (
 )
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError, WeightsError
-from sctlab_model.io.writing import write_text
+from sctlab_model.io.atomic import write_text
 from sctlab_model.network import build_network
 from sctlab_model.network.base import SynthesisNetwork
 from sctlab_model.recipe import Recipe

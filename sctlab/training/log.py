@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sctlab_model.io.writing import write_text
+from sctlab_model.io.atomic import write_text
 from sctlab_model.monitor import Monitor
 
 METRICS_FILE = "metrics.jsonl"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sctlab_model.bundle import Bundle, Fold, HashedFile, load_fold, read_bundle, write_bundle
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import atomic_path
+from sctlab_model.io.atomic import atomic_path
 from sctlab_model.network import build_network
 from sctlab_model.network.base import SynthesisNetwork
 from sctlab_model.network.fusing import fold_batch_norm

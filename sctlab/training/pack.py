@@ -21,7 +21,7 @@ from sctlab_model.bundle import Bundle, Fold, RegionGroup, Registration, Storage
 from sctlab_model.cases import Region, read_json
 from sctlab_model.errors import InputError
 from sctlab_model.gates import ResultStatistics, ValidationStatistics
-from sctlab_model.io.writing import write_text
+from sctlab_model.io.atomic import write_text
 
 INTENDED_USE = "Research on synthetic CT. Not a medical device; not for clinical use."
 DEMONSTRATION_USE = (

@@ -15,7 +15,7 @@ from sctlab.training.objectives.base import ObjectiveSettings, objective_type, s
 from sctlab.training.objectives.supervised import SupervisedSettings
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import write_text
+from sctlab_model.io.atomic import write_text
 from sctlab_model.recipe import Recipe
 from sctlab_model.settings import Settings, load_yaml
 

@@ -32,7 +32,7 @@ from sctlab.training.provenance import versions
 from sctlab.training.schedule import learning_rate
 from sctlab.training.validation import Scores, UnpairedReference, validate
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import write_json
+from sctlab_model.io.atomic import write_json
 
 EXTRACTORS = "extractors.json"  # what the objective's extractors are and how they normalise
 

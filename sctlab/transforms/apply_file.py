@@ -12,9 +12,10 @@ from sctlab.transforms.data import Transform
 from sctlab.transforms.files import TransformFile, read_transform
 from sctlab.transforms.invert import invert, invert_points
 from sctlab_model.errors import InputError
+from sctlab_model.io.atomic import write_text
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.text import read_text
-from sctlab_model.io.writing import write_text, write_volume
+from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 HEADER_TOLERANCE_MM = 0.01  # published grid headers are rounded to float32

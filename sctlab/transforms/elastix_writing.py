@@ -17,7 +17,7 @@ from sctlab.transforms.data import (
 )
 from sctlab.transforms.elastix_reading import NO_INITIAL
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import write_text
+from sctlab_model.io.atomic import write_text
 from sctlab_model.volume import Geometry, triple
 
 MAX_FIELD_VOXELS = 4_000_000

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sctlab_model.io.writing import write_json
+from sctlab_model.io.atomic import write_json
 
 KEY_FILE = "key.json"
 

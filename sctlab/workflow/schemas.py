@@ -13,7 +13,7 @@ from pydantic import BaseModel
 import sctlab
 import sctlab_model
 from sctlab_model.bundle import Bundle
-from sctlab_model.io.writing import write_text
+from sctlab_model.io.atomic import write_text
 from sctlab_model.records import Record
 from sctlab_model.settings import Settings
 

@@ -19,7 +19,8 @@ from sctlab.transforms.data import BSplineTransform, Composite, EulerTransform, 
 from sctlab.transforms.field import grid_points
 from sctlab.transforms.itk_files import write_itk
 from sctlab_model.cases import Task
-from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.io.atomic import write_json
+from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 TISSUE_HU = np.array([AIR_HU, -100, 50, 30, 60, 700, -800, 5], dtype=np.float32)

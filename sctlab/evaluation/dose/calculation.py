@@ -16,7 +16,7 @@ import numpy as np
 
 from sctlab.evaluation.dose.plan import Plan
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import atomic_path
+from sctlab_model.io.atomic import atomic_path
 
 PYTHON_VARIABLE = "SCTLAB_DOSE_PYTHON"
 WORKER = Path(__file__).with_name("worker.py")

@@ -17,7 +17,8 @@ from sctlab.transforms.data import Transform
 from sctlab.transforms.elastix_reading import read_elastix
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError, RegistrationError
-from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.io.atomic import write_json
+from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import AIR_HU, Volume, triple
 
 BONE_HU = 200.0  # cancellous and cortical bone, contrast-filled vessels aside

@@ -125,7 +125,8 @@ from pathlib import Path
 import numpy as np
 from sctlab_model.errors import ResourceError
 from sctlab_model.volume import Geometry, Volume
-from sctlab_model.io.writing import write_text, write_volume
+from sctlab_model.io.atomic import write_text
+from sctlab_model.io.writing import write_volume
 
 path, compress = Path(sys.argv[1]), sys.argv[2] == "True"
 volume = Volume(np.random.default_rng(0).integers(-1000, 1000, (40, 100, 100)).astype(np.int16), Geometry((100, 100, 40)))

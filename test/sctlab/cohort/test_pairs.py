@@ -17,8 +17,9 @@ from sctlab.cohort.pairs import Pair, find_pairs, patient_of
 from sctlab.cohort.splits import make_folds
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
+from sctlab_model.io.atomic import write_json
 from sctlab_model.io.reading import read_volume
-from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Geometry, Volume
 
 ALIKE = {"nmi": 1.1, "feature_distance": 0.1, "edges": 0.5}

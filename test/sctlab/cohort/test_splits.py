@@ -10,7 +10,7 @@ from sctlab.cohort.pairs import Pair
 from sctlab.cohort.splits import FoldsRecord, make_folds
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import write_json
+from sctlab_model.io.atomic import write_json
 
 
 def _pairs(count: int, *, patients: int = 0) -> list[Pair]:

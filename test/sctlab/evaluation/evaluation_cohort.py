@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from evaluation_phantom import Phantom, make_phantom
 
-from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.io.atomic import write_json
+from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Volume
 
 SHAPE = (24, 40, 44)

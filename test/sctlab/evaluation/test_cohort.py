@@ -15,8 +15,9 @@ from sctlab.evaluation.compare import compare_evaluations
 from sctlab.evaluation.records import EvaluationRecord, read_evaluation
 from sctlab.evaluation.settings import EvaluationSettings
 from sctlab_model.errors import ExitCode, InputError
+from sctlab_model.io.atomic import write_json
 from sctlab_model.io.reading import read_volume
-from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.io.writing import write_volume
 from sctlab_model.monitor import Monitor
 
 QUICK = EvaluationSettings(challenge_only=True, report=False)

@@ -16,7 +16,7 @@ from sctlab.evaluation.provenance import (
 )
 from sctlab_model.cases import Case, Region, Task
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import write_json
+from sctlab_model.io.atomic import write_json
 
 
 def _case(name: str, region: Region = Region.AB) -> Case:

@@ -31,8 +31,9 @@ from sctlab.transforms.invert import invert
 from sctlab.transforms.itk_files import write_itk
 from sctlab_model.cases import Region, Task, find_cohort, read_json
 from sctlab_model.errors import InputError, RegistrationError
+from sctlab_model.io.atomic import write_json
 from sctlab_model.io.reading import read_volume
-from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Volume
 
 

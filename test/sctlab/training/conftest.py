@@ -10,7 +10,8 @@ import pytest
 from scipy import ndimage
 
 from sctlab.training.plan import TrainingPlan
-from sctlab_model.io.writing import write_json, write_volume
+from sctlab_model.io.atomic import write_json
+from sctlab_model.io.writing import write_volume
 from sctlab_model.settings import parse_yaml
 from sctlab_model.volume import Geometry, Volume
 

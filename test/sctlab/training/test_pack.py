@@ -22,8 +22,8 @@ from sctlab.training.run import Run
 from sctlab_model.bundle import load_fold, read_bundle
 from sctlab_model.cases import Region, read_json
 from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.io.atomic import write_json
 from sctlab_model.io.reading import read_mask, read_volume
-from sctlab_model.io.writing import write_json
 
 
 @pytest.fixture(scope="module")

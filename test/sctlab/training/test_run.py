@@ -24,7 +24,7 @@ from sctlab.training.plan import TrainingPlan, load_plan, write_plan
 from sctlab.training.run import Run
 from sctlab_model.cases import read_json
 from sctlab_model.errors import InputError
-from sctlab_model.io.writing import write_json
+from sctlab_model.io.atomic import write_json
 
 ROOT = Path(__file__).parents[3]
 
