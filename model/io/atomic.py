@@ -150,13 +150,16 @@ def remove_stale_parts(folder: str | Path) -> list[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text atomically; a byte of a file name that is no UTF-8 is written as an escape."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON atomically, indented; NaN is refused because JSON has none."""
+    r"""Write JSON atomically, indented; NaN is refused because JSON has none.
+
+    Bytes of file names that are no UTF-8 become escapes such as `\udcff`, which JSON readers turn back.
+    """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -176,6 +177,9 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     write_text(tmp_path / f"{name}.txt", "text")
     with atomic_folder(tmp_path / name):
         pass
+    write_json(tmp_path / "a.json", {name: f"Schädel/{name}"})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {name: f"Schädel/{name}"}
+    (tmp_path / "a.json").unlink()
     assert sorted(os.fsencode(p.name) for p in tmp_path.iterdir()) == [b"k\xf6rper", b"k\xf6rper.txt"]
 
 
