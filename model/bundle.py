@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sctlab_model.cases import Case, Region, Task, name_of
-from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.errors import ImplausibleError, InputError, WeightsError
 from sctlab_model.gates import ValidationStatistics
 from sctlab_model.io.atomic import atomic_path, write_json
 from sctlab_model.recipe import Recipe
@@ -248,6 +248,8 @@ def load_fold(folder: str | Path, fold: Fold) -> dict[str, torch.Tensor]:
 
     Raises:
         WeightsError: Missing, altered, or not safetensors.
+        ImplausibleError: Weights that are not finite. They need not show in the result: an activation may cut them to
+            zero, and then a wrong image would pass the output gate.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -259,7 +261,16 @@ def load_fold(folder: str | Path, fold: Fold) -> dict[str, torch.Tensor]:
         raise WeightsError(
             Path(folder) / fold.weights.file, found=f"not safetensors ({error})", expected="a safetensors file"
         ) from error
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    damaged = [k for k, v in state.items() if not bool(v.isfinite().all())]
+    if damaged:
+        raise ImplausibleError(
+            Path(folder) / fold.weights.file,
+            found=f"{len(damaged)} tensors with values that are not finite (first: {damaged[0]})",
+            expected="finite weights",
+            advice="the training diverged or the file was damaged before it was packed: train or pack it again",
+        )
+    return state
 
 
 def find_bundles(root: str | Path) -> list[Path]:

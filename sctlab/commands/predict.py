@@ -32,6 +32,9 @@ def predict(
     refuse_implausible: Annotated[
         bool, typer.Option("--refuse-implausible", help="Refuse what process.py refuses, instead of warning.")
     ] = False,
+    accept_implausible: Annotated[
+        bool, typer.Option("--accept-implausible", help="Also write results of one value, and say so in the record.")
+    ] = False,
 ) -> int:
     """Synthesise a cohort out of fold: a case that the bundle was trained on uses only the folds that did not see it.
 
@@ -52,6 +55,7 @@ def predict(
             "zip": zip_,
             "skip_existing": skip_existing,
             "lenient": not refuse_implausible,
+            "accept_implausible": accept_implausible,
         },
         "sctlab predict",
     )

@@ -88,7 +88,9 @@ def test_a_published_recipe_trains_packs_and_predicts(
     assert [len(g.folds) for g in bundle.groups] == [2] * wanted
     assert bundle.provenance["extractors"][0]["name"] == "sam2.1-small"
 
-    assert sctlab("predict", cohort, "--weights", bundle_folder, "--out", predictions, "--device", "cpu") == 0
+    # Two steps may leave a network that says one value everywhere, which the output gate refuses.
+    command = ("predict", cohort, "--weights", bundle_folder, "--out", predictions, "--device", "cpu")
+    assert sctlab(*command, "--accept-implausible") == 0
     scores = {
         case: values["mae_hu"]
         for fold in range(2)
