@@ -24,6 +24,7 @@ from sctlab_model.recipe import (
     RobustNormalisation,
     ZScoreNormalisation,
 )
+from sctlab_model.resampling import anti_aliased
 from sctlab_model.volume import AIR_HU, Geometry, Volume, resample, triple
 
 
@@ -253,18 +254,9 @@ def to_upright(volume: Volume, upright: Geometry, *, outside: float | None = Non
     volume = volume.with_array(volume.array.astype(np.float32))
     if upright.same_grid(volume.geometry):
         return volume
-    import SimpleITK as sitk
-
     if outside is None:
         outside = float(volume.array.min())
-    ratio = np.array(upright.spacing_xyz) / np.array(volume.geometry.spacing_xyz)
-    image = volume
-    if (ratio > 1.5).any():
-        # Below the new Nyquist frequency: a Gaussian whose width grows with the step.
-        sigma = np.where(ratio > 1.5, 0.35 * np.sqrt(np.maximum(ratio**2 - 1, 0)), 1e-3)
-        sigma_mm = sigma * np.array(volume.geometry.spacing_xyz)
-        smooth = sitk.DiscreteGaussian(volume.to_sitk(), [float(s) ** 2 for s in sigma_mm], 16, 0.02, True)
-        image = Volume(sitk.GetArrayFromImage(smooth), volume.geometry, volume.name)
+    image = anti_aliased(volume, upright.spacing_xyz, share=0.35, least_ratio=1.5, kernel="discrete")
     return resample(image, upright, interpolation="linear", outside=outside)
 
 

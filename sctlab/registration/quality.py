@@ -20,6 +20,7 @@ from sctlab.transforms.invert import inverse_consistency
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError, ProductError
+from sctlab_model.resampling import anti_aliased
 from sctlab_model.volume import Geometry, Volume, resample, triple
 
 MEASURE_MM = 3.0  # similarity is measured at this spacing: features of a full grid would take gigabytes
@@ -52,7 +53,7 @@ def measure(
     field = displacement_field(transform, grid)
     steps: dict[str, Transform] = {"before": IDENTITY, "after": field}
     fixed = _smooth_resample(pair.fixed, grid)
-    moving = _blurred(pair.moving)
+    moving = anti_aliased(pair.moving, MEASURE_MM)
     views = {name: field_of_view(pair.moving.geometry, t, grid).array for name, t in steps.items()}
     region = mask.array & views["before"] & views["after"]
     if region.sum() < 100:
@@ -235,16 +236,6 @@ def _summary(values: np.ndarray) -> dict[str, float]:
     }
 
 
-def _blurred(volume: Volume) -> Volume:
-    """The image low-pass filtered for sampling at the spacing of the measures."""
-    from scipy.ndimage import gaussian_filter
-
-    spacing = np.array(volume.geometry.spacing_xyz[::-1])
-    sigma = np.sqrt(np.maximum((0.4 * MEASURE_MM) ** 2 - (0.4 * spacing) ** 2, 0)) / spacing
-    values = volume.array.astype(np.float32)
-    return volume.with_array(gaussian_filter(values, sigma, mode="nearest") if sigma.any() else values)
-
-
 def _smooth_resample(volume: Volume, grid: Geometry) -> Volume:
     edge = float(np.percentile(volume.array, 1))
-    return resample(_blurred(volume), grid, interpolation="linear", outside=edge)
+    return resample(anti_aliased(volume, MEASURE_MM), grid, interpolation="linear", outside=edge)

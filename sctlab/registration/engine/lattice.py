@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sctlab_model.resampling import alias_sigma
 from sctlab_model.volume import Geometry, Volume, triple
 
 
@@ -80,9 +81,7 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
 
 def smoothed(image: Tensor, spacing_zyx: np.ndarray, target: float) -> Tensor:
     """Gaussian against aliasing before sampling [1, 1, z, y, x] at a pitch of `target` mm; none when it is finer."""
-    for axis in range(3):
-        ratio = target / float(spacing_zyx[axis])
-        sigma = 0.5 * math.sqrt(max(0.0, ratio**2 - 1))
+    for axis, sigma in enumerate(alias_sigma(spacing_zyx, target, 0.5).tolist()):
         radius = math.ceil(3 * sigma)
         if sigma < 0.3 or image.shape[axis + 2] < 2:
             continue

@@ -20,6 +20,7 @@ from sctlab.transforms.field import displacement_field
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError
+from sctlab_model.resampling import anti_aliased
 from sctlab_model.volume import Geometry, Volume, resample, triple
 
 FINEST_MM = 5.0
@@ -75,9 +76,11 @@ def collect_evidence(pair: Pair, transform: Transform, optimised: frozenset[str]
     grid = judge_grid(pair)
     spacing = grid.spacing_xyz[0]
     mapping = displacement_field(transform, grid)
-    fixed = _display(resample(_as_float(pair.fixed, spacing), grid, interpolation="linear", outside=_low(pair.fixed)))
+    fixed = _display(
+        resample(anti_aliased(pair.fixed, spacing), grid, interpolation="linear", outside=_low(pair.fixed))
+    )
     moving = _display(
-        apply_to_image(_as_float(pair.moving, spacing), mapping, grid, interpolation="linear", outside=pair.outside)
+        apply_to_image(anti_aliased(pair.moving, spacing), mapping, grid, interpolation="linear", outside=pair.outside)
     )
     data = field_of_view(pair.moving.geometry, mapping, grid).array & _within(pair.fixed.geometry, grid)
     mask = resample(pair.fixed_mask, grid, interpolation="nearest").array > 0
@@ -311,14 +314,6 @@ def _display(volume: Volume) -> np.ndarray:
         return np.clip(values, -300, 500) / 400
     high = float(np.percentile(values[values > values.min()], 99)) if (values > values.min()).any() else 1.0
     return np.clip(values, 0, high) / max(high, 1e-6) * 2
-
-
-def _as_float(volume: Volume, target_mm: float) -> Volume:
-    """The image low-pass filtered for sampling at the judge's spacing."""
-    spacing = np.array(volume.geometry.spacing_xyz[::-1])
-    sigma = 0.4 * np.sqrt(np.maximum(target_mm**2 - spacing**2, 0)) / spacing
-    values = volume.array.astype(np.float32)
-    return volume.with_array(ndimage.gaussian_filter(values, sigma, mode="nearest") if sigma.any() else values)
 
 
 def _low(volume: Volume) -> float:
