@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +26,7 @@ CHALLENGE_WEIGHTS = Path("/opt/ml/model")
 _HERE = Path(__file__).resolve().parent
 # Inside the package when it was installed from a wheel; beside `model/` in a checkout.
 SHIPPED_WEIGHTS = _HERE / "weights" if (_HERE / "weights").is_dir() else _HERE.parent / "weights"
+WEIGHTS_NAME = r"^[a-z0-9][a-z0-9.-]*$"  # of installed bundles
 StorageType = Literal["float16", "float32"]
 
 
@@ -281,8 +283,33 @@ def find_bundles(root: str | Path) -> list[Path]:
     return sorted(p.parent for p in root.glob(f"*/{MANIFEST}")) if root.is_dir() else []
 
 
+def installed_weights() -> Path:
+    """Where `sctlab weights fetch` puts bundles: `SCTLAB_WEIGHTS`, or the user's cache."""
+    return Path(os.environ.get("SCTLAB_WEIGHTS") or Path.home() / ".cache" / "sctlab" / "weights")
+
+
+def weights_path(weights: str | Path) -> Path:
+    """What `--weights` says as a folder: a folder that is there, or the name of installed or shipped weights.
+
+    Raises:
+        WeightsError: A name that no installed weights have.
+    """
+    path = Path(weights)
+    if path.exists() or not re.fullmatch(WEIGHTS_NAME, str(weights)):
+        return path
+    for folder in (installed_weights() / path, SHIPPED_WEIGHTS / path):
+        if (folder / MANIFEST).is_file():
+            return folder
+    raise WeightsError(
+        path,
+        found="neither a folder nor the name of weights that are here",
+        expected=f"a bundle, or one of {', '.join(sorted(p.name for r in (installed_weights(), SHIPPED_WEIGHTS) for p in find_bundles(r))) or 'none'}",
+        advice=f"see `sctlab weights list`, and fetch it: sctlab weights fetch {path}",
+    )
+
+
 def choose_bundle(task: Task, weights: str | Path | None = None) -> Path:
-    """The bundle for a task: `--weights`, else a non-empty `/opt/ml/model`, else the shipped `weights/`.
+    """The bundle for a task: `--weights` (a folder or a name), else a non-empty `/opt/ml/model`, else the shipped `weights/`.
 
     A place that is given but lacks the task is an error; it never falls through to the next one.
 
@@ -290,7 +317,7 @@ def choose_bundle(task: Task, weights: str | Path | None = None) -> Path:
         WeightsError: No bundle, or none (or several) for the task.
     """
     if weights is not None:
-        root = Path(weights)
+        root = weights_path(weights)
     elif CHALLENGE_WEIGHTS.is_dir() and any(CHALLENGE_WEIGHTS.iterdir()):
         root = CHALLENGE_WEIGHTS
     else:

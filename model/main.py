@@ -245,7 +245,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--task", type=Task, choices=list(Task), help="what the source is; needed for flat folders and single images")
     add("--region", type=_region, help="AB, HN or TH; needed by bundles with region groups")
     add("--mask", type=Path, help="body mask of a single image; computed when left out")
-    add("--weights", type=Path, help="bundle folder [/opt/ml/model if not empty, else weights/ by task]")
+    add(
+        "--weights",
+        type=Path,
+        help="bundle folder, or a name of `sctlab weights list` [/opt/ml/model if not empty, else weights/ by task]",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N [auto]")
     add("--runtime", choices=("torch", "onnx"), default="torch", help="PyTorch, or ONNX Runtime for exported bundles")
     add("--batch", type=_positive, help="samples that run together [planned from free memory]")

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rank": ("sctlab.commands.rank", "rank", "Rank methods by the challenge's scheme."),
     "gamma": ("sctlab.commands.gamma", "gamma", "Compare two dose files by the gamma index."),
     "study": ("sctlab.commands.study", "app", "Experiments on registration, and their tables."),
+    "weights": ("sctlab.commands.weights", "app", "List, fetch and verify published weights."),
     "features": ("sctlab.commands.features", "app", "List or download feature extractors."),
     "schemas": ("sctlab.commands.schemas", "schemas", "Write the JSON schemas of records and settings."),
     "info": ("sctlab.commands.info", "info", "Versions, devices and the bundles that are here."),

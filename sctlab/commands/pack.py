@@ -22,7 +22,7 @@ def pack(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            help="RUN… BUNDLE: folders of `sctlab train`, then the bundle to write. With --from-konfai: CHECKPOINT… BUNDLE."
+            help="RUN… BUNDLE: folders of `sctlab train`, then the bundle to write. With --from-konfai: CHECKPOINT… BUNDLE, or the folder of an app (app.json)."
         ),
     ],
     storage: Annotated[str, typer.Option(help="Stored type of the weights: float32 or float16.")] = "",

@@ -17,7 +17,7 @@ def predict(
     cohort: Annotated[Path, typer.Argument(help="SynthRAD cohort or registered pairs.")],
     out: Annotated[Path, typer.Option(help="Results: OUT/<REGION>/<ID>.mha and predictions.json.")],
     weights: Annotated[
-        Path | None, typer.Option(help="Bundle; /opt/ml/model or weights/ by task when left out.")
+        Path | None, typer.Option(help="Bundle or name; /opt/ml/model or weights/ by task when left out.")
     ] = None,
     task: Annotated[Task | None, typer.Option(help="Only this task.")] = None,
     region: Annotated[Region | None, typer.Option(help="Only this region.")] = None,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
 from torch import Tensor
 
+from sctlab.weights.download import fetch_url, hub_url, sha256_of
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.atomic import atomic_path
 from sctlab_model.monitor import Monitor
@@ -91,12 +90,6 @@ def need_weights(name: str, source: Source) -> Path:
     return path
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def download(
     name: str,
     source: Source,
@@ -140,17 +133,17 @@ def download(
         raise InputError(name, found=f"SHA-256 '{expected}'", expected="64 hexadecimal digits")
     if expected and path.is_file() and sha256_of(path) == expected:
         return path
-    fetched = _fetch(name, source, revision)
+    fetched = _fetch(source, revision, path.with_name(f"{path.name}.{revision[:8]}"))
     digest = sha256_of(fetched)
     if expected and digest != expected:
+        fetched.unlink()
         raise WeightsError(
             name,
             found=f"SHA-256 {digest}",
             expected=expected,
             advice="the file at that revision isn't the one recorded",
         )
-    with atomic_path(path) as temporary:
-        shutil.copyfile(fetched, temporary)
+    fetched.replace(path)
     FetchRecord(
         repository=source.repository,
         file=source.file,
@@ -165,27 +158,8 @@ def download(
     return path
 
 
-def _fetch(name: str, source: Source, revision: str) -> Path:
-    import httpx
-    from huggingface_hub import constants, hf_hub_download, logging
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    logging.set_verbosity_error()
-    try:
-        httpx.head(constants.ENDPOINT, timeout=10)  # without a network the library would retry for half a minute
-        return Path(hf_hub_download(source.repository, source.file, revision=revision))
-    except HfHubHTTPError as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise InputError(
-            name, found=f"the hub refused {source.repository} ({reason})", expected="a public file"
-        ) from error
-    except (LocalEntryNotFoundError, OSError, httpx.HTTPError) as error:
-        raise InputError(
-            name,
-            found="the Hugging Face hub can't be reached",
-            expected="a network connection",
-            advice=f"or copy the file to {weights_folder()}/{name}{Path(source.file).suffix}",
-        ) from error
+def _fetch(source: Source, revision: str, path: Path) -> Path:
+    return fetch_url(hub_url(source.repository, revision, source.file), path)
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

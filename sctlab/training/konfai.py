@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,36 @@ def read_konfai(path: Path) -> dict[str, Tensor]:
             path, found=f"{len(found)} networks ({', '.join(found) or 'none'})", expected="one smp.UnetPlusPlus"
         )
     return next(iter(found.values()))
+
+
+def app_checkpoints(path: Path) -> list[Path]:
+    """A checkpoint as it is; of an app's folder those that its app.json names, or all `.pt` where it names none.
+
+    Raises:
+        WeightsError: A folder without app.json, a damaged one, or one that names files that aren't there.
+    """
+    if not path.is_dir():
+        return [path]
+    manifest = path / "app.json"
+    if not manifest.is_file():
+        raise WeightsError(path, found="a folder without app.json", expected="checkpoints (.pt), or a KonfAI app")
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        named = content.get("models") or []
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise WeightsError(manifest, found=f"can't be read ({error})", expected="a KonfAI app's app.json") from error
+    if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
+        raise WeightsError(manifest, found=f"models: {str(named)[:80]}", expected="a list of file names")
+    files = [path / (n if n.endswith(".pt") else f"{n}.pt") for n in named] or sorted(path.glob("*.pt"))
+    root = path.resolve()
+    missing = [f.name for f in files if not f.is_file() or not f.resolve().is_relative_to(root)]
+    if missing or not files:
+        raise WeightsError(
+            manifest,
+            found=f"no {', '.join(missing) or 'checkpoint'} in its folder",
+            expected="the app's checkpoints (.pt)",
+        )
+    return files
 
 
 def _networks(state: Any) -> Mapping[str, Any] | None:
@@ -156,6 +187,7 @@ def pack_konfai(
     """Write a bundle whose folds are KonfAI checkpoints, one each; a second call adds the models of other regions.
 
     Args:
+        checkpoints: Files, or folders of the framework's apps, which hold an app.json and the checkpoints.
         recipe: Recipe name or YAML file; `published_recipe` chooses when it is left out.
         regions: Regions that the checkpoints serve, e.g. `AB,TH`.
 
@@ -163,6 +195,7 @@ def pack_konfai(
         WeightsError: A checkpoint that isn't one of the network, or folds of different inputs.
         InputError: A recipe of the other task, an unknown region, or a folder that holds another bundle.
     """
+    checkpoints = [file for path in checkpoints for file in app_checkpoints(path)]
     if not checkpoints:
         raise InputError("pack", found="no checkpoint", expected="at least one")
     if recipe is None:

@@ -1,0 +1,87 @@
+"""`sctlab weights`: published weights by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sctlab.weights.registry import read_registry
+from sctlab_model.bundle import MANIFEST, find_bundles, installed_weights
+from sctlab_model.errors import ExitCode, WeightsError
+from sctlab_model.monitor import ConsoleMonitor
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="List, fetch and verify published weights. A fetched name is a value of --weights.",
+)
+RegistryFile = Annotated[Path | None, typer.Option(help="A registry of your own instead of the product's.")]
+
+
+@app.command("list")
+def list_weights(registry: RegistryFile = None) -> None:
+    """List the published weights: what they are, where they come from and whether they are here."""
+    known = read_registry(registry)
+    short = {name: alias for alias, name in known.aliases.items()}
+    table = Table(
+        "name", "task", "regions", "folds", "download", "pairs", "recipe", "licence", "from", "here", box=None
+    )
+    for w in known.weights:
+        size = f"{w.bytes / 1e9:.1f} GB" if w.bytes else "?"
+        names = " = ".join(filter(None, (short.get(w.name), w.name)))
+        here = any((installed_weights() / n / MANIFEST).is_file() for n in (w.name, short.get(w.name, w.name)))
+        regions = " ".join(str(r) for group in w.groups for r in group.regions)
+        revision = f"@{w.revision}" if w.revision else ", needs --revision"
+        table.add_row(
+            names, w.task, regions, str(len(w.files)), size, w.registration.method, w.recipe, w.licence,
+            f"{w.repository}{revision}", "yes" if here else "no",
+        )  # fmt: skip
+    Console(width=200 if not Console().is_terminal else None).print(table)
+
+
+@app.command("fetch")
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name from `sctlab weights list`.")],
+    from_: Annotated[
+        str, typer.Option("--from", help="Folder that holds the files, or address of a mirror of the hub.")
+    ] = "",
+    revision: Annotated[str | None, typer.Option(help="Commit of 40 digits, instead of the recorded one.")] = None,
+    registry: RegistryFile = None,
+) -> None:
+    """Fetch weights, check their SHA-256 and convert them into a bundle; run it again to go on after a break."""
+    from sctlab.weights.install import install
+
+    weights = read_registry(registry).find(name)
+    with ConsoleMonitor(f"fetching {name}") as monitor:
+        folder = install(weights, name=name, origin=from_, revision=revision, monitor=monitor)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"{folder}\nuse it: --weights {name}")
+
+
+@app.command("verify")
+def verify_installed(
+    names: Annotated[list[str] | None, typer.Argument(help="Installed names; all when left out.")] = None,
+    registry: RegistryFile = None,
+) -> int:
+    """Check every file of the installed bundles against its hash, and their origin against the registry."""
+    from sctlab.weights.install import verify
+
+    known = read_registry(registry)
+    entries = {w.name: w for w in known.weights}
+    folders = [installed_weights() / n for n in names] if names else find_bundles(installed_weights())
+    console, failed = Console(soft_wrap=True, highlight=False), False
+    for folder in folders:
+        try:
+            bundle = verify(folder, entries.get(known.aliases.get(folder.name, folder.name)))
+            console.print(f"{folder.name}: {sum(len(g.folds) for g in bundle.groups)} folds, ok")
+        except WeightsError as error:
+            failed = True
+            console.print(f"{folder.name}: {error}", markup=False)
+    if not folders:
+        console.print(f"no weights in {installed_weights()}")
+    return int(ExitCode.BAD_WEIGHTS if failed else ExitCode.OK)

@@ -1,0 +1,1 @@
+"""Published weights by name: the registry of what there is, fetching, and turning it into bundles."""

@@ -1,0 +1,255 @@
+"""From published checkpoints to a bundle that is found by name."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from sctlab.weights.download import ENDPOINT, TIMEOUT_S, fetch_url, hub_url, sha256_of
+from sctlab.weights.registry import PublishedFile, PublishedWeights
+from sctlab_model.bundle import (
+    MANIFEST,
+    Bundle,
+    HashedFile,
+    Registration,
+    StorageType,
+    installed_weights,
+    read_bundle,
+    read_checked,
+    write_bundle,
+)
+from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.io.atomic import atomic_folder, write_text
+from sctlab_model.monitor import Monitor
+from sctlab_model.records import Record
+
+
+class FirstHashes(Record):
+    """Hashes of files that nobody had verified, as the first fetch found them; they hold from then on."""
+
+    revision: str
+    sha256: dict[str, str]
+
+
+def install(
+    weights: PublishedWeights,
+    *,
+    name: str = "",
+    origin: str = "",
+    revision: str | None = None,
+    storage: StorageType = "float32",
+    monitor: Monitor = Monitor(),
+) -> Path:
+    """Fetch weights, check them, and convert them into a bundle called `name` in `installed_weights()`.
+
+    The bundle appears whole. Downloads are removed when it is there, and stay for the next try when something fails.
+
+    Args:
+        weights: An entry of the registry.
+        name: Of the bundle; that of the entry when left out.
+        origin: A folder that holds the files (under their paths, under the repository's name, or as they are), or the
+            address of a mirror of the hub; the hub when left out.
+        revision: Commit of 40 digits instead of the recorded one.
+        storage: Type of the stored weights.
+
+    Raises:
+        InputError: No revision, no network, or files that aren't in the folder.
+        WeightsError: A file isn't the published one, or not a checkpoint of the network.
+    """
+    name = name or weights.name
+    folder = installed_weights() / name
+    if (folder / MANIFEST).is_file():
+        verify(folder, weights)
+        monitor.info(f"{name} is here already: {folder}")
+        return folder
+    local = Path(origin) if origin and "://" not in origin else None
+    commit = _revision(weights, revision, None if local else origin)
+    downloads = installed_weights() / ".downloads" / weights.name
+    known = _first_hashes(weights, commit)
+    hashes: dict[str, str] = {}
+    paths: dict[str, Path] = {}
+    for number, file in enumerate(weights.files):
+        monitor.progress(number, len(weights.files), file.path)
+        paths[file.path], hashes[file.path] = _one(file, weights, commit, local, origin, downloads, known, monitor)
+    monitor.progress(len(weights.files), len(weights.files), "converting")
+    new = {f.path: hashes[f.path] for f in weights.files if f.sha256 is None and f.path not in known}
+    if new:
+        FirstHashes(revision=commit, sha256=known | new).write(_hash_record(weights))
+        monitor.warning(
+            f"{name}: no hash was known for {len(new)} files; theirs are recorded in {_hash_record(weights)} and hold from now on"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as part:
+        _convert(weights, name, paths, hashes, commit, local, part, storage)
+    if local is None:
+        shutil.rmtree(downloads, ignore_errors=True)
+    return folder
+
+
+def verify(folder: Path, weights: PublishedWeights | None = None) -> Bundle:
+    """Check every file of an installed bundle against its manifest, and its origin against the registry.
+
+    Raises:
+        WeightsError: A file is missing or altered, or was made of other checkpoints than the registry's.
+    """
+    bundle = read_bundle(folder)
+    for fold in (f for group in bundle.groups for f in group.folds):
+        for entry in (fold.weights, *fold.onnx.values()):
+            read_checked(folder, HashedFile(file=entry.file, sha256=entry.sha256))
+    if weights is not None:
+        made_of = (bundle.provenance.get("published") or {}).get("files", {})
+        for file in weights.files:
+            if file.sha256 is not None and made_of.get(file.path) != file.sha256:
+                raise WeightsError(
+                    folder,
+                    found=f"made of a {file.path} with SHA-256 {made_of.get(file.path)}",
+                    expected=file.sha256,
+                    advice=f"remove the folder and run `sctlab weights fetch {weights.name}`",
+                )
+    return bundle
+
+
+def _one(
+    file: PublishedFile,
+    weights: PublishedWeights,
+    commit: str,
+    local: Path | None,
+    origin: str,
+    downloads: Path,
+    known: dict[str, str],
+    monitor: Monitor,
+) -> tuple[Path, str]:
+    """One checked checkpoint and its SHA-256."""
+    expected = file.sha256 or known.get(file.path)
+    if local is not None:
+        path = _find(file, weights, local)
+    else:
+        path = downloads / file.path
+        if not path.is_file():
+            label = Path(file.path).name
+            fetch_url(
+                hub_url(weights.repository, commit, file.path, origin or None),
+                path,
+                progress=lambda here, total: monitor.progress(here // 1_000_000, total // 1_000_000, f"MB of {label}"),
+            )
+    size, digest = path.stat().st_size, ""
+    if file.bytes in (None, size):
+        digest = sha256_of(path)
+    if (expected and digest != expected) or not digest:
+        if local is None:
+            path.unlink()
+        raise WeightsError(
+            path,
+            found=f"{size} bytes, SHA-256 {digest}" if digest else f"{size} bytes",
+            expected=f"SHA-256 {expected}" if digest else f"{file.bytes} bytes",
+            advice="it isn't the published file" + ("" if local else ": it was removed, fetch it again"),
+        )
+    return path, digest
+
+
+def _find(file: PublishedFile, weights: PublishedWeights, folder: Path) -> Path:
+    """The file in a local folder, however much of the repository's tree was copied; one and the same name counts only
+    where the tail of the path agrees."""
+    if not folder.is_dir():
+        raise InputError(folder, found="no such folder", expected="a folder with the published files")
+    pieces = file.path.split("/")
+    places = [folder / weights.repository / file.path, *(folder.joinpath(*pieces[k:]) for k in range(len(pieces)))]
+    # A bare name could be any other group's: every group has a CV_0.pt.
+    if file.sha256 is None and len({f.path.split("/")[-1] for f in weights.files}) < len(weights.files):
+        places.pop()
+    for place in places:
+        if place.is_file():
+            return place
+    raise InputError(folder, found=f"no {file.path}", expected="the files of " + weights.repository)
+
+
+def _revision(weights: PublishedWeights, given: str | None, endpoint: str | None) -> str:
+    """The commit to fetch from. The files' hashes decide what is accepted; a commit only says where they lie.
+
+    Raises:
+        InputError: None is known and none was given, or it isn't one.
+    """
+    if given is not None and not re.fullmatch(r"[0-9a-f]{40}", given.lower()):
+        raise InputError("--revision", found=f"'{given}'", expected="the 40 digits of a commit (a branch may change)")
+    revision = (given or weights.revision or "").lower()
+    if revision:
+        if len(revision) < 40 and endpoint is not None:
+            return _whole_commit(weights.repository, revision, endpoint or ENDPOINT) or "main"
+        return revision
+    record = _hash_record(weights)
+    if record.is_file():
+        return FirstHashes.read(record).revision
+    if endpoint is None:
+        return "local"
+    raise InputError(
+        weights.name,
+        found="no verified revision is recorded for it",
+        expected="--revision with the 40 digits of a commit",
+        advice=f"they are shown on {ENDPOINT}/{weights.repository}/commits/main",
+    )
+
+
+def _whole_commit(repository: str, start: str, endpoint: str) -> str | None:
+    """The 40 digits of a commit that begins so, which the hub asks for; None where its list can't tell."""
+    try:
+        with urlopen(f"{endpoint.rstrip('/')}/api/models/{repository}/commits/main", timeout=TIMEOUT_S) as response:
+            commits = json.loads(response.read(1 << 20))
+        return next((c["id"] for c in commits if str(c["id"]).startswith(start)), None)
+    except (URLError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _hash_record(weights: PublishedWeights) -> Path:
+    return installed_weights() / f"{weights.name}.hashes.json"
+
+
+def _first_hashes(weights: PublishedWeights, commit: str) -> dict[str, str]:
+    path = _hash_record(weights)
+    record = FirstHashes.read(path) if path.is_file() else None
+    return record.sha256 if record is not None and record.revision == commit else {}
+
+
+def _convert(
+    weights: PublishedWeights,
+    name: str,
+    paths: dict[str, Path],
+    hashes: dict[str, str],
+    commit: str,
+    local: Path | None,
+    out: Path,
+    storage: StorageType,
+) -> None:
+    from sctlab.training.card import model_card
+    from sctlab.training.konfai import pack_konfai
+
+    for group in weights.groups:
+        bundle = pack_konfai(
+            [paths[f.path] for f in group.files],
+            out,
+            task=weights.task,
+            recipe=weights.recipe,
+            regions=",".join(group.regions),
+            storage=storage,
+        )
+    published = {
+        "name": weights.name,
+        "repository": weights.repository,
+        "revision": commit,
+        "licence": weights.licence,
+        "trained_with": weights.trained_with,
+        "files": hashes,
+        "from": "a local folder" if local is not None else "the network",
+    }
+    bundle = bundle.model_copy(
+        update={
+            "name": name,
+            "registration": Registration(**weights.registration.model_dump()),
+            "provenance": bundle.provenance | {"published": published},
+        }
+    )
+    write_bundle(bundle, out)
+    write_text(out / "MODEL_CARD.md", model_card(bundle))

@@ -1,0 +1,247 @@
+"""Weights by name: from checkpoints that the reference framework wrote to a bundle that `--weights NAME` finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from sctlab.commands.weights import app
+from sctlab.training.konfai import app_checkpoints, pack_konfai
+from sctlab.weights.download import sha256_of
+from sctlab.weights.install import FirstHashes, install
+from sctlab.weights.registry import Registry, read_registry
+from sctlab_model.bundle import choose_bundle, installed_weights, load_fold, read_bundle
+from sctlab_model.cases import Task
+from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.monitor import Monitor
+
+RECIPE = """
+recipe: {task: mri, canvas: {crop: none, fixed_yx: [512, 512]}, network: {encoder: resnet18}}
+stages: [{name: all, iterations: 1}]
+"""
+PATHS = [f"models/Task_1/CV_{k}.pt" for k in range(2)]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SCTLAB_WEIGHTS", str(tmp_path / "installed"))
+    return tmp_path / "installed"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the repository has it, with two checkpoints of the framework's own network."""
+    pytest.importorskip("konfai", reason="the reference implementation isn't installed")
+    import segmentation_models_pytorch as smp
+    from konfai.network import network
+
+    class Synthesis(network.Network):
+        def __init__(self) -> None:
+            super().__init__(in_channels=3, dim=2)
+            self.add_module("model", smp.UnetPlusPlus("resnet18", encoder_weights=None, in_channels=3, classes=1))
+            self.add_module("Tanh", torch.nn.Tanh())
+
+    folder = tmp_path_factory.mktemp("published")
+    for seed, path in enumerate(PATHS):
+        torch.manual_seed(seed)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"epoch": 1, "it": 10, "loss": 0.1, "Model": Synthesis().network_states()}, folder / path)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+MakeRegistry = Callable[..., Path]
+
+
+@pytest.fixture
+def registry(published: Path, tmp_path: Path) -> MakeRegistry:
+    def make(*, hashed: bool = True, wrong: bool = False) -> Path:
+        files = [
+            {
+                "path": p,
+                "bytes": (published / p).stat().st_size,
+                "sha256": "0" * 64 if wrong else sha256_of(published / p),
+            }
+            if hashed
+            else {"path": p}
+            for p in PATHS
+        ]
+        entry = {
+            "name": "long-name", "repository": "them/theirs", "revision": "c" * 40 if hashed else None, "task": "mri",
+            "recipe": str(published / "recipe.yaml"), "groups": [{"regions": ["AB", "TH"], "files": files}],
+            "registration": {"method": "IMPACT-Reg", "convention": "source_to_ct"},
+        }  # fmt: skip
+        path = tmp_path / "registry.yaml"
+        path.write_text(yaml.safe_dump({"aliases": {"short": "long-name"}, "weights": [entry]}))
+        return path
+
+    return make
+
+
+def fetch(registry: Path, *options: str) -> Path:
+    result = CliRunner().invoke(app, ["fetch", "short", "--registry", str(registry), *options])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return installed_weights() / "short"
+
+
+def test_one_command_and_the_name_is_a_value_of_weights(published: Path, registry: MakeRegistry, home: Path) -> None:
+    folder = fetch(registry(), "--from", str(published))
+    assert choose_bundle(Task.MRI, "short") == folder == home / "short"
+    bundle = read_bundle(folder)
+    assert (bundle.name, bundle.regions, len(bundle.groups[0].folds)) == ("short", ("AB", "TH"), 2)
+    assert bundle.registration.convention == "source_to_ct"
+    origin = bundle.provenance["published"]
+    assert (origin["repository"], origin["revision"]) == ("them/theirs", "c" * 40)
+    assert origin["files"] == {p: sha256_of(published / p) for p in PATHS}
+    wanted = torch.load(published / PATHS[1], weights_only=True)["Model"]["Synthesis"]
+    loaded = load_fold(folder, bundle.groups[0].folds[1])
+    key = "encoder.conv1.weight"
+    assert torch.equal(next(v for k, v in loaded.items() if k.endswith(key)), wanted[f"model.{key}"])
+    assert (published / PATHS[0]).is_file()  # a local folder is left as it is
+    assert [p.name for p in home.iterdir()] == ["short"]
+
+
+@pytest.mark.parametrize("place", ["as published", "under the repository's name", "the last folder alone"])
+def test_a_local_folder_however_it_was_copied(
+    published: Path, registry: MakeRegistry, tmp_path: Path, place: str
+) -> None:
+    root = tmp_path / "copy"
+    target = {"as published": root, "under the repository's name": root / "them" / "theirs"}.get(place, root)
+    for path in PATHS:
+        copy = target / (Path(path).name if place == "the last folder alone" else path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.symlink_to(published / path)
+    assert read_bundle(fetch(registry(), "--from", str(root))).name == "short"
+
+
+def test_a_mirror(published: Path, registry: MakeRegistry, tmp_path: Path, home: Path) -> None:
+    """Any place that serves the hub's addresses; downloads are gone when the bundle is there."""
+    mirror = tmp_path / "mirror" / "them" / "theirs" / "resolve" / ("c" * 40)
+    mirror.parent.mkdir(parents=True)
+    mirror.symlink_to(published)
+    fetch(registry(), "--from", (tmp_path / "mirror").as_uri())
+    assert [p.name for p in home.iterdir() if p.name != ".downloads"] == ["short"]
+    assert not list(home.rglob("*.pt"))
+
+
+def test_another_file_is_refused_and_leaves_nothing(published: Path, registry: MakeRegistry, home: Path) -> None:
+    with pytest.raises(WeightsError, match="isn't the published file"):
+        fetch(registry(wrong=True), "--from", str(published))
+    assert not home.exists() or not list(home.iterdir())
+    with pytest.raises(InputError, match=r"no models/Task_1/CV_0\.pt"):
+        fetch(registry(), "--from", str(published.parent))
+
+
+def test_without_a_network_one_sentence(registry: MakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="can't be reached") as caught:
+        fetch(registry())
+    assert "\n" not in str(caught.value)
+    assert "--from" in str(caught.value)
+
+
+def test_unknown_hashes_are_recorded_once_and_hold(published: Path, registry: MakeRegistry, home: Path) -> None:
+    lines: list[str] = []
+
+    class Listening(Monitor):
+        def warning(self, text: str) -> None:
+            lines.append(text)
+
+    entry = read_registry(registry(hashed=False)).find("short")
+    with pytest.raises(InputError, match="--revision with the 40 digits"):
+        install(entry)
+    with pytest.raises(InputError, match="a branch may change"):
+        install(entry, revision="main", origin=str(published))
+    folder = install(entry, revision="d" * 40, origin=str(published), monitor=Listening())
+    assert "no hash was known" in lines[0]
+    record = FirstHashes.read(home / "long-name.hashes.json")
+    assert record.sha256 == {p: sha256_of(published / p) for p in PATHS}
+    (folder / "bundle.json").unlink()
+    FirstHashes(revision="d" * 40, sha256={p: "1" * 64 for p in PATHS}).write(home / "long-name.hashes.json")
+    with pytest.raises(WeightsError, match="1111"):
+        install(entry, revision="d" * 40, origin=str(published))
+
+
+def test_verify_sees_an_altered_file_and_another_origin(published: Path, registry: MakeRegistry) -> None:
+    path = registry()
+    folder = fetch(path, "--from", str(published))
+    arguments = ["verify", "--registry", str(path)]
+    assert "2 folds, ok" in CliRunner().invoke(app, arguments).output
+    # The command line turns the returned number into the exit code; the runner here doesn't.
+    file = folder / read_bundle(folder).groups[0].folds[0].weights.file
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert "altered" in CliRunner().invoke(app, arguments).output
+    file.write_bytes(data)
+    registry(wrong=True)
+    assert "made of a models" in CliRunner().invoke(app, arguments).output
+
+
+def test_a_name_that_is_not_here_names_the_command() -> None:
+    with pytest.raises(WeightsError, match="sctlab weights fetch impact-mri"):
+        choose_bundle(Task.MRI, "impact-mri")
+    assert choose_bundle(Task.MRI, "demo-mri").name == "demo-mri"  # shipped ones have names too
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+def test_the_products_registry() -> None:
+    known = read_registry()
+    hashed = [w for w in known.weights if w.revision]
+    assert sum(len(w.files) for w in hashed) == 50
+    assert len({f.sha256 for w in hashed for f in w.files}) == 50
+    assert all(f.bytes and f.sha256 for w in hashed for f in w.files)
+    for weights in known.weights:
+        assert weights.name.endswith(weights.task)
+        assert ("ELX" in weights.files[0].path) == weights.name.startswith("elastix")
+    assert known.find("impact-mri").name == "impact-sam-mri"
+    with pytest.raises(InputError, match="unknown name 'x'"):
+        known.find("x")
+
+
+@pytest.mark.parametrize("path", ["../x.pt", "/x.pt", "a//b.pt", "a\\b.pt"])
+def test_paths_stay_inside(path: str) -> None:
+    entry = json.loads(read_registry().weights[0].model_dump_json())
+    entry["groups"][0]["files"][0]["path"] = path
+    with pytest.raises(ValueError, match="not a path inside"):
+        Registry.model_validate({"weights": [entry]})
+
+
+# --- apps of the framework --------------------------------------------------------------------------------------------
+
+
+def test_an_app_folder_is_read_as_it_is(published: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    for path in PATHS:
+        (folder / Path(path).name).write_bytes((published / path).read_bytes())
+    manifest = folder / "app.json"
+    manifest.write_text(json.dumps({"display_name": "x", "tta": 2, "models": ["CV_1.pt", "CV_0"]}))
+    assert [p.name for p in app_checkpoints(folder)] == ["CV_1.pt", "CV_0.pt"]
+    bundle = pack_konfai(
+        [folder],
+        tmp_path / "out",
+        task=Task.MRI,
+        recipe=str(published / "recipe.yaml"),
+        regions="AB",
+        storage="float32",
+    )
+    assert [s["file"] for s in bundle.provenance["imported_from"]] == ["CV_1.pt", "CV_0.pt"]
+    manifest.write_text("{}")
+    assert [p.name for p in app_checkpoints(folder)] == ["CV_0.pt", "CV_1.pt"]
+    for content, text in (('{"models": ["CV_7.pt"]}', "CV_7"), ('{"models": 3}', "a list"), ("[", "can't be read"),
+                          ('{"models": ["../published.pt"]}', "published"), ("[]", "can't be read")):  # fmt: skip
+        manifest.write_text(content)
+        with pytest.raises(WeightsError, match=text):
+            app_checkpoints(folder)
+    with pytest.raises(WeightsError, match=r"app\.json"):
+        app_checkpoints(tmp_path)
