@@ -15,6 +15,8 @@ THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
+# Threads of OpenMP (PyTorch's) that have nothing to do sleep instead of spinning.
+WAIT_VARIABLE, WAIT_POLICY = "OMP_WAIT_POLICY", "PASSIVE"
 LOOK_S = 0.1  # how long the machine's load is watched
 STAT = Path("/proc/stat")
 
@@ -54,7 +56,13 @@ def heed_quota() -> None:
     for every one of them. And where others compute, threads that wait for each other cost more than they bring: with two
     threads on two busy processors, registration took twenty times as long as with one. So where less than half of the
     processors are idle, as many threads are started as are idle, at least one. The user's own settings stay.
+
+    A machine that gets busy later, or a user who asks for more threads than are free, is met by threads that sleep while
+    they wait: OpenMP's spin, at the end of every parallel loop, until the other thread gets its turn. Two threads on two
+    processors that 18 processes share (`OMP_NUM_THREADS=2`): a registration of 6 s (one thread: 5.9 s) took more than 60 s
+    spinning.
     """
+    os.environ.setdefault(WAIT_VARIABLE, WAIT_POLICY)
     if all(name in os.environ for name in THREAD_VARIABLES):
         return
     allowed = available_cpus()

@@ -42,3 +42,15 @@ def test_threads_follow_what_others_leave(monkeypatch: pytest.MonkeyPatch, idle:
     assert os.environ["MKL_NUM_THREADS"] == "7"
     for name in processors.THREAD_VARIABLES:
         os.environ.pop(name, None)
+
+
+def test_idle_threads_sleep_whatever_their_number_unless_the_user_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in processors.THREAD_VARIABLES:
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv(processors.WAIT_VARIABLE, "ACTIVE")
+    processors.heed_quota()
+    assert os.environ[processors.WAIT_VARIABLE] == "ACTIVE"
+    monkeypatch.delenv(processors.WAIT_VARIABLE)
+    processors.heed_quota()
+    assert os.environ[processors.WAIT_VARIABLE] == "PASSIVE"
+    monkeypatch.delenv(processors.WAIT_VARIABLE)
