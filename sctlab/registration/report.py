@@ -74,29 +74,46 @@ class CaseEntry:
 
 
 def find_results(root: str | Path) -> list[CaseEntry]:
-    """Results under `<out>/<method>` (or one method's folder), failures included.
+    """Results in one method's folder, failures included; or the one result whose own folder it is (a single pair's).
 
     Raises:
         InputError: No such folder, or nothing registered in it.
     """
     root = Path(root)
-    entries = []
-    for task in Task:
-        for region in Region:
-            for folder in sorted((root / task.folder / region).glob("[!.]*")):
-                key = CaseKey(task, region, folder.name)
-                pair, quality = PairRecord.of(folder), QualityRecord.of(folder)
-                if pair is not None and quality is not None:
-                    entries.append(CaseEntry(folder, key, pair, quality))
-                elif (folder / FAILURE).is_file():
-                    entries.append(CaseEntry(folder, key, error=FailureRecord.read(folder / FAILURE).error))
+    folders = [
+        (CaseKey(task, region, folder.name), folder)
+        for task in Task
+        for region in Region
+        for folder in sorted((root / task.folder / region).glob("[!.]*"))
+    ]
+    if not folders and root.is_dir():
+        folders = [(_key_of(root), root)]
+    entries = [entry for key, folder in folders if (entry := _entry(folder, key)) is not None]
     if not entries:
         raise InputError(
             root,
             found="no registered case",
-            expected="Task{1,2}/{AB,HN,TH}/<ID>/pair.json, as `sctlab register` writes",
+            expected="Task{1,2}/{AB,HN,TH}/<ID>/pair.json or a pair's own pair.json, as `sctlab register` writes",
         )
     return entries
+
+
+def _entry(folder: Path, key: CaseKey) -> CaseEntry | None:
+    """What a case's folder holds; None where nothing was registered in it."""
+    pair, quality = PairRecord.of(folder), QualityRecord.of(folder)
+    if pair is not None and quality is not None:
+        return CaseEntry(folder, key, pair, quality)
+    if (folder / FAILURE).is_file():
+        return CaseEntry(folder, key, error=FailureRecord.read(folder / FAILURE).error)
+    return None
+
+
+def _key_of(folder: Path) -> CaseKey:
+    """The key of a single pair by its record; a failure tells none, and the folder's name stands for it."""
+    pair = PairRecord.of(folder)
+    if pair is None or pair.task not in list(Task) or pair.region not in list(Region):
+        return CaseKey(Task.MRI, Region.AB, folder.resolve().name)
+    return CaseKey(Task(pair.task), Region(pair.region), pair.case or folder.resolve().name)
 
 
 def write_report(root: str | Path, rule: Rule = DEFAULT_RULE) -> dict[str, str]:

@@ -139,9 +139,15 @@ def test_one_pair(cohort, tmp_path, truth_as_method, capfd):
     arguments = (out, "--fixed", case / "cbct.mha", "--moving", case / "ct.mha", "--fixed-mask", case / "mask.mha",
                  "--moving-labels", case / "labels.mha", "--fixed-labels", case / "truth/labels_source.mha")  # fmt: skip
     assert run(*arguments) == 0
-    text = capfd.readouterr().out
+    told = capfd.readouterr()
+    text = told.out
     assert "task cbct" in text  # found out from the values
     assert "NMI" in text
+    assert read_json(out / "quality.json")["verdict"] in ("trusted", "doubtful")
+    assert "90 % interval" in told.out + told.err
+    assert run("report", out) == 0
+    assert (out / "report.html").read_text(encoding="utf-8").count("<figure id=") == 1
+    assert read_json(out / "exclusions.json")["cases"] == 1
     assert read_json(out / "quality.json")["overlap"]["after"]["label_dice"]["mean"] > 0.97
     assert run(*arguments) == 0
     assert "already registered" in capfd.readouterr().out

@@ -66,6 +66,14 @@ def test_worst_first_with_reasons_pictures_and_a_list(registered):
     assert "2.00%" in page
 
 
+def test_one_result_by_its_own_folder(registered):
+    folder = registered / "Task1/AB/1ABA003"
+    assert [e.folder for e in find_results(folder)] == [folder]
+    write_report(folder)
+    assert json.loads((folder / "exclusions.json").read_text())["cases"] == 1
+    assert set(write_report(registered / "Task1/AB/1ABA009")) == {"1ABA009"}  # one that failed
+
+
 def test_a_whole_output_folder_and_an_empty_one_are_told_apart(registered, tmp_path):
     assert len(find_results(registered)) == 10
     with pytest.raises(InputError, match="no registered case"):
