@@ -1,8 +1,9 @@
 """TorchScript is code: it can read and write files as soon as it is loaded. So it runs only where somebody vouches for it.
 
 A file is trusted by its SHA-256: when it is one of the published models whose hash the code knows, when `sctlab features
-download` fetched it, or when the user recorded it with `sctlab features trust FILE` (or the option `--trust-code` of
-the commands that take such a file). Weights as safetensors hold numbers only and need no trust.
+download` fetched it, or when the user recorded it with `sctlab features trust FILE`. Commands that take such a file have no
+option for it: a run that is repeated, or copied from a page, must not vouch for code on the way. Weights as safetensors
+hold numbers only and need no trust.
 """
 
 from __future__ import annotations
