@@ -27,12 +27,13 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import tiny_bundle
+from tiny import tiny_bundle, trunk
 
 from sctlab.registration.records import PairRecord, QualityRecord
 from sctlab.simulation.truth import SimulationTruth
 from sctlab.transforms.itk_files import read_itk
 from sctlab_model.io.reading import read_volume
+from sctlab_model.io.writing import write_volume
 from sctlab_model.predictions import PREDICTIONS_FILE, file_sha256, read_predictions
 
 CASES = 6
@@ -45,10 +46,19 @@ def sctlab(*words: object) -> list[str]:
     return [sys.executable, "-m", "sctlab.cli", *map(str, words)]
 
 
-def simulate(folder: Path, task: str) -> list[str]:
+def simulate(folder: Path) -> list[str]:
     """Six small heads."""
-    return sctlab("simulate", folder, "--task", task, "--regions", "HN", "--spacing", "8,8,10", "--size", "36,36,16",
+    return sctlab("simulate", folder, "--task", "mri", "--regions", "HN", "--spacing", "8,8,10", "--size", "36,36,16",
                   "--cases", CASES)  # fmt: skip
+
+
+def write_cohort(folder: Path) -> None:
+    """Six trunks as pairs; only their noise differs."""
+    for k in range(CASES):
+        case = folder / f"Task2/AB/2ABA{k:03d}"
+        for name, image in zip(("cbct", "mask"), trunk(k), strict=True):
+            write_volume(image, case / f"{name}.mha")
+        write_volume(trunk(100 + k)[0], case / "ct.mha")
 
 
 class Target(ABC):
@@ -79,7 +89,7 @@ class Simulate(Target):
 
     def __init__(self, scratch: Path) -> None:
         self.folder = scratch / "cohort"
-        self.command = simulate(self.folder, "mri")
+        self.command = simulate(self.folder)
 
     def done(self) -> list[Path]:
         return list(self.folder.glob("Task1/HN/[!.]*"))
@@ -96,18 +106,18 @@ class Predict(Target):
 
     def __init__(self, scratch: Path) -> None:
         self.folder = scratch / "predictions"
-        subprocess.run(simulate(scratch / "cohort", "cbct"), check=True, **QUIET)
+        write_cohort(scratch / "cohort")
         self.command = sctlab("predict", scratch / "cohort", "--out", self.folder, "--weights",
                               tiny_bundle(scratch / "bundle"), "--device", "cpu", "--skip-existing")  # fmt: skip
 
     def done(self) -> list[Path]:
-        return list(self.folder.glob("HN/[!.]*.mha"))
+        return list(self.folder.glob("AB/[!.]*.mha"))
 
     def check(self, case: Path) -> None:
         read_volume(case)
         record = read_predictions(self.folder)
         assert record is not None, "a result and no record of the folder"
-        known = record.cases[f"Task2/HN/{case.stem}"]
+        known = record.cases[f"Task2/AB/{case.stem}"]
         assert known.state in ("done", "claimed"), known.state
         assert known.state == "claimed" or known.output_sha256["sct"] == file_sha256(case), "not what its record says"
 
@@ -115,7 +125,7 @@ class Predict(Target):
         read_predictions(self.folder)
 
     def clear(self) -> None:
-        shutil.rmtree(self.folder / "HN")
+        shutil.rmtree(self.folder / "AB")
         (self.folder / PREDICTIONS_FILE).unlink()
 
 
@@ -123,12 +133,12 @@ class Register(Target):
     """`sctlab register`."""
 
     def __init__(self, scratch: Path) -> None:
-        subprocess.run(simulate(scratch / "cohort", "cbct"), check=True, **QUIET)
+        write_cohort(scratch / "cohort")
         self.command = sctlab("register", scratch / "cohort", scratch / "registered", "--method", "rigid")
         self.folder = scratch / "registered"
 
     def done(self) -> list[Path]:
-        return list(self.folder.glob("rigid/Task2/HN/[!.]*"))
+        return list(self.folder.glob("rigid/Task2/AB/[!.]*"))
 
     def check(self, case: Path) -> None:
         for name in ("cbct.mha", "ct.mha", "mask.mha"):

@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from sctlab_model.cases import Selection, find_cases, layout_of
+    from sctlab_model.cohort import check_writable
 
     settings = _settings(options)
     if options.serve:
@@ -74,6 +75,10 @@ def _run(options: argparse.Namespace) -> int:
             task=options.task,
         )
     layout = layout_of(options.input)
+    if options.report is not None:  # found now and not after hours
+        check_writable(options.report.parent)
+        if options.report.is_dir():
+            raise InputError(options.report, found="a folder", expected="a JSON file to write")
     if not layout.several:
         _refuse_for_one(options)
     selection = Selection(options.task, options.region, options.mask)

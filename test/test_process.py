@@ -613,3 +613,12 @@ def test_an_implausible_result_is_refused_unless_it_is_wanted(
     code, text = case.run()  # in a challenge a refused case scores worst
     assert code == 0, text
     assert "soft tissue" in case.err
+
+
+def test_a_report_that_cannot_be_written_is_found_before_the_case(case: Workplace, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for report in (tmp_path / "file/run.json", tmp_path):
+        code, text = case.run("--report", report)
+        assert code == 2
+        assert str(report) in text or "file" in text
+        assert not list(case.output.rglob("*.mha"))

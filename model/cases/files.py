@@ -50,12 +50,13 @@ DICOM_ADVICE = (
 
 
 def find_image(folder: Path, stem: str) -> Path | None:
-    """The image `<stem>.<known suffix>` in a folder; None if there is none.
+    """The image `<stem>.<known suffix>` in a folder, whatever the capitals; None if there is none.
 
     Raises:
-        InputError: Several suffixes of the same stem.
+        InputError: Several suffixes or spellings of the same stem.
     """
-    return one_image(folder, stem, images_by_stem(folder).get(stem, []))
+    images = [path for name, paths in images_by_stem(folder).items() if name.lower() == stem.lower() for path in paths]
+    return one_image(folder, stem, images)
 
 
 def one_image(folder: Path, stem: str, images: list[Path]) -> Path | None:

@@ -36,11 +36,34 @@ class FlatLayout(Layout):
         """Every image of the folder that isn't a mask."""
         if not list_images(root):
             refuse_dicom(root)
+            _refuse_other_layouts(root)
         if selection.task is None:
             raise InputError(root, found="a folder of images, and no --task", expected="--task mri or --task cbct")
         cases = find_flat(root, selection.task, selection.region)
         files = [path for case in cases for path in case.input_files]
         return CaseList(tuple(cases), tuple(_left_out(root, cases)), tuple(describe_links(files, root)))
+
+
+def _refuse_other_layouts(root: Path) -> None:
+    """A folder without images of its own may hold a cohort one level down, or spell its folders otherwise.
+
+    Raises:
+        InputError: It does.
+    """
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = {task.folder.lower(): task.folder for task in Task}
+    for path in folders:
+        spelt = names.get(path.name.lower())
+        if spelt is not None:
+            raise InputError(root, found=f"a folder {path.name}", expected=spelt, advice="rename it")
+        below = [p.name for p in sorted(path.iterdir()) if p.is_dir() and p.name.lower() in (*names, "images")]
+        if below:
+            raise InputError(
+                root,
+                found=f"a folder {path.name} with {below[0]} in it",
+                expected="a case, a cohort or images",
+                advice=f"give {path}",
+            )
 
 
 def find_flat(root: str | Path, task: Task, region: Region | None = None) -> list[Case]:

@@ -150,9 +150,37 @@ def _left_out(root: Path, cases: list[Case], selection: Selection) -> Iterator[L
             yield LeftOut(
                 f"{task.folder}/{region}/{folder.name}", f"no {task.source_name}.* in it; it holds {names}{kind}"
             )
-    for scope in _scopes(root):
-        if scope.region is not None or selection.task not in (None, scope.task) or selection.region is not None:
+    scopes = _scopes(root)
+    for scope in scopes:
+        if scope.is_case or selection.task not in (None, scope.task):
             continue
-        for path in sorted(p for p in scope.folder.glob("[!.]*") if p.is_dir() and p.name not in REGIONS):
-            if any(list_images(p) for p in (path, *path.iterdir()) if p.is_dir()):
+        for parent in (scope.folder, *(scope.folder / region for region in Region)):
+            yield from _loose(parent, root)
+        if scope.region is not None or selection.region is not None:
+            continue
+        for path in _folders(scope.folder):
+            if path.name not in REGIONS and _holds_images(path):
                 yield LeftOut(f"{scope.task.folder}/{path.name}", "not one of the regions " + ", ".join(Region))
+    if any(scope.folder == root / scope.task.folder for scope in scopes):
+        yield from _loose(root, root)
+        for path in _folders(root):
+            looks_like_one = path.name.lower().startswith("task") and path.name not in TASKS
+            if looks_like_one and any(_holds_images(p) for p in _folders(path)):
+                yield LeftOut(path.name, "not one of the folders " + ", ".join(TASKS))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("[!.]*") if p.is_dir())
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether a folder, or one directly below it, holds an image."""
+    return any(list_images(p) for p in (folder, *folder.iterdir()) if p.is_dir())
+
+
+def _loose(folder: Path, root: Path) -> Iterator[LeftOut]:
+    """Images that lie where case folders belong; results of a former run, which have their record beside them, don't
+    count."""
+    for path in list_images(folder):
+        if not path.with_name(f"{split_suffix(path)[0]}.record.json").exists():
+            yield LeftOut(str(path.relative_to(root)), "an image outside of a case folder")

@@ -391,3 +391,49 @@ def test_a_new_layout_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found.layout == "marked"
     assert found.cases[0].read_source().array.shape == (2, 2, 2)
     assert found.cases[0].input_files == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("Task1/AB/loose.mha", "Task1/AB/loose.mha"),
+        ("Task1/loose.nii.gz", "Task1/loose.nii.gz"),
+        ("loose.MHA", "loose.MHA"),
+        ("Task1/ab/1ABA009/mr.mha", "Task1/ab"),
+        ("Task3/AB/3ABA001/mr.mha", "Task3"),
+        ("task2/AB/2ABA001/cbct.mha", "task2"),
+    ],
+)
+def test_what_a_cohort_leaves_out_is_named(tmp_path: Path, name: str, where: str) -> None:
+    touch(tmp_path, "Task1/AB/1ABA001/mr.mha", "Task1/AB/1ABA001/mask.mha", name)
+    listed = find_cases(tmp_path)
+    assert [case.id for case in listed.cases] == ["1ABA001"]
+    assert [one.where for one in listed.left_out] == [where]
+
+
+def test_results_among_a_cohort_are_no_input(tmp_path: Path) -> None:
+    touch(tmp_path, "Task1/AB/1ABA001/mr.mha", "Task1/AB/1ABA001.mha", "Task1/AB/1ABA001.record.json")
+    assert not find_cases(tmp_path).left_out
+
+
+def test_images_in_a_case_folder_whatever_the_capitals(tmp_path: Path) -> None:
+    touch(tmp_path, "Task1/AB/1ABA001/MR.MHA", "Task1/AB/1ABA001/Mask.nii.gz")
+    (case,) = find_cases(tmp_path).cases
+    assert (case.source_file.name, case.mask_file and case.mask_file.name) == ("MR.MHA", "Mask.nii.gz")
+    touch(tmp_path, "Task1/AB/1ABA001/mask.nii.gz")
+    (case,) = find_cases(tmp_path).cases
+    assert "several images named mask" in str(case.problem)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("task1/AB/1ABA001/mr.mha", "expected Task1"),
+        ("data/Task1/AB/1ABA001/mr.mha", "data"),
+        ("a/images/mri/x.mha", "give "),
+    ],
+)
+def test_a_cohort_that_is_spelt_or_placed_otherwise_is_recognised(tmp_path: Path, name: str, text: str) -> None:
+    touch(tmp_path, name)
+    with pytest.raises(InputError, match=text):
+        find_cases(tmp_path)
