@@ -98,6 +98,7 @@ def child(options: argparse.Namespace) -> None:
         class Watched:
             def __init__(self, inner):
                 self.inner, self.device = inner, inner.device
+                self.description, self.batch_limit = inner.description, inner.batch_limit
 
             def __call__(self, stacks):
                 first_call.append(time.time() - options.started)

@@ -44,7 +44,8 @@ class PredictionSettings(Settings):
     Args:
         weights: Bundle folder, or a folder of bundles; `/opt/ml/model` or the shipped weights when left out.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        runtime: PyTorch, or ONNX Runtime for bundles with exported files.
+        runtime: PyTorch, ONNX Runtime for bundles with exported files, or OpenVINO on the CPU.
+        precision: `bf16` with OpenVINO: faster, with errors of several HU; never chosen by itself.
         batch: Samples that run together; planned from free memory when left out.
         uncertainty: Also write the ensemble's standard deviation in HU.
         skip_existing: Leave cases alone whose result is there, was made by these weights, from the same image.
@@ -56,7 +57,8 @@ class PredictionSettings(Settings):
 
     weights: Path | None = None
     device: str = "auto"
-    runtime: Literal["torch", "onnx"] = "torch"
+    runtime: Literal["torch", "onnx", "openvino"] = "torch"
+    precision: Literal["fp32", "bf16"] = "fp32"
     batch: int | None = Field(default=None, ge=1)
     uncertainty: bool = False
     skip_existing: bool = False
@@ -72,7 +74,9 @@ class PredictionSettings(Settings):
 
     def synthesiser(self) -> Synthesiser:
         """A synthesiser with these settings; nothing is loaded yet."""
-        return Synthesiser(self.weights, self.device, self.batch, self.uncertainty, self.runtime, self.policy)
+        return Synthesiser(
+            self.weights, self.device, self.batch, self.uncertainty, self.runtime, self.policy, self.precision
+        )
 
 
 @dataclass

@@ -173,6 +173,7 @@ def _settings(options: argparse.Namespace) -> PredictionSettings:
         weights=options.weights,
         device=options.device,
         runtime=options.runtime,
+        precision=options.precision,
         batch=options.batch,
         uncertainty=options.uncertainty,
         skip_existing=options.skip_existing,
@@ -256,7 +257,13 @@ def _parser() -> argparse.ArgumentParser:
         help="bundle folder, or a name of `sctlab weights list` [/opt/ml/model if not empty, else weights/ by task]",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N [auto]")
-    add("--runtime", choices=("torch", "onnx"), default="torch", help="PyTorch, or ONNX Runtime for exported bundles")
+    add(
+        "--runtime",
+        choices=("torch", "onnx", "openvino"),
+        default="torch",
+        help="PyTorch, ONNX Runtime for exported bundles, or OpenVINO on the CPU (sctlab[openvino])",
+    )
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 with openvino: faster, off by several HU")
     add("--batch", type=_positive, help="samples that run together [planned from free memory]")
     add("--uncertainty", action="store_true", help="also write the ensemble's standard deviation in HU")
     add("--report", type=Path, help="write versions, device, weights, timings and warnings to this JSON file")

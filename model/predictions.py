@@ -137,6 +137,7 @@ class CaseResult(_Part):
         measured: What the output gate measured.
         slices: Slices that hold body.
         batch: Samples that ran together.
+        runtime: What ran the network, with its version and precision.
         seconds: Duration of each step.
         software: What made it.
     """
@@ -154,6 +155,7 @@ class CaseResult(_Part):
     measured: ResultStatistics | None = None
     slices: int = 0
     batch: int = 0
+    runtime: str = ""
     seconds: dict[str, float] = {}
     software: Software = Software()
 
@@ -311,7 +313,16 @@ def software(device: str = "") -> Software:
     from sctlab_model.revision import code_revision
 
     versions = {}
-    for package in ("torch", "numpy", "scipy", "SimpleITK", "segmentation-models-pytorch", "timm", "onnxruntime"):
+    for package in (
+        "torch",
+        "numpy",
+        "scipy",
+        "SimpleITK",
+        "segmentation-models-pytorch",
+        "timm",
+        "onnxruntime",
+        "openvino",
+    ):
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return Software(revision=code_revision(), python=platform.python_version(), versions=versions, device=device)

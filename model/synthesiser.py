@@ -34,7 +34,7 @@ from sctlab_model.predictions import (
 from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 if TYPE_CHECKING:
-    from sctlab_model.backends import Backend, Runtime
+    from sctlab_model.backends import Backend, Precision, Runtime
     from sctlab_model.preparation import Prepared
     from sctlab_model.recipe import Recipe
 
@@ -77,8 +77,9 @@ class Synthesiser:
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
         batch: Samples that run together; planned when left out.
         spread: Also write the ensemble's standard deviation.
-        runtime: `torch`, or `onnx` for bundles with exported files.
+        runtime: `torch`, `onnx` for bundles with exported files, or `openvino` on the CPU.
         policy: What becomes of strange inputs and results.
+        precision: `bf16` with `openvino` only, never by itself.
     """
 
     def __init__(
@@ -89,9 +90,11 @@ class Synthesiser:
         spread: bool = False,
         runtime: Runtime = "torch",
         policy: Policy | None = None,
+        precision: Precision = "fp32",
     ) -> None:
         self.weights, self.device_name, self.batch, self.spread = weights, device, batch, spread
         self.runtime: Runtime = runtime
+        self.precision: Precision = precision
         self.policy = policy or Policy()
         self._loader = ThreadPoolExecutor(1, "weights")
         self._bundles: dict[Task, tuple[Path, Bundle]] = {}
@@ -143,7 +146,9 @@ class Synthesiser:
         device = choose_device(self.device_name)
         self.device = describe_device(device)
         folds = bundle.groups[group].folds
-        return [load_backend(folder, fold, bundle.recipe.network, device, self.runtime) for fold in folds]
+        return [
+            load_backend(folder, fold, bundle.recipe.network, device, self.runtime, self.precision) for fold in folds
+        ]
 
     def load(self, case: Case) -> LoadedCase:
         """Everything before the network: read, check, prepare. Meanwhile the weights load.
@@ -196,6 +201,9 @@ class Synthesiser:
                 batch=self.batch,
                 progress=progress,
             )
+        result.runtime = folds[0].description
+        if self.precision != "fp32":
+            result.warnings.append(f"computed in {self.precision}, as --precision asked: other numbers than fp32")
         result.batch, result.seconds["network"] = prediction.batch, prediction.network_seconds
         result.slices = int(prepared.mask.any(axis=(1, 2)).sum())
         with _timed(result, "judge"):

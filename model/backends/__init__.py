@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from sctlab_model.errors import InputError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
     from sctlab_model.bundle import Fold
     from sctlab_model.network.settings import NetworkSettings
 
-Runtime = Literal["torch", "onnx"]
-RUNTIMES: dict[Runtime, str] = {"torch": "torch_backend", "onnx": "onnx_backend"}
+Runtime = Literal["torch", "onnx", "openvino"]
+Precision = Literal["fp32", "bf16"]  # bf16: OpenVINO only, and only when it was asked for
+RUNTIMES: dict[Runtime, str] = {"torch": "torch_backend", "onnx": "onnx_backend", "openvino": "openvino_backend"}
 
 
 class Backend(Protocol):
@@ -37,13 +40,21 @@ class Backend(Protocol):
 
 
 def load_backend(
-    folder: Path, fold: Fold, settings: NetworkSettings, device: torch.device, runtime: Runtime = "torch"
+    folder: Path,
+    fold: Fold,
+    settings: NetworkSettings,
+    device: torch.device,
+    runtime: Runtime = "torch",
+    precision: Precision = "fp32",
 ) -> Backend:
     """Load one fold of a bundle.
 
     Raises:
         WeightsError: A file is missing, altered, or doesn't fit the recipe's network.
-        InputError: The runtime can't use the device.
+        InputError: The runtime can't use the device or the precision.
     """
-    backend: Backend = import_module(f"sctlab_model.backends.{RUNTIMES[runtime]}").load(folder, fold, settings, device)
+    if precision != "fp32" and runtime != "openvino":
+        raise InputError("--precision", found=f"{precision} with --runtime {runtime}", expected="--runtime openvino")
+    module = import_module(f"sctlab_model.backends.{RUNTIMES[runtime]}")
+    backend: Backend = module.load(folder, fold, settings, device, precision)
     return backend

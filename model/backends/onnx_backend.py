@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from sctlab_model.backends import Precision
 from sctlab_model.bundle import Fold, HashedFile, read_checked
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.network.settings import NetworkSettings
@@ -78,15 +79,17 @@ class OnnxBackend:
         return unit
 
 
-def load(folder: Path, fold: Fold, settings: NetworkSettings, device: torch.device) -> OnnxBackend:
+def load(
+    folder: Path, fold: Fold, settings: NetworkSettings, device: torch.device, precision: Precision = "fp32"
+) -> OnnxBackend:
     """Run a fold's exported file: fp16 on CUDA where there is one, fp32 on the CPU.
 
     Raises:
         WeightsError: There is none, or it was altered.
         InputError: ONNX Runtime can't use the device.
     """
-    precision: Literal["fp32", "fp16"] = "fp16" if device.type == "cuda" and "fp16" in fold.onnx else "fp32"
-    entry = onnx_file(folder, fold, precision)
+    stored: Literal["fp32", "fp16"] = "fp16" if device.type == "cuda" and "fp16" in fold.onnx else "fp32"
+    entry = onnx_file(folder, fold, stored)
     return OnnxBackend(read_checked(folder, entry), device, entry.file)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sctlab_model.backends import Precision
 from sctlab_model.bundle import Fold, load_fold
 from sctlab_model.errors import WeightsError
 from sctlab_model.network import build_network
@@ -50,8 +51,19 @@ class TorchBackend:
             return torch.tanh(self.network.logits(stacks).float())
 
 
-def load(folder: Path, fold: Fold, settings: NetworkSettings, device: torch.device) -> TorchBackend:
+def load(
+    folder: Path, fold: Fold, settings: NetworkSettings, device: torch.device, precision: Precision = "fp32"
+) -> TorchBackend:
     """Run a fold's safetensors.
+
+    Raises:
+        WeightsError: The file is missing, altered, or doesn't fit the recipe's network.
+    """
+    return TorchBackend(load_network(folder, fold, settings), settings.slices, device)
+
+
+def load_network(folder: Path, fold: Fold, settings: NetworkSettings) -> SynthesisNetwork:
+    """A fold's network with its weights, on the CPU.
 
     Raises:
         WeightsError: The file is missing, altered, or doesn't fit the recipe's network.
@@ -69,4 +81,4 @@ def load(folder: Path, fold: Fold, settings: NetworkSettings, device: torch.devi
             found=f"weights of another network ({reason[:160]})",
             expected=settings.description,
         ) from error
-    return TorchBackend(network, settings.slices, device)
+    return network

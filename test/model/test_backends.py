@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from sctlab_model.backends.torch_backend import TorchBackend
 from sctlab_model.bundle import SHIPPED_WEIGHTS, read_bundle
 from sctlab_model.cases import Task, read_challenge
 from sctlab_model.ensemble import predict_volume
-from sctlab_model.errors import WeightsError
+from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.preparation import prepare, stack_indices
 from sctlab_model.recipe import Recipe
@@ -43,7 +44,17 @@ def load_onnx(folder: Path, fold: int) -> Backend:
     return load_backend(exported, bundle.groups[0].folds[fold], bundle.recipe.network, torch.device("cpu"), "onnx")
 
 
-BACKENDS: dict[str, Callable[[Path, int], Backend]] = {"onnx": load_onnx, "torch": load_torch}
+def load_openvino(folder: Path, fold: int) -> Backend:
+    pytest.importorskip("openvino", reason="OpenVINO, an optional runtime, isn't installed")
+    bundle = read_bundle(folder)
+    return load_backend(folder, bundle.groups[0].folds[fold], bundle.recipe.network, torch.device("cpu"), "openvino")
+
+
+BACKENDS: dict[str, Callable[[Path, int], Backend]] = {
+    "onnx": load_onnx,
+    "openvino": load_openvino,
+    "torch": load_torch,
+}
 HU = 2047.5  # of one unit of the network's output
 TOLERANCE = 1e-4  # 0.2 HU
 
@@ -164,6 +175,36 @@ def test_fp16_stays_within_its_bounds(task: Task) -> None:
         errors.append((backend(given.half().float()) - exact).numpy()[0, 0][prepared.mask[middle]] * HU)
         assert 0 < np.abs(errors[-1]).mean() <= 0.5
     assert np.percentile(np.abs(np.mean(errors, axis=0)), 99.9) <= 2.0
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_openvino_computes_what_torch_computes_and_bf16_only_when_asked(task: Task) -> None:
+    """Trained weights on a patient: fp32 to a hundredth of an HU, also where OpenVINO itself would choose bfloat16."""
+    pytest.importorskip("openvino", reason="OpenVINO, an optional runtime, isn't installed")
+    folder = SHIPPED_WEIGHTS / f"demo-{task}"
+    bundle = read_bundle(folder)
+    case = read_challenge(Path(__file__).parents[1] / "cases" / task)
+    prepared = prepare(read_volume(case.source), read_mask(case.mask), bundle.recipe)
+    middle = len(prepared.source) // 2
+    given = torch.from_numpy(
+        prepared.source[stack_indices(len(prepared.source), bundle.recipe.network.slices)][middle : middle + 1]
+    )
+    load = partial(load_backend, folder, bundle.groups[0].folds[0], bundle.recipe.network, torch.device("cpu"))
+    wanted = load()(given)
+    exact, rough = load("openvino"), load("openvino", "bf16")
+    assert float((exact(given) - wanted).abs().max()) * HU <= 0.05
+    assert "fp32" in exact.description
+    assert "bf16" in rough.description
+    assert float((rough(given) - wanted).abs().mean()) * HU <= 20
+
+
+def test_bf16_and_openvino_are_refused_where_they_are_not(cbct_bundle: Path) -> None:
+    bundle = read_bundle(cbct_bundle)
+    load = partial(load_backend, cbct_bundle, bundle.groups[0].folds[0], bundle.recipe.network)
+    with pytest.raises(InputError, match="--runtime openvino"):
+        load(torch.device("cpu"), "torch", "bf16")
+    with pytest.raises(InputError, match="--device cpu"):
+        load(torch.device("cuda"), "openvino")
 
 
 def test_weights_of_another_network_are_refused(cbct_bundle: Path) -> None:
