@@ -33,3 +33,43 @@ def tables(
     for note in result.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"{len(result.cells)} cells written to {out}")
+
+
+@app.command("run")
+def run(
+    plan: Annotated[str, typer.Argument(help="quick, registration, extractors, supervision, or a YAML file.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the study; the same folder goes on where a run ended.")],
+    jobs: Annotated[int | None, typer.Option(min=1, help="Cases and trainings at a time.")] = 1,
+    executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print cells, cost and what is there; run nothing.")
+    ] = False,
+) -> int:
+    """Run a study: cohorts, training pairs, trainings, scores and the report."""
+    from sctlab.study.cells import StudyFiles, estimate
+    from sctlab.study.plan import load_study
+    from sctlab.study.run import run_study
+    from sctlab_model.monitor import ConsoleMonitor
+
+    study_plan = load_study(plan)
+    if dry_run:
+        costs = estimate(StudyFiles(study_plan, out))
+        for cost in costs:
+            typer.echo(f"{cost.seconds / 60:8.1f} min  {cost.done:4.0%} there  {cost.name}")
+        left = sum(c.seconds * (1 - c.done) for c in costs)
+        typer.echo(f"{left / 60:8.1f} min of one core left, at the rates measured in {out} or else a first guess")
+        return 0
+    with ConsoleMonitor("study") as monitor:
+        result = run_study(study_plan, out, jobs=jobs, executor=executor, monitor=monitor)
+    for name, reason in result.failed.items():
+        typer.echo(f"failed {name}: {reason}", err=True)
+    typer.echo(f"{result.cells} cells; report: {result.out / 'report.html'}")
+    return int(result.exit_code)
+
+
+@app.command("report")
+def report(out: Annotated[Path, typer.Argument(help="Folder of a study.")]) -> None:
+    """Make a study's tables and figures again."""
+    from sctlab.study.report import report_study
+
+    typer.echo(str(report_study(out)))

@@ -1,0 +1,250 @@
+"""What the scores say: bias of references, what was learnt per millimetre planted, and who wins by which reference."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy.stats import kendalltau, spearmanr
+
+from sctlab.measures.statistics import bootstrap_interval
+from sctlab.study.plan import PairsPlan
+from sctlab.study.scores import DISPLACEMENT, METRICS, TRUTH
+
+SAMPLES = 2000  # resamplings of cases for a slope
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prediction against one reference.
+
+    Args:
+        train, evaluate: Row and column of the matrix.
+        region, case: Whose.
+        seed: Of the training.
+        scores: By metric.
+    """
+
+    train: str
+    evaluate: str
+    region: str
+    case: str
+    seed: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over cases.
+
+    Args:
+        name, quantity: Whose, and what.
+        n: Cases.
+        mean: Over them, after averaging seeds.
+        low, high: 95 % bootstrap interval (cases resampled); equal to the mean for one case.
+    """
+
+    name: str
+    quantity: str
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+def over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """One row per training, reference and case: the mean over seeds."""
+    groups: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.train, row.evaluate, row.region, row.case].append(row)
+    return [
+        Row(*key, 0, {m: float(np.mean([r.scores[m] for r in group])) for m in group[0].scores})
+        for key, group in groups.items()
+    ]
+
+
+def mean_of(name: str, quantity: str, values: Sequence[float]) -> Estimate:
+    """Mean with its interval."""
+    numbers = np.array(values, dtype=np.float64)
+    low, high = bootstrap_interval(numbers) if numbers.size > 1 else (float(numbers[0]),) * 2
+    return Estimate(name, quantity, numbers.size, float(numbers.mean()), low, high)
+
+
+def bias(rows: Sequence[Row], metrics: Sequence[str] = METRICS) -> list[Estimate]:
+    """Score against each reference minus score against the truth, paired by case: `train/evaluate`, metric."""
+    table = {(r.train, r.evaluate, r.case): r.scores for r in over_seeds(rows)}
+    names = dict.fromkeys((train, evaluate) for train, evaluate, _ in table if evaluate != TRUTH)
+    results = []
+    for train, evaluate in names:
+        cases = [c for t, e, c in table if (t, e) == (train, evaluate) and (train, TRUTH, c) in table]
+        for metric in metrics:
+            values = [table[train, evaluate, c][metric] - table[train, TRUTH, c][metric] for c in cases]
+            if values:
+                results.append(mean_of(f"{train}/{evaluate}", metric, values))
+    return results
+
+
+def against_truth(rows: Sequence[Row]) -> list[Estimate]:
+    """Every quantity that needs the truth, by training: scores, sharpness, spread, displacement."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in over_seeds(rows):
+        if row.evaluate == TRUTH:
+            groups[row.train].append(row)
+    quantities = (*METRICS, *DISPLACEMENT, "ensemble_spread")
+    return [
+        mean_of(train, quantity, [r.scores[quantity] for r in group])
+        for train, group in groups.items()
+        for quantity in quantities
+        if all(quantity in r.scores for r in group)
+    ]
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A line through the planted levels, least squares.
+
+    Args:
+        part: `systematic` or `variable`.
+        quantity: What responds.
+        levels: Planted mm, the truth as 0.
+        means: Mean response at each level.
+        slope: Response per planted mm.
+        low, high: 95 % interval, cases resampled (the same cases at every level).
+        n: Cases.
+    """
+
+    part: str
+    quantity: str
+    levels: tuple[float, ...]
+    means: tuple[float, ...]
+    slope: float
+    low: float
+    high: float
+    n: int
+
+
+def dose_response(rows: Sequence[Row], trainings: dict[str, PairsPlan], *, seed: int = 0) -> list[Slope]:
+    """Response per planted millimetre: HU, sharpness, ensemble spread, and the displacement that was learnt.
+
+    `shift_mm` is the learnt mean vector along the planted direction; a slope of 1 says that the network learns the whole
+    systematic part. Levels that plant both parts are left out.
+
+    Args:
+        rows: Scores.
+        trainings: Row of the matrix → the pairs that it trained on.
+        seed: Of the resampling.
+    """
+    table = {(r.train, r.case): r.scores for r in over_seeds(rows) if r.evaluate == TRUTH}
+    slopes = []
+    for part in ("systematic", "variable"):
+        chosen = {t: _level(p, part) for t, p in trainings.items()}
+        levels = {t: mm for t, mm in chosen.items() if mm is not None and any(t == name for name, _ in table)}
+        if len(set(levels.values())) < 2:
+            continue
+        cases = sorted({c for _, c in table if all((t, c) in table for t in levels)})
+        if not cases:
+            continue
+        direction = _direction(part, [trainings[t] for t in levels])
+        quantities = ["mae", "rmse", "sharpness", "spread_mm", "ensemble_spread"]
+        quantities += ["shift_mm"] if direction is not None else []
+        x = np.array(list(levels.values()))
+        for quantity in quantities:
+            values = [[_response(table[t, c], quantity, direction) for c in cases] for t in levels]
+            y = np.array(values, dtype=np.float64)  # levels, cases
+            if not np.isfinite(y).all():
+                continue
+            draws = np.random.default_rng(seed).integers(0, len(cases), (SAMPLES, len(cases)))
+            samples = [np.polyfit(x, y[:, d].mean(1), 1)[0] for d in draws]
+            low, high = np.percentile(samples, (2.5, 97.5))
+            means = y.mean(1)
+            slope = float(np.polyfit(x, means, 1)[0])
+            slopes.append(
+                Slope(part, quantity, tuple(x), tuple(map(float, means)), slope, float(low), float(high), len(cases))
+            )
+    return slopes
+
+
+def _level(pairs: PairsPlan, part: str) -> float | None:
+    """Planted mm of one part; None for pairs that are not of this curve."""
+    if pairs.kind == "truth":
+        return 0.0
+    own, other = pairs.systematic_mm, pairs.variable_mm
+    own, other = (own, other) if part == "systematic" else (other, own)
+    return own if pairs.kind == "planted" and not other else None
+
+
+def _direction(part: str, pairs: Sequence[PairsPlan]) -> np.ndarray | None:
+    """The one direction of all systematic levels."""
+    shifts = [p.shift_xyz / p.systematic_mm for p in pairs if p.systematic_mm]
+    if part != "systematic" or not shifts or not all(np.allclose(s, shifts[0]) for s in shifts):
+        return None
+    return shifts[0]
+
+
+def _response(scores: dict[str, float], quantity: str, direction: np.ndarray | None) -> float:
+    if quantity == "shift_mm":
+        assert direction is not None
+        return float(np.dot([scores[k] for k in DISPLACEMENT[:3]], direction))
+    return scores.get(quantity, float("nan"))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The ranking of all trainings by one reference against that by the truth.
+
+    Args:
+        evaluate: The reference.
+        methods: How many were ranked by their mean MAE.
+        tau: Kendall's tau-b; None for one method.
+        lost: Share of the pairs of methods in which the one that is better by the truth loses.
+        winner, true_winner: First by the reference and by the truth.
+    """
+
+    evaluate: str
+    methods: int
+    tau: float | None
+    lost: float
+    winner: str
+    true_winner: str
+
+
+def rankings(rows: Sequence[Row], metric: str = "mae") -> list[Agreement]:
+    """How far each reference ranks the trainings as the truth does."""
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in over_seeds(rows):
+        groups[row.evaluate, row.train].append(row.scores[metric])
+    means = {k: float(np.mean(v)) for k, v in groups.items()}
+    results = []
+    for evaluate in dict.fromkeys(e for e, _ in means if e != TRUTH):
+        methods = [t for e, t in means if e == evaluate and (TRUTH, t) in means]
+        if len(methods) < 2:
+            continue
+        by_reference, by_truth = ([means[e, t] for t in methods] for e in (evaluate, TRUTH))
+        pairs = list(combinations(range(len(methods)), 2))
+        lost = [(by_reference[i] - by_reference[j]) * (by_truth[i] - by_truth[j]) < 0 for i, j in pairs]
+        results.append(
+            Agreement(
+                evaluate,
+                len(methods),
+                float(kendalltau(by_reference, by_truth).statistic),
+                float(np.mean(lost)),
+                methods[int(np.argmin(by_reference))],
+                methods[int(np.argmin(by_truth))],
+            )
+        )
+    return results
+
+
+def spread_tells_bias(rows: Sequence[Row]) -> dict[str, float]:
+    """By reference: Spearman's correlation, over predictions, of the ensemble's spread and the size of the MAE's bias."""
+    table = {(r.train, r.evaluate, r.case): r.scores for r in over_seeds(rows)}
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for (train, evaluate, case), scores in table.items():
+        truth = table.get((train, TRUTH, case))
+        if evaluate != TRUTH and truth is not None and "ensemble_spread" in truth:
+            points[evaluate].append((truth["ensemble_spread"], abs(scores["mae"] - truth["mae"])))
+    found = {e: spearmanr(*zip(*p, strict=True)).statistic for e, p in points.items() if len(p) > 2}
+    return {e: float(v) for e, v in found.items() if np.isfinite(v)}

@@ -1,0 +1,259 @@
+"""StudyPlan: the axes of an experiment, read from YAML; a cell that cannot exist is refused before anything runs."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from sctlab.registration.settings import Convention, Method
+from sctlab.simulation.settings import SimulationSettings
+from sctlab.training.check import check_plan
+from sctlab.training.losses import Loss
+from sctlab.training.objectives.supervised import SupervisedSettings
+from sctlab.training.plan import AnyObjective, TrainingPlan, load_plan
+from sctlab_model.cases import Task, find_image, is_cohort
+from sctlab_model.errors import InputError, ProductError
+from sctlab_model.settings import Settings, load_yaml, validate
+
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
+
+
+class CohortPlan(Settings):
+    """Where the cases come from.
+
+    Args:
+        simulate: Simulate them; the truth is known.
+        folder: A cohort that is there already; a relative path starts at the working directory.
+        task: Which task of the folder.
+        exclude: Case ids that are left out of everything, before the split.
+    """
+
+    simulate: SimulationSettings | None = None
+    folder: Path | None = None
+    task: Task | None = None
+    exclude: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> CohortPlan:
+        if (self.simulate is None) == (self.folder is None):
+            raise ValueError("expected either simulate or folder")
+        if self.folder is not None and self.task is None:
+            raise ValueError("a folder needs task: mri or cbct")
+        return self
+
+    @property
+    def of_task(self) -> Task:
+        """What the sources are."""
+        task = self.simulate.task if self.simulate is not None else self.task
+        assert task is not None
+        return task
+
+
+class PairsPlan(Settings):
+    """One way to make training pairs, which is a reference to score against, too.
+
+    Args:
+        kind: `truth` (aligned by construction), `planted` (the truth, displaced), or how the pair is registered.
+        presets: Of the engine, for `impact`.
+        variable_mm: RMS of a smooth displacement that is new in every pair.
+        systematic_mm: Length of a shift that is the same in every pair.
+        direction_xyz: Of that shift, LPS; along the patient's axis when left out, as breathing moves most.
+    """
+
+    kind: Literal["truth", "planted", "rigid", "mi", "elastix", "impact"]
+    presets: tuple[str, ...] = ()
+    variable_mm: float = Field(0.0, ge=0, le=5)
+    systematic_mm: float = Field(0.0, ge=0, le=5)
+    direction_xyz: tuple[float, float, float] = (0.0, 0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _possible(self) -> PairsPlan:
+        if self.kind != "planted" and (self.variable_mm or self.systematic_mm):
+            raise ValueError(f"variable_mm and systematic_mm belong to kind planted, not to {self.kind}")
+        if self.presets and self.kind != "impact":
+            raise ValueError(f"presets belong to kind impact, not to {self.kind}")
+        if not np.any(self.direction_xyz):
+            raise ValueError("direction_xyz has no length")
+        return self
+
+    @property
+    def registered(self) -> bool:
+        """Whether a registration makes the pairs."""
+        return self.kind not in ("truth", "planted")
+
+    @property
+    def method(self) -> Method:
+        """Of the registration."""
+        return Method(self.kind)
+
+    @property
+    def shift_xyz(self) -> np.ndarray:
+        """The systematic displacement, mm."""
+        direction = np.array(self.direction_xyz)
+        return self.systematic_mm * direction / np.linalg.norm(direction)
+
+
+class StudyPlan(Settings):
+    """The axes of a study; a cell is one choice from each.
+
+    Args:
+        title: Of the report.
+        cohorts: By name.
+        pairs: Training pairs by name; each is a column of the matrix, too. `truth` is a column wherever it is known.
+        conventions: Of the registered pairs.
+        losses: By name; the recipe's own when left out.
+        supervision: Objectives by name.
+        seeds: Of weights and patches.
+        folds: Cross-validation; every case is predicted by a network that has not seen its patient.
+        split_seed: Of the one division that all cells share.
+        recipe: What is trained, by task.
+        changes: Fields of the recipe that the study changes.
+        device: Of registration and training.
+    """
+
+    title: str = "What registration does to training and to scores"
+    cohorts: dict[str, CohortPlan] = Field(min_length=1)
+    pairs: dict[str, PairsPlan] = Field(min_length=1)
+    conventions: tuple[Convention, ...] = Field((Convention.CT_TO_SOURCE,), min_length=1)
+    losses: dict[str, tuple[Loss, ...]] = Field(default_factory=dict)
+    supervision: dict[str, AnyObjective] = Field({"supervised": SupervisedSettings()}, min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    folds: int = Field(3, ge=2, le=20)
+    split_seed: int = Field(0, ge=0)
+    recipe: dict[Task, str] = Field({Task.MRI: "small-mri", Task.CBCT: "small-cbct"}, min_length=1)
+    changes: dict[str, Any] = Field(default_factory=dict)
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _cells_exist(self) -> StudyPlan:
+        for axis in ("seeds", "conventions"):
+            values = getattr(self, axis)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{axis} {', '.join(map(str, values))}: each one once")
+        for names in (self.cohorts, self.pairs, self.losses, self.supervision):
+            for name in names:
+                if not name or not set(name) <= NAME_CHARACTERS or name[0] in ".-":
+                    raise ValueError(f"the name '{name}' has other characters than a-z, 0-9, '_', '.' and '-'")
+        for name, pairs in self.pairs.items():
+            if name == "truth" and pairs.kind != "truth":
+                raise ValueError(f"pairs.truth is of kind {pairs.kind}; the name belongs to the truth")
+        for name, cohort in self.cohorts.items():
+            if cohort.of_task not in self.recipe:
+                raise ValueError(f"recipe has none for {cohort.of_task}, the task of cohort {name}")
+            if cohort.simulate is not None:
+                count = cohort.simulate.cases * len(cohort.simulate.regions)
+                if count - len(cohort.exclude) < max(2, self.folds):
+                    raise ValueError(f"cohort {name} has {count} cases, too few for {self.folds} folds")
+        return self
+
+    def training_plan(self, task: Task, pairs: PairsPlan, loss: str, supervision: str, seed: int) -> TrainingPlan:
+        """What a cell trains.
+
+        Raises:
+            InputError: The recipe, or what the study changes in it.
+        """
+        base = load_plan(self.recipe[task])
+        values = base.model_dump(mode="json")
+        values = _merged(values, self.changes)
+        objective = self.supervision[supervision]
+        values["objective"] = objective.model_dump(mode="json")
+        if not objective.takes_losses:
+            values["losses"] = []
+        elif loss in self.losses:
+            values["losses"] = [term.model_dump(mode="json") for term in self.losses[loss]]
+        target = "truth" if pairs.kind == "truth" else "ct"
+        values["data"] |= {"folds": self.folds, "target": target, "exclude": None, "held_out": 0.0}
+        values["computing"] |= {"seed": seed}
+        return validate(TrainingPlan, values, f"changes of recipe {self.recipe[task]}")
+
+
+def plan_names() -> list[str]:
+    """The plans that come with the product."""
+    folder = resources.files("sctlab.study") / "plans"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_study(name_or_path: str) -> StudyPlan:
+    """A plan by name (`quick`) or from a YAML file, with everything checked that can be known before it runs.
+
+    Raises:
+        InputError: No such plan, an unknown key, an impossible value, or a cell that cannot exist; with line or key.
+        WeightsError: An extractor whose weights are not here.
+    """
+    path = Path(name_or_path)
+    if name_or_path in plan_names():
+        path = Path(str(resources.files("sctlab.study") / "plans" / f"{name_or_path}.yaml"))
+    elif not path.is_file():
+        names = ", ".join(plan_names())
+        raise InputError(name_or_path, found="no such plan or file", expected=f"one of {names}, or a YAML file")
+    plan = load_yaml(StudyPlan, path)
+    check_study(plan, path)
+    return plan
+
+
+def check_study(plan: StudyPlan, where: str | Path = "plan") -> None:
+    """Refuse cells that cannot exist: truth without truth, an extractor without weights, a cohort that is too small."""
+    for name, cohort in plan.cohorts.items():
+        if cohort.folder is not None:
+            _check_folder(plan, where, name, cohort)
+    for task in sorted({cohort.of_task for cohort in plan.cohorts.values()}):
+        for loss in plan.losses or ("recipe",):
+            for supervision in plan.supervision:
+                key = f"losses.{loss}" if plan.losses else f"supervision.{supervision}"
+                try:
+                    check_plan(plan.training_plan(task, PairsPlan(kind="rigid"), loss, supervision, 0))
+                except ProductError as error:
+                    raise type(error)(line_of(where, key), found=f"{key}: {error}") from error
+
+
+def _check_folder(plan: StudyPlan, where: str | Path, name: str, cohort: CohortPlan) -> None:
+    assert cohort.folder is not None
+    key = f"cohorts.{name}"
+    if not cohort.folder.is_dir() or not is_cohort(cohort.folder):
+        raise InputError(line_of(where, key), found=f"{key}: no cohort in {cohort.folder}", expected="Task1/ or Task2/")
+    folders = case_folders(cohort.folder, cohort)
+    if len(folders) < max(2, plan.folds):
+        raise InputError(
+            line_of(where, key), found=f"{key}: {len(folders)} cases for {plan.folds} folds", expected="one a fold"
+        )
+    needing = [n for n, pairs in plan.pairs.items() if not pairs.registered]
+    if needing and not all(find_image(folder / "truth", "ct_aligned") for folder in folders):
+        raise InputError(
+            line_of(where, f"pairs.{needing[0]}"),
+            found=f"pairs.{needing[0]} of kind {plan.pairs[needing[0]].kind}, and cohort {name} has no truth",
+            expected="registered pairs, or a simulated cohort",
+        )
+
+
+def case_folders(root: Path, cohort: CohortPlan) -> list[Path]:
+    """The cohort's case folders that are not excluded."""
+    found = sorted((root / cohort.of_task.folder).glob("*/[!.]*/"))
+    return [f for f in found if f.name not in cohort.exclude]
+
+
+def line_of(where: str | Path, key: str) -> str:
+    """`where, line n` of a dotted key of a YAML file; the file alone where it does not have the key."""
+    import yaml
+
+    line = None
+    if Path(where).is_file():
+        node: Any = yaml.compose(Path(where).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        for part in key.split("."):
+            entries = node.value if isinstance(node, yaml.MappingNode) else ()
+            entry = next(((k, v) for k, v in entries if k.value == part), None)
+            if entry is None:
+                break
+            line, node = entry[0].start_mark.line + 1, entry[1]
+    return f"{where}, line {line}" if line else str(where)
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, change in changes.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, change) if isinstance(old, dict) and isinstance(change, dict) else change
+    return merged

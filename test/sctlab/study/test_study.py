@@ -1,0 +1,209 @@
+"""The study: what is refused, what a change touches, planted displacements, and the whole of a tiny plan."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from sctlab.registration.settings import Convention
+from sctlab.study.analysis import Row, bias, dose_response, rankings
+from sctlab.study.cells import StudyFiles, estimate
+from sctlab.study.plan import PairsPlan, StudyPlan, load_study, plan_names
+from sctlab.study.planted import planted_field
+from sctlab.study.scores import Reference, displacement, score_case
+from sctlab_model.errors import ExitCode, InputError
+from sctlab_model.volume import Geometry, Volume
+
+TINY = """
+cohorts:
+  made:
+    simulate: {task: mri, regions: [HN], cases: 2, centre: T, case: {spacing_xyz: [6, 6, 9], seed: 5}}
+pairs:
+  truth: {kind: truth}
+  shift: {kind: planted, systematic_mm: 5, direction_xyz: [0, 1, 0]}
+folds: 2
+changes:
+  recipe: {spacing_xyz: [6.0, 6.0, 9.0], canvas: {minimum_yx: [64, 64]}}
+  patch: {size_yx: [64, 64], batch: 2}
+  losses: [{kind: l1, over: mask}]
+  stages: [{name: global, iterations: 3}]
+  validate_every: 3
+device: cpu
+"""
+
+
+def plan_of(tmp_path: Path, text: str = TINY) -> Path:
+    path = tmp_path / "plan.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["quick", "registration", "extractors", "supervision"])
+def test_shipped_plans_can_run(name: str, tmp_path: Path) -> None:
+    assert name in plan_names()
+    files = StudyFiles(load_study(name), tmp_path)
+    assert len({cell.name for cell in files.cells}) == len(files.cells) >= 5
+    assert all(cost.seconds > 0 and cost.done == 0 for cost in estimate(files))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("systematic_mm: 5", "systematic_mm: 9", "line 7: pairs.shift.systematic_mm"),
+        ("kind: truth", "kind: rigid", "pairs.truth is of kind rigid"),
+        ("kind: planted", "kind: mi", "belong to kind planted"),
+        ("cases: 2", "cases: 1", "too few for 2 folds"),
+        ("folds: 2", "fold: 2", "expected 'folds'"),
+        ("encoder", "encoder", ""),
+        ("  shift:", "  Shift/..:", "other characters"),
+        ("iterations: 3", "iterations: 0", "stages.0.iterations"),
+        ("kind: l1", "kind: l3", "changes of recipe"),
+        ("device: cpu", "seeds: [1, 1]", "each one once"),
+        (
+            "device: cpu",
+            "losses:\n  none: [{kind: impact_synth, extractor: no-such-network}]",
+            "line 16: losses.none",
+        ),
+    ],
+)
+def test_cells_that_cannot_exist_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = plan_of(tmp_path, TINY.replace(old, new))
+    if not message:
+        load_study(str(path))
+        return
+    with pytest.raises(InputError) as caught:
+        load_study(str(path))
+    assert message in str(caught.value)
+    assert "plan.yaml" in str(caught.value)
+
+
+def test_truth_without_truth_is_refused_with_its_line(tmp_path: Path) -> None:
+    for name in ("1HNA001", "1HNA002"):
+        (tmp_path / "real" / "Task1" / "HN" / name).mkdir(parents=True)
+        (tmp_path / "real" / "Task1" / "HN" / name / "mr.mha").write_bytes(b"")
+    tail = TINY.split("pairs:")[1]
+    text = f"cohorts:\n  made: {{folder: {tmp_path / 'real'}, task: mri}}\npairs:" + tail
+    with pytest.raises(InputError, match=r"line 4: pairs.truth of kind truth, and cohort made has no truth"):
+        load_study(str(plan_of(tmp_path, text)))
+
+
+def test_a_changed_axis_touches_only_its_own(tmp_path: Path) -> None:
+    plan = load_study(str(plan_of(tmp_path)))
+    more = plan.changed(pairs={**plan.pairs, "shift": PairsPlan(kind="planted", systematic_mm=4)})
+    old, new = StudyFiles(plan, tmp_path), StudyFiles(more, tmp_path)
+    assert old.cohort_folder("made") == new.cohort_folder("made")
+    same = [old.fold_key(a, 0) == new.fold_key(b, 0) for a, b in zip(old.cells, new.cells, strict=True)]
+    assert same == [True, False]
+    reseeded = StudyFiles(plan.changed(seeds=(0, 1)), tmp_path)
+    assert {old.fold_key(c, 0) for c in old.cells} < {reseeded.fold_key(c, 0) for c in reseeded.cells}
+
+
+def test_conventions_multiply_registered_pairs_only() -> None:
+    plan = StudyPlan(
+        cohorts={"a": {"simulate": {"cases": 4}}},
+        pairs={"truth": {"kind": "truth"}, "mi": {"kind": "mi"}},
+        conventions=tuple(Convention),
+    )
+    names = [p.name for p in StudyFiles(plan, Path("x")).pair_sets]
+    assert names == ["truth", "mi@ct_to_source", "mi@source_to_ct"]
+
+
+def test_the_planted_field_is_what_was_asked_for() -> None:
+    grid = Geometry((24, 20, 16), (4.0, 4.0, 6.0))
+    mask = np.zeros(grid.shape_zyx, dtype=bool)
+    mask[3:-3, 4:-4, 4:-4] = True
+    both = PairsPlan(kind="planted", variable_mm=3, systematic_mm=2, direction_xyz=(1, 0, 0))
+    first, second = (planted_field(grid, mask, both, np.random.default_rng(k)) for k in (1, 2))
+    shift = np.array([2.0, 0, 0])[:, None, None, None]
+    for field in (first, second):
+        assert np.sqrt(((field - shift)[:, mask] ** 2).sum(0).mean()) == pytest.approx(3)
+    assert not np.allclose(first, second)
+    assert np.abs(np.diff(first, axis=3)).max() < 3  # smooth at 40 mm: a neighbour 4 mm away moves alike
+
+
+def blobs(shift_mm: float = 0.0) -> Volume:
+    """Smooth structures, moved along y."""
+    grid = Geometry((40, 36, 24), (3.0, 3.0, 4.0))
+    z, y, x = np.meshgrid(
+        *[np.arange(n) * s for n, s in zip((24, 36, 40), (4.0, 3.0, 3.0), strict=True)], indexing="ij"
+    )
+    y = y + shift_mm
+    body = ((x - 60) / 45) ** 2 + ((y - 54) / 36) ** 2 + ((z - 48) / 60) ** 2
+    bone = ((x - 60) / 8) ** 2 + ((y - 70) / 8) ** 2
+    values = -1000 + 1040 * expit(12 * (0.8 - body)) + 500 * expit(6 * (1 - bone))
+    return Volume(values.astype(np.float32), grid)
+
+
+def test_the_displacement_has_sign_and_size_of_what_was_planted() -> None:
+    truth, moved = blobs(), blobs(5.0)
+    mask = truth.array > -500
+    found = displacement(moved, truth, mask)
+    assert found["dy_mm"] == pytest.approx(5, abs=0.7)
+    assert abs(found["dx_mm"]) < 0.3
+    assert abs(displacement(truth, truth, mask)["dy_mm"]) < 0.05
+
+
+def test_one_prediction_is_scored_in_every_column() -> None:
+    truth, moved = blobs(), blobs(5.0)
+    mask = truth.array > -500
+    seen = np.ones_like(mask)
+    rows = score_case(moved, None, {"truth": Reference(truth, seen), "shift": Reference(moved, seen)}, mask)
+    assert rows["shift"]["mae"] == 0 < rows["truth"]["mae"]
+    assert rows["truth"]["dy_mm"] == pytest.approx(5, abs=0.7)
+
+
+def row(train: str, evaluate: str, case: str, mae: float, dy: float = 0.0, seed: int = 0) -> Row:
+    scores = {"mae": mae, "rmse": mae, "sharpness": 1.0, "dx_mm": 0.0, "dy_mm": dy, "dz_mm": 0.0, "spread_mm": 0.0}
+    return Row(train, evaluate, "AB", case, seed, scores)
+
+
+def test_bias_slope_and_ranking_by_hand() -> None:
+    rows = []
+    for case, offset in (("a", 0.0), ("b", 4.0)):
+        rows += [row("truth", "truth", case, 50 + offset), row("truth", "shift", case, 70 + offset)]
+        rows += [row("shift", "truth", case, 60 + offset, dy=3.0), row("shift", "shift", case, 55 + offset)]
+        rows += [
+            row("shift", "truth", case, 62 + offset, dy=5.0, seed=1),
+            row("shift", "shift", case, 57 + offset, seed=1),
+        ]
+    found = {(e.name, e.quantity): e for e in bias(rows, ("mae",))}
+    assert found["truth/shift", "mae"].mean == pytest.approx(20)
+    assert found["shift/shift", "mae"].mean == pytest.approx(-5)
+    assert found["shift/shift", "mae"].n == 2
+    pairs = {
+        "truth": PairsPlan(kind="truth"),
+        "shift": PairsPlan(kind="planted", systematic_mm=5, direction_xyz=(0, 1, 0)),
+    }
+    slopes = {s.quantity: s for s in dose_response(rows, pairs)}
+    assert slopes["shift_mm"].slope == pytest.approx(4 / 5)
+    assert slopes["mae"].slope == pytest.approx(11 / 5)
+    ranking = rankings(rows)[0]
+    assert (ranking.tau, ranking.lost, ranking.winner, ranking.true_winner) == (-1.0, 1.0, "shift", "truth")
+
+
+@pytest.mark.heavy
+def test_a_tiny_study_from_nothing_and_again(tmp_path: Path) -> None:
+    from sctlab.study.report import report_study
+    from sctlab.study.run import run_study
+
+    plan, out = load_study(str(plan_of(tmp_path))), tmp_path / "out"
+    result = run_study(plan, out)
+    assert result.exit_code is ExitCode.OK, result.failed
+    with (out / "scores.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 2  # trainings, references, cases
+    planted = json.loads((out / "results.json").read_text(encoding="utf-8"))["references"]
+    shift = next(e["mean"] for e in planted if (e["name"], e["quantity"]) == ("shift", "dy_mm"))
+    assert shift == pytest.approx(5, abs=1.5)
+    trained = {p: p.stat().st_mtime_ns for p in out.glob("folds/*/key.json")}
+    assert len(trained) == 4
+    report_study(out)
+    run_study(plan.changed(seeds=(0, 1)), out)
+    assert all(p.stat().st_mtime_ns == t for p, t in trained.items())
+    assert len(list(out.glob("folds/*/key.json"))) == 8
+    assert "seeds 0, 1" in (out / "report.html").read_text(encoding="utf-8")
