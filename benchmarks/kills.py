@@ -119,7 +119,7 @@ class Predict(Target):
         assert record is not None, "a result and no record of the folder"
         known = record.cases[f"Task2/AB/{case.stem}"]
         assert known.state in ("done", "claimed"), known.state
-        assert known.state == "claimed" or known.output_sha256["sct"] == file_sha256(case), "not what its record says"
+        assert known.state == "claimed" or known.output_sha256 == file_sha256(case), "not what its record says"
 
     def check_folder(self) -> None:
         read_predictions(self.folder)

@@ -20,6 +20,8 @@ from sctlab_model.errors import ExitCode, InputError, ProductError
 from sctlab_model.processors import start_process
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from sctlab_model.cases import Case, CaseList, Region, Selection
     from sctlab_model.cohort import PredictionResult, PredictionSettings
     from sctlab_model.monitor import Monitor
@@ -118,8 +120,8 @@ def _predict_one(case: Case, options: argparse.Namespace, settings: PredictionSe
     use = synthesiser.bundle_use(case.task)
     for warning in result.warnings:
         _warn(f"{case.id}: {warning}")
-    if use.demonstration:
-        print("note: demonstration weights, not for clinical use")
+    for note in _notes(demonstration=use.demonstration, results=[result]):
+        print(note)
     print(
         f"{case.id}: {result.slices} slices in {_total(result):.1f} s on {synthesiser.device} -> {result.output}",
         flush=True,
@@ -154,8 +156,8 @@ def report_cohort(result: PredictionResult, monitor: Monitor) -> None:
     demonstration = {r.bundle for r in result.results.values()} & {
         name for name, use in result.record.bundles.items() if use.demonstration
     }
-    if demonstration:
-        monitor.info("note: demonstration weights, not for clinical use")
+    for note in _notes(demonstration=bool(demonstration), results=result.results.values()):
+        monitor.info(note)
     for key, outcome in result.results.items():
         if outcome.state != "done":
             monitor.warning(f"{key}: {outcome.error}")
@@ -164,6 +166,14 @@ def report_cohort(result: PredictionResult, monitor: Monitor) -> None:
     if result.left_out:
         text += f", {len(result.left_out)} left out"
     (monitor.warning if result.exit_code else monitor.info)(text)
+
+
+def _notes(*, demonstration: bool, results: Iterable[CaseResult]) -> Iterator[str]:
+    """What is worth knowing about the weights and is no warning."""
+    if demonstration:
+        yield "note: demonstration weights, not for clinical use"
+    if any(result.state == "done" and result.limits == "absolute" for result in results):
+        yield "note: the weights bring no validation statistics: the output gate applied its absolute limits only"
 
 
 def _settings(options: argparse.Namespace) -> PredictionSettings:

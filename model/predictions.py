@@ -135,6 +135,8 @@ class CaseResult(_Part):
         output_sha256: Of the file of the sCT.
         statistics: What normalisation measured.
         measured: What the output gate measured.
+        limits: What the output gate held that against: `absolute` limits only (the bundle has no statistics of its own
+            validation for the region), or `validation` too. Empty in records of earlier releases.
         slices: Slices that hold body.
         batch: Samples that ran together.
         runtime: What ran the network, with its version and precision.
@@ -153,6 +155,7 @@ class CaseResult(_Part):
     output_sha256: str = ""
     statistics: dict[str, float] = {}
     measured: ResultStatistics | None = None
+    limits: Literal["", "absolute", "validation"] = ""
     slices: int = 0
     batch: int = 0
     runtime: str = ""

@@ -42,7 +42,8 @@ def make_app(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, 
             write_json(output_folder / "results.json", results)
             for warning in result.warnings:
                 print(f"warning: {case.id}: {warning}", file=sys.stderr, flush=True)
-            return JSONResponse({"output": result.output, "warnings": result.warnings}, 201)
+            answer = {"output": result.output, "warnings": result.warnings, "limits": result.limits}
+            return JSONResponse(answer, 201)
         except ProductError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return JSONResponse({"error": str(error)}, 500 if error.exit_code in SERVER_FAULTS else 422)

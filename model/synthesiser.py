@@ -206,6 +206,7 @@ class Synthesiser:
             result.warnings.append(f"computed in {self.precision}, as --precision asked: other numbers than fp32")
         result.batch, result.seconds["network"] = prediction.batch, prediction.network_seconds
         result.slices = int(prepared.mask.any(axis=(1, 2)).sum())
+        result.limits = "validation" if validation is not None and validation.ranges_for(case.region) else "absolute"
         with _timed(result, "judge"):
             result.measured = measure_result(
                 prediction.hu, prepared.mask, prediction.spread_hu, upper_hu=recipe.target_range_hu[1]

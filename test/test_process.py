@@ -296,7 +296,10 @@ def test_a_single_image(case: Workplace, cbct: Volume) -> None:
     assert case.files() == ["case-1.mha", "case-1.record.json"]
     record = (case.output / "case-1.record.json").read_text()
     assert str(case.input) not in record  # no paths
-    assert ResultRecord.read(case.output / "case-1.record.json").demonstration
+    written = ResultRecord.read(case.output / "case-1.record.json")
+    assert written.demonstration
+    assert written.result.limits == "absolute"  # the bundle has no statistics of its validation, and that is said
+    assert "absolute limits only" in text
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------------

@@ -47,6 +47,11 @@ def apply_file(
     Raises:
         InputError: What is missing or malformed; nothing is written then.
     """
+    for given in (transform, image, like):
+        if given is not None and out.exists() and out.samefile(given):
+            raise InputError(
+                out, found="the result would replace this input", expected="another file", advice="change OUT"
+            )
     found = read_transform(transform)
     if image.suffix == ".csv":
         yield from _apply_to_points(found.transform, image, out, inverse)

@@ -8,6 +8,7 @@ import pytest
 from sctlab.transforms.apply_file import apply_file
 from sctlab.transforms.data import BSplineTransform, EulerTransform, Transform, compose
 from sctlab.transforms.elastix_writing import write_elastix
+from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Geometry, Volume
@@ -78,3 +79,14 @@ def test_points_without_an_inverse_are_counted_and_not_invented(tmp_path) -> Non
     assert lines[1].startswith(f"{tmp_path / 'q.csv'}: 1 points moved by 60.00 mm")
     assert np.isnan(found[0]).all()
     np.testing.assert_allclose(found[1], (0, 30, 30), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["ct", "mr", "transform"])
+def test_a_result_never_replaces_an_input(files: dict[str, Path], name: str) -> None:
+    link = files[name].with_name(f"link{files[name].suffix}")
+    link.symlink_to(files[name])
+    before = files[name].read_bytes()
+    for out in (files[name], link):
+        with pytest.raises(InputError, match="would replace this input"):
+            list(apply_file(files["transform"], files["ct"], out, like=files["mr"]))
+    assert files[name].read_bytes() == before
