@@ -31,6 +31,8 @@ CASES: dict[str, tuple[str, float, str]] = {
     "head": ("head_ct_dicom/series", 2.0, "HN"),
     "thorax-crop": ("thorax_ct/ct.nii.gz", 2.5, "TH"),
     "lung-crop": ("lung_ct/ct.mha", 2.5, "TH"),
+    # Behind the others in the alphabet: the place there is part of the seed.
+    "trunk": ("abdomen_ct_crlm_1004/ct.nii.gz", 3.0, "AB"),
 }
 MODALITIES = ("mr", "cbct")
 

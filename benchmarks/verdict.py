@@ -1,15 +1,16 @@
 """Calibrate the judge of registrations on planted failures, and judge it on other cases, truths and failures.
 
-    sctlab simulate COHORT --task mri  --cases 3 --spacing 4,4,4 --seed 11
-    sctlab simulate COHORT --task cbct --cases 3 --spacing 4,4,4 --seed 12
-    sctlab simulate OTHERS --task mri  --cases 2 --spacing 4,4,4 --seed 41 --centre T
-    sctlab simulate OTHERS --task cbct --cases 2 --spacing 4,4,4 --seed 42 --centre T
-    python benchmarks/verdict.py collect COHORT --rows calibration.jsonl
-    python benchmarks/verdict.py collect OTHERS --rows others.jsonl --seed 7
-    python benchmarks/verdict.py collect --data ../shared/data --rows real.jsonl --seed 8
-    python benchmarks/verdict.py fit calibration.jsonl --out sctlab/registration/judge/calibration.json
-    python benchmarks/verdict.py judge others.jsonl real.jsonl --out benchmarks/verdict.json
-    python benchmarks/verdict.py cross real.jsonl              # each anatomy by a model of the others
+    sctlab simulate CALIBRATION --task mri  --cases 3 --spacing 4,4,4 --seed 111
+    sctlab simulate CALIBRATION --task cbct --cases 3 --spacing 4,4,4 --seed 112
+    sctlab simulate OTHERS --task mri --cases 2 --spacing 4,4,4 --seed 941 --centre T
+    python benchmarks/verdict.py collect CALIBRATION --rows cal_sim.jsonl --seed 21
+    python benchmarks/verdict.py collect --data ../shared/data --cts head,abdomen,abdomen-2 --rows cal_real.jsonl --seed 22
+    python benchmarks/verdict.py collect OTHERS --rows jud_sim.jsonl --seed 31
+    python benchmarks/verdict.py collect --data ../shared/data --cts trunk,thorax-crop,lung-crop --rows jud_real.jsonl --seed 32
+    python benchmarks/verdict.py gather --calibration cal_*.jsonl --judged jud_*.jsonl    # verdict_rows.csv, committed
+    python benchmarks/verdict.py cross                  # each calibration anatomy by a model of the others
+    python benchmarks/verdict.py fit --out sctlab/registration/judge/calibration.json
+    python benchmarks/verdict.py judge --out benchmarks/verdict.json
 
 Planted: sound results (the truth with a smooth error), shifts, turns, mirrored images, another patient, half a field of
 view with the other half's place, smooth and local errors of many sizes; and what the engine makes of wrong starts, which
@@ -19,13 +20,15 @@ are failures that have been optimised.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from sctlab.registration.engine.register import register
 from sctlab.registration.engine.settings import Level, Preset
@@ -47,10 +50,10 @@ from sctlab.transforms.data import (
 )
 from sctlab.transforms.field import displacement_field, grid_points
 from sctlab.transforms.itk_files import read_itk
-from sctlab_model.cases import find_cohort
+from sctlab_model.cases import Task, find_cohort
 from sctlab_model.errors import ProductError
 from sctlab_model.io.atomic import write_json
-from sctlab_model.volume import Geometry, Volume
+from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
 # A short registration: enough to optimise a failure, in seconds.
 SHORT = Preset(
@@ -62,8 +65,11 @@ SHORT = Preset(
         Level(voxel_mm=4.0, iterations=30, rate_mm=0.6, points=8000),
     ),
 )
+SPACING_MM = 4.0  # of real CTs: a row takes seconds
+VISIBLE_MM, INSIDE_MM, PLACE_MM = 12.0, 12.0, 8.0
 UNUSABLE_MM = 8.0  # a mean error that no network should learn from
 OPTIMISED = frozenset({"mutual information", "mind"})  # by the presets of every task and region
+TABLE = Path(__file__).with_name("verdict_rows.csv")
 GROSS = ("mirrored", "other patient", "turned 45+", "half", "shifted 30+")
 
 
@@ -86,8 +92,29 @@ def bump(grid: Geometry, centre: np.ndarray, length_mm: float, width_mm: float, 
     return DisplacementField(grid, np.stack([weight * d for d in direction]))
 
 
+def visible_places(edges: np.ndarray, counted: np.ndarray, spacing_zyx: np.ndarray) -> np.ndarray:
+    """Voxels [n, 3 (z, y, x)] of tissue edges with many others around them, inside the body and the field of view.
+
+    An error where both images are smooth changes no image: nobody can see it, and nothing is spoilt by it.
+    """
+    sigma = VISIBLE_MM / spacing_zyx
+    density = gaussian_filter(edges.astype(np.float32), sigma)
+    inner = distance_transform_edt(np.pad(counted, 1), sampling=spacing_zyx)[1:-1, 1:-1, 1:-1] > INSIDE_MM
+    possible = edges & inner if (edges & inner).sum() > 50 else edges
+    return np.argwhere(possible & (density >= np.median(density[possible])))
+
+
+def worst_place_mm(error: np.ndarray, edges: np.ndarray, spacing_zyx: np.ndarray) -> float:
+    """The largest mean error over the tissue edges of one place: a Gaussian window of 8 mm with enough edges in it."""
+    sigma = PLACE_MM / spacing_zyx
+    weight = gaussian_filter(edges.astype(np.float32), sigma)
+    mean = gaussian_filter(np.where(edges, error, 0).astype(np.float32), sigma) / np.maximum(weight, 1e-6)
+    counts = edges & (weight >= np.percentile(weight[edges], 25))
+    return float(mean[counts].max())
+
+
 def variants(
-    pair: Pair, truth: Transform, edges: np.ndarray, other: Pair | None, rng: np.random.Generator
+    pair: Pair, truth: Transform, places: np.ndarray, other: Pair | None, rng: np.random.Generator
 ) -> Iterator[tuple[str, Pair, Transform]]:
     """Name, pair and transform of sound registrations and failures of one case."""
     grid = pair.fixed.geometry.resized((6.0, 6.0, 6.0))
@@ -102,18 +129,18 @@ def variants(
         vector = rng.normal(size=3) if axis is None else np.eye(3)[axis]
         return EulerTransform(tuple(np.radians(degrees) * vector / np.linalg.norm(vector)), centre_xyz=centre)
 
-    for mean_mm in (rng.uniform(0.3, 1.2), rng.uniform(1.2, 3)):
+    for mean_mm in (rng.uniform(0.3, 1.2), rng.uniform(0.3, 1.2), rng.uniform(1.2, 2.5)):
         yield "sound", pair, compose(residual(grid, mean_mm, rng.uniform(30, 60), rng), truth)
     yield "smooth 5-12", pair, compose(residual(grid, rng.uniform(5, 12), rng.uniform(60, 90), rng), truth)
     yield "shifted 8-20", pair, compose(shifted(rng.uniform(8, 20)), truth)
     yield "shifted 30+", pair, compose(shifted(rng.uniform(30, 80)), truth)
     yield "turned 8-25", pair, compose(turned(rng.uniform(8, 25)), truth)
     yield "turned 45+", pair, compose(turned(float(rng.choice([45, 90, 120, 180])), int(rng.integers(3))), truth)
-    places = np.argwhere(edges)
-    for low, high in ((10, 20), (20, 30)):
+    for low, high in ((10, 20), (10, 20), (20, 30)):
         place = pair.fixed.geometry.to_physical(places[rng.integers(len(places))][::-1])
-        error = bump(grid, place, rng.uniform(low, high), rng.uniform(20, 35), rng)
-        yield f"local {low}-{high}", pair, compose(error, residual(grid, 0.8, 40.0, rng), truth)
+        # The window's mean is below the peak, so the peak starts above the smallest error that counts.
+        error = bump(grid, place, rng.uniform(low + 2, high + 2), rng.uniform(20, 35), rng)
+        yield f"local {low}-{high}", pair, compose(error, residual(grid, rng.uniform(0.3, 1.2), 40.0, rng), truth)
     flips = [("mirrored", 2)] if rng.random() < 0.7 else [("mirrored", int(rng.integers(0, 3)))]
     for name, axis in flips:
         mirrored = pair.moving.with_array(np.ascontiguousarray(np.flip(pair.moving.array, axis)))
@@ -155,13 +182,14 @@ def simulated(root: Path) -> Iterator[tuple[Pair, Transform, Pair | None]]:
         yield pair, read_itk(case.folder / "truth" / "deformation.h5"), other
 
 
-def real(data: Path, seed: int) -> Iterator[tuple[Pair, Transform, Pair | None]]:
+def real(data: Path, names: Sequence[str], seed: int) -> Iterator[tuple[Pair, Transform, Pair | None]]:
     """Real CTs with MR-like and CBCT-like images of another model and smoothed noise as truth."""
     import registration_pairs as real_cts
 
     pairs = []
-    for name in ("abdomen", "head", "abdomen-2"):
+    for name in names:
         ct = real_cts.load_ct(name, data)
+        ct = resample(ct, ct.geometry.resized((SPACING_MM,) * 3), interpolation="linear", outside=AIR_HU)
         for modality in real_cts.MODALITIES:
             made = real_cts.make_pair(name, ct, modality, seed)
             grid = made.fixed.geometry
@@ -170,12 +198,12 @@ def real(data: Path, seed: int) -> Iterator[tuple[Pair, Transform, Pair | None]]
             )
             pairs.append((pair, DisplacementField(grid, made.truth.astype(np.float64))))
     for number, (pair, truth) in enumerate(pairs):
-        yield pair, truth, pairs[(number + 4) % len(pairs)][0]
+        yield pair, truth, pairs[(number + 2) % len(pairs)][0] if len(names) > 1 else None
 
 
 def collect(options: argparse.Namespace) -> None:
     """Append the signals and the true error of every variant to a file; cases that are there are kept."""
-    source = simulated(options.cohort) if options.cohort else real(options.data, options.seed)
+    source = simulated(options.cohort) if options.cohort else real(options.data, options.cts.split(","), options.seed)
     done = {r["case"] for r in read_rows(options.rows)} if options.rows.is_file() else set()
     for pair, truth, other in source:
         if pair.id in done:
@@ -186,8 +214,10 @@ def collect(options: argparse.Namespace) -> None:
         aligned = apply_to_image(pair.moving, field, grid, interpolation="linear", outside=pair.outside)
         counted = pair.fixed_mask.array & field_of_view(pair.moving.geometry, field, grid).array
         edges = tissue_edges(aligned, counted)
+        spacing_zyx = np.array(grid.spacing_xyz[::-1])
+        places = visible_places(edges, counted, spacing_zyx)
         rows = []
-        for kind, changed, transform in variants(pair, truth, edges, other, rng):
+        for kind, changed, transform in variants(pair, truth, places, other, rng):
             try:
                 evidence = collect_evidence(changed, transform, frozenset() if options.all else OPTIMISED)
             except ProductError as error:
@@ -202,7 +232,7 @@ def collect(options: argparse.Namespace) -> None:
                     "kind": kind,
                     "signals": evidence.signals,
                     "error_mm": float(error[counted].mean()) if known else None,
-                    "edges_p99_mm": float(np.percentile(error[edges], 99)) if known else None,
+                    "worst_mm": worst_place_mm(error, edges, spacing_zyx) if known else None,
                 }
             )
         with options.rows.open("a", encoding="utf-8") as file:
@@ -215,11 +245,47 @@ def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
+FACTS = ("role", "case", "anatomy", "task", "kind", "error_mm", "worst_mm")
+
+
+def gather(options: argparse.Namespace) -> None:
+    """One table of what was collected: what the model is fitted on, and what it is judged on."""
+    rows = []
+    for role in ("calibration", "judged"):
+        rows += [row | {"role": role} for path in getattr(options, role) for row in read_rows(path)]
+    names = sorted({name for row in rows for name in row["signals"]})
+    with options.out.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, (*FACTS, *names), lineterminator="\n")
+        table.writeheader()
+        for row in rows:
+            values = {k: row.get(k) for k in FACTS} | row["signals"]
+            values["anatomy"] = anatomy(row["case"])
+            table.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in values.items()})
+    print(f"{options.out}: {len(rows)} registrations")
+
+
+def anatomy(case: str) -> str:
+    """A real CT's name, or the region of a simulated cohort: what is left out together in cross-validation."""
+    return case.split("/")[0] if "/" in case else f"simulated {case[1:3]}"
+
+
+def read_table(path: Path, role: str) -> list[dict]:
+    """Rows of one role from the table that `gather` wrote."""
+    rows = []
+    with path.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            if line["role"] == role:
+                row: dict = {k: line[k] for k in FACTS}
+                row |= {k: float(line[k]) if line[k] else None for k in ("error_mm", "worst_mm")}
+                row["signals"] = {k: float(v) for k, v in line.items() if k not in FACTS and v}
+                rows.append(row)
+    return rows
+
+
 def fit(options: argparse.Namespace) -> None:
     """Fit the judge's models and keep their coefficients."""
-    rows = [row for path in options.files for row in read_rows(path)]
-    names = " ".join(path.name for path in options.files)
-    model = fit_model(rows, gross=GROSS, command=f"python benchmarks/verdict.py fit {names} --out calibration.json")
+    rows = read_table(options.table, "calibration")
+    model = fit_model(rows, gross=GROSS, command=f"python benchmarks/verdict.py fit {options.table.name} --out …")
     model.write(options.out)
     print(f"{options.out}: {len(rows)} registrations of {len({r['case'] for r in rows})} cases")
 
@@ -235,6 +301,8 @@ def scores(rows: list[dict], judged: list[Judgement]) -> dict[str, object]:
     flagged = np.array([j.verdict != "trusted" for j in judged])
     bad = gross | (error > UNUSABLE_MM)
     known = np.isfinite(error)
+    worst = np.array([np.nan if row["worst_mm"] is None else row["worst_mm"] for row in rows])
+    local = np.array([row["kind"].startswith("local") for row in rows]) & (worst >= 10) & (worst <= 20)
     inside = np.array([j.interval_mm[0] <= e <= j.interval_mm[1] for j, e in zip(judged, error, strict=True)])
     predicted = np.array([j.error_mm for j in judged])
     kinds = np.array([row["kind"] for row in rows])
@@ -244,6 +312,9 @@ def scores(rows: list[dict], judged: list[Judgement]) -> dict[str, object]:
         "gross failures": int(gross.sum()),
         "recall of gross failures (failed)": round(float(failed[gross].mean()), 3),
         f"precision of failed (gross, or mean error above {UNUSABLE_MM:g} mm)": round(float(bad[failed].mean()), 3),
+        "local errors of 10-20 mm in visible anatomy": int(local.sum()),
+        "recall of local errors (not trusted)": round(float(flagged[local].mean()), 3) if local.any() else None,
+        "sound": int(sound.sum()),
         "sound ones trusted": round(float((~flagged[sound]).mean()), 3),
         "sound ones failed": round(float(failed[sound].mean()), 3),
         "spearman of predicted and true error": round(float(spearmanr(predicted[known], error[known])[0]), 3),
@@ -262,27 +333,32 @@ def scores(rows: list[dict], judged: list[Judgement]) -> dict[str, object]:
 def judge(options: argparse.Namespace) -> None:
     """The shipped (or another) model on rows that nothing was fitted on."""
     model = JudgeModel.read(options.model) if options.model else JudgeModel.shipped()
-    names = " ".join(path.name for path in options.files)
-    result: dict[str, object] = {"command": f"python benchmarks/verdict.py judge {names}"}
-    for path in options.files:
-        rows = read_rows(path)
-        for silent in model.sets():
-            judged = [model.judge(row["signals"], frozenset(silent)) for row in rows]
-            result[f"{path.stem}; silent: {', '.join(silent) or 'none'}"] = scores(rows, judged)
+    rows = read_table(options.table, "judged")
+    result: dict[str, object] = {"command": f"python benchmarks/verdict.py judge {options.table.name}"}
+    real_cts = [row for row in rows if "/" in row["case"]]
+    groups = {
+        "all": rows,
+        "simulated": [row for row in rows if row not in real_cts],
+        "real CTs": real_cts,
+        "MR": [row for row in rows if row["task"] == Task.MRI],
+        "CBCT": [row for row in rows if row["task"] == Task.CBCT],
+    }
+    for silent in model.sets():
+        for group, some in groups.items():
+            if some:
+                judged = [model.judge(row["signals"], frozenset(silent)) for row in some]
+                result[f"{group}; silent: {', '.join(silent) or 'none'}"] = scores(some, judged)
     keep(result, options.out)
 
 
 def cross(options: argparse.Namespace) -> None:
-    """Every anatomy judged by a model that was fitted on the others."""
-    rows = [row for path in options.files for row in read_rows(path)]
-    names = " ".join(path.name for path in options.files)
-    result: dict[str, object] = {"command": f"python benchmarks/verdict.py cross {names}"}
-    anatomies = [row["case"].split("/")[0] for row in rows]
+    """Every anatomy of the calibration rows judged by a model that was fitted on the others."""
+    rows = read_table(options.table, "calibration")
+    result: dict[str, object] = {"command": f"python benchmarks/verdict.py cross {options.table.name}"}
     collected: dict[str, tuple[list[dict], list[Judgement]]] = {}
-    for anatomy in sorted(set(anatomies)):
-        others = [row for row, name in zip(rows, anatomies, strict=True) if name != anatomy]
-        mine = [row for row, name in zip(rows, anatomies, strict=True) if name == anatomy]
-        model = fit_model(others, gross=GROSS, command="")
+    for held_out in sorted({row["anatomy"] for row in rows}):
+        mine = [row for row in rows if row["anatomy"] == held_out]
+        model = fit_model([row for row in rows if row["anatomy"] != held_out], gross=GROSS, command="")
         for silent in model.sets():
             known = collected.setdefault(", ".join(silent) or "none", ([], []))
             known[0].extend(mine)
@@ -307,22 +383,25 @@ def main() -> None:
     step.add_argument("cohort", type=Path, nargs="?")
     step.add_argument("--data", type=Path)
     step.add_argument("--rows", type=Path, required=True)
+    step.add_argument("--cts", default="abdomen,head,abdomen-2", help="names of registration_pairs.CASES")
     step.add_argument("--seed", type=int, default=0)
     step.add_argument("--all", action="store_true", help="also the witnesses that the default presets optimise")
     step.set_defaults(run=collect)
+    step = steps.add_parser("gather")
+    step.add_argument("--calibration", type=Path, nargs="+", required=True)
+    step.add_argument("--judged", type=Path, nargs="+", required=True)
+    step.add_argument("--out", type=Path, default=TABLE)
+    step.set_defaults(run=gather)
     step = steps.add_parser("fit")
-    step.add_argument("files", type=Path, nargs="+")
+    step.add_argument("table", type=Path, nargs="?", default=TABLE)
     step.add_argument("--out", type=Path, required=True)
     step.set_defaults(run=fit)
-    step = steps.add_parser("cross")
-    step.add_argument("files", type=Path, nargs="+")
-    step.add_argument("--out", type=Path)
-    step.set_defaults(run=cross)
-    step = steps.add_parser("judge")
-    step.add_argument("files", type=Path, nargs="+")
-    step.add_argument("--model", type=Path)
-    step.add_argument("--out", type=Path)
-    step.set_defaults(run=judge)
+    for name, what in (("cross", cross), ("judge", judge)):
+        step = steps.add_parser(name)
+        step.add_argument("table", type=Path, nargs="?", default=TABLE)
+        step.add_argument("--model", type=Path)
+        step.add_argument("--out", type=Path)
+        step.set_defaults(run=what)
     options = parser.parse_args()
     options.run(options)
 

@@ -11,8 +11,9 @@ from sctlab.registration.judge.model import _LAST, CLIP, OFFSET_MM, Calibration,
 from sctlab.registration.judge.witnesses import witnesses
 
 GROSS_MM, SOUND_MM = 15.0, 8.0  # mean errors between them teach the gross model nothing
-LOCAL_MM, FINE_MM = 9.0, 7.0  # 99th percentiles over tissue edges, likewise
+LOCAL_MM, FINE_MM = 10.0, 6.0  # errors of the worst place over visible tissue edges, likewise
 SILENT = ((), ("information",), ("self-similarity",), ("information", "self-similarity"))
+LOCAL = "elsewhere"  # signals that look at one place
 SPECIFICITY = 0.97  # of the local model on sound registrations
 FOLDS = 6
 
@@ -21,7 +22,8 @@ def fit_model(rows: Sequence[dict[str, Any]], *, gross: Sequence[str], command: 
     """Fit a calibration for every set of silent witnesses whose others were asked.
 
     Args:
-        rows: `case`, `kind`, `signals`, `error_mm` (None where no transform would be right), `edges_p99_mm`.
+        rows: `case`, `anatomy` (held out together), `kind`, `signals`, `error_mm` and `worst_mm` (None where no transform
+            would be right).
         gross: Kinds that are gross failures.
         command: For the record.
     """
@@ -41,30 +43,34 @@ def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Se
     table = np.array([[transformed(n, row["signals"].get(n, np.nan)) for n in names] for row in rows])
     mean, scale = np.nanmean(table, 0), np.maximum(np.nanstd(table, 0), 1e-3)
     x = np.nan_to_num(np.clip((table - mean) / scale, -CLIP, CLIP))
-    # Held out by anatomy: images of one CT under two modalities are one.
-    cases = np.array([row["case"].split("/")[0] for row in rows])
+    # Held out by anatomy: images of one CT under two modalities are one, and so are simulated patients of one region,
+    # because what the judge will see is a body that it was not calibrated on.
+    cases = np.array([row["anatomy"] for row in rows])
     is_gross = np.array([row["kind"] in gross_kinds for row in rows])
     error = np.array([np.nan if row["error_mm"] is None else row["error_mm"] for row in rows])
-    edges = np.array([np.nan if row.get("edges_p99_mm") is None else row["edges_p99_mm"] for row in rows])
+    worst = np.array([np.nan if row.get("worst_mm") is None else row["worst_mm"] for row in rows])
     folds = GroupKFold(min(FOLDS, len(set(cases))))
 
-    def logistic(positive: np.ndarray, negative: np.ndarray) -> tuple[Linear, np.ndarray]:
+    def logistic(positive: np.ndarray, negative: np.ndarray, about: str = "") -> tuple[Linear, np.ndarray]:
         used = positive | negative
+        columns = [k for k, name in enumerate(names) if name.startswith(about)]
         model = LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000)
         held_out = np.full(len(rows), np.nan)
         held_out[used] = cross_val_predict(
-            model, x[used], positive[used], groups=cases[used], cv=folds, method="predict_proba"
+            model, x[used][:, columns], positive[used], groups=cases[used], cv=folds, method="predict_proba"
         )[:, 1]
-        model.fit(x[used], positive[used])
-        return _linear(names, model.coef_[0], float(model.intercept_[0])), held_out
+        model.fit(x[used][:, columns], positive[used])
+        weights = _linear([names[k] for k in columns], model.coef_[0], float(model.intercept_[0]))
+        return weights, held_out
 
     positive, negative = is_gross | (error > GROSS_MM), ~is_gross & (error < SOUND_MM)
     gross, held_out = logistic(positive, negative)
     # Half-way between the failures but for the hardest 1 % and the sound ones but for the worst 1 %.
     low, high = np.nanpercentile(held_out[negative], 99), np.nanpercentile(held_out[positive], 1)
     gross_threshold = float(np.clip((low + high) / 2, 0.05, 0.95))
-    fine = np.array([row["kind"].startswith("sound") for row in rows]) & (edges < FINE_MM)
-    local, held_out = logistic(positive | (edges > LOCAL_MM), fine)
+    # Gross failures are not among the local model's, nor signals of the whole: they tell what the gross model knows already.
+    fine = np.array([row["kind"].startswith("sound") for row in rows]) & (worst < FINE_MM)
+    local, held_out = logistic(~is_gross & (worst > LOCAL_MM) & (error < SOUND_MM), fine, LOCAL)
     local_threshold = float(np.nanpercentile(held_out[fine], 100 * SPECIFICITY))
 
     known = np.isfinite(error)

@@ -28,20 +28,20 @@ MOST_VOXELS = 150_000  # keeps the judge within seconds; the grid gets coarser i
 MARGIN_MM = 8.0  # around the body: the skin counts
 SHIFT_MM, TURN_DEGREES = 20.0, 10.0
 WINDOW_MM = 16.0  # standard deviation of the windows in which a better place is looked for
-STEP_MM = 8.0
-# Places that the search looks at, in steps: none, along the axes as far as 24 mm, and the corners of a cube.
+STEP_MM = 5.0
+# Places that the search looks at, in steps: none, and along the 26 directions of a cube, as far as about 20 mm.
 PLACES = (
     (0, 0, 0),
     *(
-        tuple(sign * far if a == axis else 0 for a in range(3))
-        for far in (1, 2, 3)
-        for axis in range(3)
-        for sign in (-1, 1)
+        tuple(far * d for d in direction)
+        for direction in itertools.product((-1, 0, 1), repeat=3)
+        if any(direction)
+        for far in range(1, {1: 4, 2: 3, 3: 2}[sum(map(abs, direction))] + 1)
     ),
-    *itertools.product((-1, 1), repeat=3),
 )
 LEAST_VOXELS = 200
 WORST_PERCENTILE = 99.5
+CLEAR_GAIN = 1.4  # deviations of the agreement over the places
 UNKNOWN_MM = -1.0  # of the map, where nothing tells
 
 
@@ -113,6 +113,8 @@ def collect_evidence(pair: Pair, transform: Transform, optimised: frozenset[str]
     # An error in one place moves no percentile of the body: the one place where another fits best counts.
     signals["elsewhere worst gain"] = float(np.percentile(gains, WORST_PERCENTILE))
     signals["elsewhere worst mm"] = float(np.percentile(values * (gains > 0.5), WORST_PERCENTILE))
+    signals["elsewhere contrast"] = signals["elsewhere worst gain"] - float(np.median(gains))
+    signals["elsewhere cluster mm"] = _cluster(residual, gain, spacing)
     signals |= _bodies(pair, mapping, grid, data)
     silent = tuple(sorted(set(witnesses()) - set(chosen)))
     shown = np.where(np.isfinite(residual), residual, UNKNOWN_MM).astype(np.float32)
@@ -271,6 +273,14 @@ def _joined(
     thin = region[::2, ::2, ::2]
     found = np.where(thin, found, np.nan)
     return np.where(region, _doubled(found, region.shape), np.nan), _doubled(gain, region.shape)
+
+
+def _cluster(residual: np.ndarray, gain: np.ndarray, spacing: float) -> float:
+    """The edge in mm of a cube as large as the largest connected place that fits clearly better elsewhere."""
+    with np.errstate(invalid="ignore"):
+        better = (residual > 0) & (gain > CLEAR_GAIN)
+    labels, count = ndimage.label(better)
+    return float(np.bincount(labels.ravel())[1:].max() ** (1 / 3) * spacing) if count else 0.0
 
 
 def _doubled(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -21,7 +21,7 @@ def rows(count: int, seed: int) -> list[dict]:
     made = []
     for number in range(count):
         gross = number % 3 == 0
-        error = rng.uniform(30, 80) if gross else rng.uniform(0.3, 4)
+        error = rng.uniform(30, 80) if gross else 7.5 if number % 7 == 1 else rng.uniform(0.3, 4)
         bad = error / 80
         signals = {f"{w} shift": 0.5 + 0.5 * min(1, 3 * bad) + rng.normal(0, 0.03)
                    for w in ("edges", "correlation", "information", "self-similarity")}  # fmt: skip
@@ -29,10 +29,11 @@ def rows(count: int, seed: int) -> list[dict]:
         made.append(
             {
                 "case": f"C{number % 8}",
-                "kind": "shifted 30+" if gross else "sound",
+                "kind": "shifted 30+" if gross else "local" if error == 7.5 else "sound",
                 "signals": signals,
                 "error_mm": error,
-                "edges_p99_mm": 1.5 * error,
+                "anatomy": f"A{number % 4}",
+                "worst_mm": 1.5 * error,
             }
         )
     return made
@@ -47,7 +48,7 @@ def test_it_tells_failures_and_its_intervals_cover(model, tmp_path):
     model.write(tmp_path / "model.json")
     again = JudgeModel.read(tmp_path / "model.json")
     judged = [(again.judge(row["signals"]), row) for row in rows(240, 1)]
-    assert all((j.verdict is Verdict.FAILED) == (r["kind"] != "sound") for j, r in judged)
+    assert all((j.verdict is Verdict.FAILED) == (r["kind"] == "shifted 30+") for j, r in judged)
     assert all(j.reasons for j, _ in judged if j.verdict is not Verdict.TRUSTED)
     covered = np.mean([j.interval_mm[0] <= r["error_mm"] <= j.interval_mm[1] for j, r in judged])
     assert 0.8 < covered < 0.98
