@@ -162,7 +162,16 @@ def dose_response(rows: Sequence[Row], trainings: dict[str, PairsPlan], *, seed:
             means = y.mean(1)
             slope = float(np.polyfit(x, means, 1)[0])
             slopes.append(
-                Slope(part, quantity, tuple(x), tuple(map(float, means)), slope, float(low), float(high), len(cases))
+                Slope(
+                    part,
+                    quantity,
+                    tuple(map(float, x)),
+                    tuple(map(float, means)),
+                    slope,
+                    float(low),
+                    float(high),
+                    len(cases),
+                )
             )
     return slopes
 

@@ -28,7 +28,7 @@ def methods_paragraph(plan: StudyPlan, files: StudyFiles, cases: int) -> str:
     iterations = sum(s.iterations for s in first.stages)
     losses = ", ".join(plan.losses) or "the recipe's"
     parts.append(
-        f"Networks: recipe {first.recipe.name} ({first.recipe.network.kind}), {iterations} iterations, losses: {losses}; "
+        f"Networks: recipe {first.recipe.name}, {iterations} iterations, losses: {losses}; "
         f"supervision: {', '.join(plan.supervision)}; seeds {', '.join(map(str, plan.seeds))}; {plan.folds} folds by "
         f"patient (seed {plan.split_seed}), one division for all cells; each of {cases} cases was predicted by a network "
         "that had not seen its patient."
