@@ -32,9 +32,10 @@ from tiny import tiny_bundle, trunk
 from sctlab.registration.records import PairRecord, QualityRecord
 from sctlab.simulation.truth import SimulationTruth
 from sctlab.transforms.itk_files import read_itk
+from sctlab_model.io.hashing import file_sha256
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
-from sctlab_model.predictions import PREDICTIONS_FILE, file_sha256, read_predictions
+from sctlab_model.predictions import PREDICTIONS_FILE, read_predictions
 
 CASES = 6
 PART = re.compile(r"\..*\.part(\..*)?|\.partial-.*")

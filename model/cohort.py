@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,26 +12,30 @@ from typing import Literal
 
 from pydantic import Field
 
+from sctlab_model.case_output import (
+    is_full,
+    prepare_output,
+    private,
+    refuse_replacing_inputs,
+)
 from sctlab_model.cases import Case, CaseKey, CaseList, LeftOut
 from sctlab_model.errors import ExitCode, InputError, ProductError, ResourceError
 from sctlab_model.gates import Policy
-from sctlab_model.io.atomic import atomic_path, remove_stale_parts, writing_error
+from sctlab_model.io.atomic import atomic_path
+from sctlab_model.io.hashing import file_sha256
 from sctlab_model.io.paths import split_suffix
 from sctlab_model.monitor import Monitor
+from sctlab_model.prediction_merging import merge_predictions
 from sctlab_model.predictions import (
     PREDICTIONS_FILE,
     CaseResult,
     PredictionRecord,
-    file_sha256,
-    merge_predictions,
     read_predictions,
 )
 from sctlab_model.settings import Settings
-from sctlab_model.synthesiser import LoadedCase, Synthesiser, output_paths, private
+from sctlab_model.synthesiser import LoadedCase, Synthesiser
 
 ZIP_FILE = "predictions.zip"
-MEGABYTE = 1_000_000
-SPARE_BYTES = 50 * MEGABYTE  # records, and what a nearly full disk refuses before it is full
 SKIPPED = "was there already: skipped"
 
 
@@ -238,7 +239,7 @@ class _Run:
         try:
             return self.synthesiser.finish(loaded.result(), self.out)
         except ResourceError as error:
-            if _is_full(self.out):
+            if is_full(self.out):
                 raise  # every other case would fail alike
             return CaseResult(state="failed", error=str(error))
         except ProductError as error:
@@ -246,66 +247,6 @@ class _Run:
         except Exception as error:
             self.monitor.trace(error)
             return CaseResult(state="failed", error=f"internal error: {type(error).__name__}: {error}")
-
-
-def prepare_output(cases: Sequence[Case], out: Path, *, spread: bool = False, archive: bool = False) -> None:
-    """Find out what is wrong with an output folder before hours are spent, and clear what killed runs left in it.
-
-    Raises:
-        InputError: The folder, or one below it, is a file or can't be written to.
-        ResourceError: The disk hasn't the room that the results will take.
-    """
-    for folder in dict.fromkeys((out, *(path.parent for case in cases for path in output_paths(case, out)))):
-        check_writable(folder)
-    if out.is_dir():
-        remove_stale_parts(out)
-    needed = SPARE_BYTES + sum(_expected_bytes(case, spread=spread) for case in cases) * (2 if archive else 1)
-    free = shutil.disk_usage(_existing(out)).free
-    if needed > free:
-        raise ResourceError(
-            out,
-            found=f"{free / MEGABYTE:,.0f} MB are free",
-            expected=f"about {needed / MEGABYTE:,.0f} MB for {len(cases)} results",
-            advice="free space or choose another --output",
-        )
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that can't be written to, or that can't be made. Nothing stays behind.
-
-    Raises:
-        InputError: It can't; with the part of the path that is in the way.
-        ResourceError: The disk is full.
-    """
-    existing = _existing(folder)
-    if not existing.is_dir():
-        raise InputError(existing, found="can't be written (a file where a folder belongs)", expected="a folder")
-    probe = existing / f".probe.{os.urandom(4).hex()}.part"
-    try:
-        with probe.open("wb") as handle:
-            handle.write(b"\0" * 4096)
-    except OSError as error:
-        raise writing_error(folder, error) from error
-    finally:
-        probe.unlink(missing_ok=True)
-
-
-def refuse_replacing_inputs(cases: Sequence[Case], out: Path) -> None:
-    """Refuse an output folder where a result would take the place of an input image.
-
-    Raises:
-        InputError: It would.
-    """
-    inputs = {p.resolve() for c in cases for p in c.input_files}
-    for case in cases:
-        for path in output_paths(case, out):
-            if path.resolve() in inputs:
-                raise InputError(
-                    path,
-                    found="the result would replace this input image",
-                    expected="another folder",
-                    advice="change --output",
-                )
 
 
 def write_zip(record: PredictionRecord, tasks: set[str], out: Path) -> Path:
@@ -368,25 +309,3 @@ def _refuse_other_weights(cases: Sequence[Case], record: PredictionRecord, synth
                 expected=f"those of {current.id}",
                 advice="choose another --output, or leave --skip-existing out",
             )
-
-
-def _expected_bytes(case: Case, *, spread: bool) -> int:
-    """A guess from above at what a case's results take: an sCT compresses like its source."""
-    sizes = [p.stat().st_size for p in case.input_files[:1] if p.is_file()]
-    size = max(sum(sizes), MEGABYTE)
-    return size * (2 if spread else 1)
-
-
-def _is_full(folder: Path) -> bool:
-    try:
-        check_writable(folder)
-        return shutil.disk_usage(folder).free < MEGABYTE
-    except ProductError:
-        return True
-    except OSError as error:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _existing(path: Path) -> Path:
-    """The path itself, or the nearest parent that is there."""
-    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists() or p.is_symlink())

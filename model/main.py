@@ -111,7 +111,7 @@ def _one(case: Case, options: argparse.Namespace, settings: PredictionSettings) 
 
 
 def _predict_one(case: Case, options: argparse.Namespace, settings: PredictionSettings, *, record: bool) -> None:
-    from sctlab_model.cohort import prepare_output, refuse_replacing_inputs
+    from sctlab_model.case_output import prepare_output, refuse_replacing_inputs
 
     refuse_replacing_inputs([case], options.output)
     prepare_output([case], options.output, spread=settings.uncertainty)

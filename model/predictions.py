@@ -6,13 +6,8 @@ write into one folder, and each case is found by its key. Records hold no paths 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,8 +21,6 @@ from sctlab_model.records import Record
 
 PREDICTIONS_FILE = "predictions.json"
 RECORD_SUFFIX = ".record.json"
-LOCK_FILE = ".predictions.lock"
-_SYNTHRAD_ID = re.compile(r"([12])(AB|HN|TH)[A-Z]\d{3}")
 
 
 class _Part(BaseModel):
@@ -204,7 +197,9 @@ class PredictionRecord(Record):
         is the folder that its output lies in, else the one in a SynthRAD id, else unknown. A case whose task can't be
         told is dropped: readers then treat it like a case without a record.
         """
-        return _from_version_1(value) if version < 2 else value
+        from sctlab_model.predictions_version_1 import from_version_1
+
+        return from_version_1(value) if version < 2 else value
 
     def find(self, key: CaseKey) -> CaseResult | None:
         """The result of a case; a result that was made without knowing the region serves, too."""
@@ -228,164 +223,3 @@ def read_predictions(folder: str | Path) -> PredictionRecord | None:
     """
     path = Path(folder) / PREDICTIONS_FILE
     return PredictionRecord.read(path) if path.is_file() else None
-
-
-def merge_predictions(
-    folder: str | Path,
-    cases: Mapping[str, CaseResult],
-    bundles: Mapping[str, BundleUse] | None = None,
-    *,
-    remove: Collection[str] = (),
-) -> PredictionRecord:
-    """Add results to a folder's record, under a lock, so that processes that share the folder keep each other's part.
-
-    A failed case does not take the place of an older result whose file is still there.
-
-    Args:
-        folder: The folder of predictions.
-        cases: Case key to result.
-        bundles: Bundle id to bundle.
-        remove: Keys to take out.
-
-    Returns:
-        The record as it was written.
-
-    Raises:
-        InputError: The file is there and is no such record.
-        ResourceError: The disk is full.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with record_lock(folder):
-        record = read_predictions(folder) or PredictionRecord()
-        kept = {
-            key: result
-            for key, result in cases.items()
-            if result.state == "done" or not _is_done(record.cases.get(key), folder)
-        }
-        results = {key: r for key, r in {**record.cases, **kept}.items() if key not in remove}
-        merged = PredictionRecord(bundles={**record.bundles, **(bundles or {})}, cases=dict(sorted(results.items())))
-        merged.write(folder / PREDICTIONS_FILE)
-    return merged
-
-
-@contextmanager
-def record_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder's record for one process at a time.
-
-    The lock is a hidden file beside the record that is removed on release; one that a killed process left is taken over.
-    (The folder itself can't be locked: whoever writes a file into it holds a shared lock on it.) File systems without
-    locks are used without one: there, don't let two processes write into one folder.
-    """
-    path = folder / LOCK_FILE
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                break
-        os.close(descriptor)  # its holder removed it between the two: again
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            path.unlink()
-        os.close(descriptor)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def without_paths(text: str, folders: tuple[Path, ...] = ()) -> str:
-    """A message without folder names: what a record keeps is none of the next reader's business."""
-    for folder in sorted({str(f) for f in folders if str(f) not in (".", "/")}, key=len, reverse=True):
-        text = text.replace(f"{folder}/", "").replace(folder, Path(folder).name)
-    return re.sub(r"(?<![\w.])/(?:[^/\s:;,()']+/)+", "", text)
-
-
-@cache
-def software(device: str = "") -> Software:
-    """The software that runs, with its revision and the versions of the libraries that decide results."""
-    import platform
-    from importlib import metadata
-
-    from sctlab_model.revision import code_revision
-
-    versions = {}
-    for package in (
-        "torch",
-        "numpy",
-        "scipy",
-        "SimpleITK",
-        "segmentation-models-pytorch",
-        "timm",
-        "onnxruntime",
-        "openvino",
-    ):
-        with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return Software(revision=code_revision(), python=platform.python_version(), versions=versions, device=device)
-
-
-def _is_done(result: CaseResult | None, folder: Path) -> bool:
-    return result is not None and result.state == "done" and (folder / result.output).is_file()
-
-
-def _from_version_1(value: dict[str, Any]) -> dict[str, Any]:
-    old_bundles, old_cases = value.get("bundles", {}), value.get("cases", [])
-    if not isinstance(old_bundles, dict) or not isinstance(old_cases, list):
-        return {"bundles": old_bundles, "cases": old_cases}  # refused by the types, with the key's name
-    bundles = {task: _old_bundle(task, entry) for task, entry in old_bundles.items()}
-    cases = {}
-    for entry in old_cases:
-        if not isinstance(entry, dict) or "case" not in entry:
-            return {"bundles": {}, "cases": old_cases}
-        key = _old_key(str(entry["case"]), str(entry.get("output", "")), list(bundles))
-        if key is not None:
-            cases[str(key)] = {
-                **{k: v for k, v in entry.items() if k != "case"},
-                "state": "failed" if entry.get("error") else "done",
-                "bundle": bundles[key.task.value].id,
-            }
-    return {"bundles": {b.id: b.model_dump(mode="json") for b in bundles.values()}, "cases": cases}
-
-
-def _old_bundle(task: str, entry: Any) -> BundleUse:
-    entry = entry if isinstance(entry, dict) else {}
-    hashes = list(entry.get("weights_sha256") or [])
-    folds = []
-    for position, (name, ids) in enumerate((entry.get("training_cases") or {}).items()):
-        regions, _, index = str(name).rpartition("/")
-        folds.append(
-            FoldUse(
-                regions=tuple(Region(r) for r in regions.split("+") if r),
-                index=int(index),
-                weights_sha256=hashes[position] if position < len(hashes) else "",
-                training_cases=tuple(map(str, ids)),
-            )
-        )
-    return BundleUse(
-        name=str(entry.get("name", "")),
-        task=Task(task),
-        demonstration=bool(entry.get("demonstration", False)),
-        intended_use=str(entry.get("intended_use", "")),
-        registration={k: str(v) for k, v in (entry.get("registration") or {}).items()},
-        folds=tuple(folds),
-    )
-
-
-def _old_key(case_id: str, output: str, tasks: list[str]) -> CaseKey | None:
-    match = _SYNTHRAD_ID.fullmatch(case_id)
-    if len(tasks) == 1:
-        task = Task(tasks[0])
-    elif match and (Task.MRI if match[1] == "1" else Task.CBCT).value in tasks:
-        task = Task.MRI if match[1] == "1" else Task.CBCT
-    else:
-        return None
-    folder = Path(output).parent.name
-    region = folder if folder in set(Region) else match[2] if match else None
-    return CaseKey(task, Region(region) if region else None, case_id)

@@ -1,19 +1,47 @@
-"""Which code runs: the image says it, a checkout is asked, an installed package has only its version."""
+"""Which software runs: the code's revision, Python, and the libraries that decide results."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 VARIABLE = "SCTLAB_REVISION"  # set when an image is built
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "SimpleITK",
+    "segmentation-models-pytorch",
+    "timm",
+    "onnxruntime",
+    "openvino",
+    "lightning-fabric",
+    "safetensors",
+)
+
+
+@cache
+def describe_software() -> dict[str, Any]:
+    """`revision`, `python`, and `versions` of the libraries that are installed."""
+    versions = {}
+    for library in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[library] = metadata.version(library)
+    return {"revision": code_revision(), "python": platform.python_version(), "versions": versions}
 
 
 @cache
 def code_revision() -> str:
-    """The git commit, with `-modified` where tracked files differ; `version X` without one."""
+    """The git commit, with `-modified` where tracked files differ; `version X` without one.
+
+    An image states it in the environment, a checkout is asked, an installed package has only its version.
+    """
     stated = os.environ.get(VARIABLE, "")
     if stated and stated != "unknown":
         return stated

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,36 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from sctlab_model.bundle import Bundle, choose_bundle, read_bundle, unseen_folds
-from sctlab_model.cases import Case, ImageSource, Task, files_of
-from sctlab_model.checks import check_mask, check_region, check_source, fit_mask
-from sctlab_model.errors import ImplausibleError, InputError, ProductError, ResourceError
-from sctlab_model.gates import Finding, Policy, check_result, measure_result
-from sctlab_model.intensity import KNOWN_OFFSETS, check_clipped, find_offset
-from sctlab_model.io.paths import split_suffix
+from sctlab_model.case_input import judge, read_case
+from sctlab_model.case_output import header_texts, output_paths, private, record_path
+from sctlab_model.cases import Case, Task
+from sctlab_model.errors import ImplausibleError, InputError, ResourceError
+from sctlab_model.gates import Policy, check_result, measure_result
+from sctlab_model.io.hashing import file_sha256
 from sctlab_model.io.reading import read_header
 from sctlab_model.io.writing import write_volume
 from sctlab_model.predictions import (
-    RECORD_SUFFIX,
     BundleUse,
     CaseResult,
     ResultRecord,
-    file_sha256,
-    software,
-    without_paths,
+    Software,
 )
-from sctlab_model.volume import AIR_HU, Geometry, Volume
+from sctlab_model.revision import describe_software
+from sctlab_model.volume import AIR_HU, Volume
 
 if TYPE_CHECKING:
     from sctlab_model.backends import Backend, Precision, Runtime
     from sctlab_model.preparation import Prepared
     from sctlab_model.recipe import Recipe
-
-DETACHED = (".mhd", ".nhdr")
-SPREAD_FOLDER = "uncertainty"
-NETWORK_BYTES = 700_000_000  # PyTorch, one fold's activations on a CPU
 
 
 @dataclass
@@ -212,7 +203,7 @@ class Synthesiser:
                 prediction.hu, prepared.mask, prediction.spread_hu, upper_hu=recipe.target_range_hu[1]
             )
             findings = check_result(result.measured, case.region, validation)
-            _judge(findings, self.policy, case, result, ImplausibleError)
+            judge(findings, self.policy, case, result, ImplausibleError)
         loaded.prepared = prepared = prepared.without_source()  # its memory is wanted for the way back
         with _timed(result, "restore"), _memory(case):
             from sctlab_model.preparation import restore
@@ -221,7 +212,7 @@ class Synthesiser:
             spread = None
             if self.spread and prediction.spread_hu is not None:
                 spread = restore(prediction.spread_hu, prepared, recipe, outside=0)
-        result.software = software(self.device)
+        result.software = Software(**describe_software(), device=self.device)
         return Synthesis(volume, spread, result)
 
     def finish(
@@ -249,7 +240,7 @@ class Synthesiser:
         with _timed(result, "write"):
             where, spread_where = output_paths(case, output)
             result.output = case.output_name
-            metadata = _header(result, use)
+            metadata = header_texts(result, use)
             if synthesis.spread is not None:
                 write_volume(synthesis.spread, spread_where, metadata=metadata)
             write_volume(synthesis.volume, where, metadata=metadata)
@@ -270,149 +261,6 @@ class Synthesiser:
     ) -> CaseResult:
         """The whole story of one case: `load`, then `finish`."""
         return self.finish(self.load(case), output, record=record, progress=progress)
-
-
-def output_paths(case: Case, output: Path) -> tuple[Path, Path]:
-    """Where a case's sCT is written, and the ensemble's spread."""
-    name = Path(case.output_name)
-    return output / name, output / SPREAD_FOLDER / (name.name if "images" in name.parts else name)
-
-
-def record_path(case: Case, output: Path) -> Path:
-    """Where a case's record is written."""
-    path = output / case.output_name
-    return path.with_name(split_suffix(path)[0] + RECORD_SUFFIX)
-
-
-def private(result: CaseResult, case: Case) -> CaseResult:
-    """A result whose texts hold no folder of this machine."""
-    folders = tuple({p for f in case.input_files for p in (f.parent, f.resolve().parent)})
-    return result.model_copy(
-        update={
-            "warnings": [without_paths(w, folders) for w in result.warnings],
-            "error": without_paths(result.error, folders),
-        }
-    )
-
-
-def read_case(case: Case, result: CaseResult, recipe: Recipe, policy: Policy) -> tuple[Volume, Volume]:
-    """The source and its body mask on one grid; what is strange about them goes into `result.warnings`.
-
-    Raises:
-        InputError: Images that can't be used, or values that no CBCT has.
-        ResourceError: Less memory than the case will take.
-    """
-    source = case.read_source(lambda grid: working_bytes(grid, recipe))
-    result.input_sha256["source"] = _digest(case.source, source)
-    result.warnings += source.notes
-    source = _corrected(source, case, result, policy)
-    strange = check_source(source, case.task)
-    _judge(strange, policy, case, result, InputError)
-    given_mask = case.read_mask()
-    fitted: Volume | None = None
-    if given_mask is not None:
-        assert case.mask is not None
-        result.input_sha256["mask"] = _digest(case.mask, given_mask)
-        result.warnings += given_mask.notes
-        fitted, notes = fit_mask(given_mask, source)
-        result.warnings += notes
-    if fitted is None:
-        from sctlab_model.body import body_mask
-
-        result.warnings.append("no body mask was given: one was computed from the image")
-        fitted = body_mask(_in_hu(source, case.task), case.task)
-    elif not strange:  # or the body in the image isn't found, and the mask is blamed for it
-        result.warnings += check_mask(fitted, source, case.task)
-    findings = check_region(fitted, case.region)
-    if case.task is Task.MRI:
-        findings += check_clipped(source, fitted.array)
-    _judge(findings, policy, case, result, InputError)
-    return source, fitted
-
-
-def working_bytes(grid: Geometry, recipe: Recipe) -> int:
-    """Memory that preparing, predicting and restoring take at their peak, for a source on `grid`.
-
-    On the source's grid: mask, checks and the restored values (float32, then int16). On the recipe's grid: the image and
-    its normalised copy, the mean and the spread.
-    """
-    from sctlab_model.preparation import oriented_geometry, upright_grid
-
-    upright = upright_grid(oriented_geometry(grid), recipe)
-    voxels = [float(np.prod(g.size_xyz, dtype=np.float64)) for g in (grid, upright)]
-    return int(12 * voxels[0] + 20 * voxels[1]) + NETWORK_BYTES
-
-
-def _in_hu(source: Volume, task: Task) -> Volume:
-    """A CBCT without the offset that it seems to have, for finding the body in it."""
-    offset = find_offset(source).value if task is Task.CBCT else 0.0
-    return source.with_array(source.array.astype(np.float32) - np.float32(offset)) if offset else source
-
-
-def _corrected(source: Volume, case: Case, result: CaseResult, policy: Policy) -> Volume:
-    """A CBCT without its offset, where that was asked for."""
-    if policy.correct_offset is None or case.task is not Task.CBCT:
-        return source
-    value = policy.correct_offset
-    if value == "auto":
-        offset = find_offset(source)
-        if offset.value == 0:
-            return source
-        if offset.value not in KNOWN_OFFSETS:
-            raise InputError(
-                source.name or case.id,
-                found=f"values that look like HU plus about {offset.value:g}",
-                expected="an offset that exports are known to add",
-                advice="give the number: --correct-offset VALUE",
-            )
-        value = offset.value
-    result.warnings.append(f"{value:g} was subtracted from the image, as --correct-offset asked")
-    return source.with_array(source.array.astype(np.float32) - np.float32(value))
-
-
-def _judge(findings: list[Finding], policy: Policy, case: Case, result: CaseResult, error: type[ProductError]) -> None:
-    """Findings become warnings, or the first refused one an error."""
-    for finding in findings:
-        if policy.refuses(finding):
-            raise error(
-                case.id,
-                found=finding.text,
-                advice=""
-                if finding.level == "impossible"
-                else "--accept-implausible writes it all the same"
-                + (" (docs/gates.md)" if error is ImplausibleError else ""),
-            )
-        if finding.level != "warn" and policy.accept:
-            result.implausible.append(finding.text)
-        result.warnings.append(finding.text)
-
-
-def _digest(source: Path | Volume | ImageSource, volume: Volume) -> str:
-    """SHA-256 of a source's one file; of its files' hashes; with its voxels where they lie in no file or in another."""
-    files = files_of(source)
-    if len(files) == 1 and split_suffix(files[0])[1] not in DETACHED:
-        return file_sha256(files[0])
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(file_sha256(path).encode())
-    if len(files) < 2:
-        digest.update(np.ascontiguousarray(volume.array).data)
-    return digest.hexdigest()
-
-
-def _header(result: CaseResult, use: BundleUse) -> dict[str, str]:
-    """What the sCT's own header says: short keys, ASCII, nothing of the patient."""
-    implausible = {"sCT_Implausible": "accepted by the user"} if result.implausible else {}
-    demonstration = {"sCT_Demonstration": "demonstration weights, not for clinical use"} if use.demonstration else {}
-    texts = {
-        "sCT_Software": f"sctlab {result.software.revision}",
-        "sCT_Weights": use.id,
-        "sCT_Folds": " ".join(map(str, result.folds)),
-        "sCT_SourceSHA256": result.input_sha256.get("source", ""),
-        **demonstration,
-        **implausible,
-    }
-    return {key: text.encode("ascii", "replace").decode()[:200] for key, text in texts.items()}
 
 
 @contextmanager

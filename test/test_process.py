@@ -560,7 +560,7 @@ def test_an_internal_error_is_one_line(case: Workplace, monkeypatch: pytest.Monk
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("sctlab_model.synthesiser.check_source", broken)
+    monkeypatch.setattr("sctlab_model.case_input.check_source", broken)
     case.refused("internal error: ZeroDivisionError: a bug", "--debug", code=4)
     code, text = case.run("--debug")
     assert code == 4

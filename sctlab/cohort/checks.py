@@ -12,10 +12,11 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel, Field
 
-from sctlab.cohort.pairs import Pair, file_digest
+from sctlab.cohort.pairs import Pair
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError
+from sctlab_model.io.hashing import file_sha256
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.records import Record
 
@@ -91,7 +92,7 @@ def check_pair(pair: Pair) -> Pair:
             found=f"its body and the source's overlap with a Dice of {overlap:.2f}",
             expected=f"at least {MINIMUM_BODY_OVERLAP}",
         )
-    digests = [file_digest(path) for path in pair.files]
+    digests = [file_sha256(path) for path in pair.files]
     digest = hashlib.sha256("".join(digests).encode()).hexdigest()
     return replace(pair, digest=digest, images=(*pair.images, *digests[:2]))
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from sctlab.registration.records import PairRecord, QualityRecord, Verdict
-from sctlab_model.cases import Case, CaseKey, Region, Selection, Task, find_cases, find_cohort, find_image, is_cohort
-from sctlab_model.cases import read_json as _read_json
+from sctlab_model.cases import (
+    Case,
+    CaseKey,
+    Region,
+    Selection,
+    Task,
+    find_cases,
+    find_cohort,
+    find_image,
+    is_cohort,
+    read_json,
+)
 from sctlab_model.errors import InputError
 
 Target = Literal["ct", "truth"]
@@ -158,11 +167,5 @@ def patient_of(folder: Path, case_id: str) -> str:
     return str(registered or truth.get("patient") or simulated_from or case_id)
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def _read_if_there(path: Path) -> dict[str, Any]:
-    return _read_json(path) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}

@@ -84,8 +84,8 @@ def pack(
     for group in bundle.groups:
         for packed in group.folds:
             error = packed.metrics.get("mae_hu")
-            told = f", validation MAE {error:.1f} HU" if isinstance(error, float) else ""
-            console.print(f"{', '.join(group.regions)}: {packed.weights.file}{told}", soft_wrap=True)
+            figure = f", validation MAE {error:.1f} HU" if isinstance(error, float) else ""
+            console.print(f"{', '.join(group.regions)}: {packed.weights.file}{figure}", soft_wrap=True)
         planned = bundle.provenance.get("plan", {}).get("data", {}).get("folds", 0)
         if len(group.folds) < planned:
             console.print(

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sctlab_model.case_output import SPREAD_FOLDER
 from sctlab_model.cases import Case, Region, Task
 from sctlab_model.errors import InputError, ResourceError
 from sctlab_model.io.atomic import writing_error
 from sctlab_model.io.paths import SUFFIXES, split_suffix
-from sctlab_model.synthesiser import SPREAD_FOLDER
 
 PREFIX = "sct_"
 # Files named for what they are instead of their case: the case is the folder's name (SynthRAD's layout).

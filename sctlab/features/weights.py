@@ -11,9 +11,10 @@ from pathlib import Path
 from pydantic import Field
 from torch import Tensor
 
-from sctlab.weights.download import fetch_url, hub_url, sha256_of
+from sctlab.weights.download import fetch_url, hub_url
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.atomic import atomic_path
+from sctlab_model.io.hashing import file_sha256
 from sctlab_model.monitor import Monitor
 from sctlab_model.records import Record
 
@@ -80,10 +81,10 @@ def need_weights(name: str, source: Source) -> Path:
         )
     record = path.with_suffix(".json")
     expected = FetchRecord.read(record).sha256 if record.is_file() else source.sha256
-    if expected is not None and sha256_of(path) != expected:
+    if expected is not None and file_sha256(path) != expected:
         raise WeightsError(
             path,
-            found=f"SHA-256 {sha256_of(path)}",
+            found=f"SHA-256 {file_sha256(path)}",
             expected=expected,
             advice="the file was altered or is another one: download it again",
         )
@@ -131,10 +132,10 @@ def download(
     expected = (sha256 or (before.sha256 if before else None) or pinned or "").lower()
     if expected and not re.fullmatch(r"[0-9a-f]{64}", expected):
         raise InputError(name, found=f"SHA-256 '{expected}'", expected="64 hexadecimal digits")
-    if expected and path.is_file() and sha256_of(path) == expected:
+    if expected and path.is_file() and file_sha256(path) == expected:
         return path
     fetched = _fetch(source, revision, path.with_name(f"{path.name}.{revision[:8]}"))
-    digest = sha256_of(fetched)
+    digest = file_sha256(fetched)
     if expected and digest != expected:
         fetched.unlink()
         raise WeightsError(

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from sctlab.cohort.pairs import file_digest
 from sctlab.registration.assess import assess
 from sctlab.registration.judge.signals import UNKNOWN_MM
 from sctlab.registration.methods import MethodResult, register_back, register_pair, result_key
@@ -25,6 +24,7 @@ from sctlab.transforms.field import displacement_field
 from sctlab.transforms.itk_files import write_displacement, write_itk
 from sctlab_model.errors import InputError, ProductError
 from sctlab_model.io.atomic import replace_folder
+from sctlab_model.io.hashing import file_sha256
 from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Volume, resample
 
@@ -250,7 +250,7 @@ def _origin(files: PairFiles) -> dict[str, Any]:
     """The patient, and SHA-256 of the images as they were delivered: cases that share one are one patient."""
     return {
         "patient": files.patient or files.id,
-        "inputs": {"source": file_digest(files.source), "ct": file_digest(files.ct)},
+        "inputs": {"source": file_sha256(files.source), "ct": file_sha256(files.ct)},
     }
 
 

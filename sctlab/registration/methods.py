@@ -9,13 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sctlab.cohort.pairs import file_digest
 from sctlab.registration.elastix.register import BONE_HU, register_elastix
 from sctlab.registration.pairs import Pair, PairFiles, exchanged
 from sctlab.registration.settings import Method, RegistrationSettings
 from sctlab.transforms.data import Transform
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
+from sctlab_model.io.hashing import file_sha256
 from sctlab_model.volume import Volume
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def result_key(settings: RegistrationSettings, files: PairFiles) -> str:
     networks = sorted({t.extractor for p in presets for t in p.features if _is_file(t.extractor)})
     for role, path in (*files.inputs().items(), *(("extractor", Path(name)) for name in networks)):
         try:
-            content = file_digest(path)
+            content = file_sha256(path)
         except OSError as error:
             raise InputError(
                 path, found=f"can't be read ({error.strerror or error})", expected="a readable file"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-YOUNG_S = 60.0  # a folder may not have its lock yet
+LOCKING_S = 60.0  # a folder may not have its lock yet
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def remove_stale(parent: Path, prefix: str) -> None:
         return
     for folder in [p for p in parent.iterdir() if p.name.startswith(prefix)]:
         with suppress(OSError):
-            if time.time() - folder.stat().st_mtime < YOUNG_S:
+            if time.time() - folder.stat().st_mtime < LOCKING_S:
                 continue
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

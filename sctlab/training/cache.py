@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sctlab.cohort.pairs import Pair, file_digest
+from sctlab.cohort.pairs import Pair
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import atomic_folder, write_json
+from sctlab_model.io.hashing import file_sha256
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.preparation import Prepared, cut, orient, prepare, prepare_target
 from sctlab_model.recipe import Recipe
@@ -114,7 +115,7 @@ def cache_key(pair: Pair, recipe: Recipe, fractions: bool = False) -> str:
                 expected="what its voxels are made of, because data.contrast is set",
                 advice="simulate the cohort with --fractions",
             )
-        content.append(file_digest(pair.fractions))
+        content.append(file_sha256(pair.fractions))
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 

@@ -14,7 +14,6 @@ from sctlab.features.checkpoints import Inert, read_pickled
 from sctlab.training.card import model_card
 from sctlab.training.pack import INTENDED_USE
 from sctlab.training.plan import load_plan
-from sctlab.training.provenance import versions
 from sctlab_model.bundle import (
     MANIFEST,
     Bundle,
@@ -32,6 +31,7 @@ from sctlab_model.io.atomic import write_text
 from sctlab_model.network import build_network
 from sctlab_model.network.base import SynthesisNetwork
 from sctlab_model.recipe import Recipe
+from sctlab_model.revision import describe_software
 
 PARTS = ("encoder", "decoder", "segmentation_head")  # of segmentation_models_pytorch
 
@@ -230,7 +230,7 @@ def pack_konfai(
             "imported_from": [*imported, *sources],
             "note": "Training and validation cases aren't recorded in these checkpoints: predictions of cases of the "
             "published training set can't be told apart and say nothing about quality.",
-            **versions(),
+            **describe_software(),
         },
     )
     write_bundle(bundle, out)
@@ -265,8 +265,8 @@ def _other_groups(
                 expected=f"regions beside {','.join(group.regions)}, which the bundle holds, or all of these",
             )
     before = [r for g in bundle.groups for r in g.regions]  # of records that name no regions
-    told = [s for s in bundle.provenance["imported_from"] if not set(s.get("regions", before)) <= set(served)]
-    return kept, told
+    sources = [s for s in bundle.provenance["imported_from"] if not set(s.get("regions", before)) <= set(served)]
+    return kept, sources
 
 
 def _keys(state: Any) -> str:

@@ -13,7 +13,6 @@ from sctlab.cohort.load import CohortRecord
 from sctlab.training.card import model_card
 from sctlab.training.checkpoint import load_checkpoint, part
 from sctlab.training.plan import Stage
-from sctlab.training.provenance import versions
 from sctlab.training.run import Run
 from sctlab.training.trainer import EXTRACTORS
 from sctlab.training.validation import average
@@ -22,6 +21,7 @@ from sctlab_model.cases import Region, read_json
 from sctlab_model.errors import InputError
 from sctlab_model.gates import ResultStatistics, ValidationStatistics
 from sctlab_model.io.atomic import write_text
+from sctlab_model.revision import describe_software
 
 INTENDED_USE = "Research on synthetic CT. Not a medical device; not for clinical use."
 DEMONSTRATION_USE = (
@@ -87,7 +87,7 @@ def pack_runs(
         )
         for stage in plan.final_stages
     ]
-    made_with = [n.values.get("made_with") or versions() for n in found]
+    made_with = [n.values.get("made_with") or describe_software() for n in found]
     sources = [
         {"fold": n.fold, "stage": n.stage.name, "run": n.run.folder.name, "revision": made["revision"]}
         for n, made in zip(found, made_with, strict=True)
@@ -116,7 +116,7 @@ def pack_runs(
             "plan": plan.model_dump(mode="json", exclude={"recipe"}),
             "networks": sources,
             "extractors": read_json(record) if record.is_file() else [],
-            "packed_by": versions()["revision"],
+            "packed_by": describe_software()["revision"],
             **made_with[0],
         },
     )

@@ -28,11 +28,11 @@ from sctlab.training.dataset import PatchDataset, batches
 from sctlab.training.job import Progress, StageJob
 from sctlab.training.objectives import build_objective
 from sctlab.training.objectives.base import GENERATOR
-from sctlab.training.provenance import versions
 from sctlab.training.schedule import learning_rate
 from sctlab.training.validation import Scores, UnpairedReference, validate
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_json
+from sctlab_model.revision import describe_software
 
 EXTRACTORS = "extractors.json"  # what the objective's extractors are and how they normalise
 
@@ -186,7 +186,7 @@ class Trainer:
                 **(extra or {}),
                 "cohort": self.job.cohort_digest,
                 "scaler": self.fabric.strategy.precision.state_dict(),
-                "made_with": versions(),
+                "made_with": describe_software(),
             }
             save_checkpoint(self.job.folder, name, tensors, values)
         self.fabric.barrier()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import urllib.error
@@ -24,12 +23,6 @@ def hub_url(repository: str, revision: str, file: str, endpoint: str | None = No
     """Where a file of the Hugging Face hub, or of a mirror of it, lies; `HF_ENDPOINT` names a mirror too."""
     root = (endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
     return f"{root}/{repository}/resolve/{quote(revision, safe='')}/{quote(file)}"
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def fetch_url(url: str, path: Path, *, progress: Callable[[int, int], None] | None = None) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from sctlab.weights.download import ENDPOINT, TIMEOUT_S, fetch_url, hub_url, sha256_of
+from sctlab.weights.download import ENDPOINT, TIMEOUT_S, fetch_url, hub_url
 from sctlab.weights.registry import PublishedFile, PublishedWeights
 from sctlab_model.bundle import (
     MANIFEST,
@@ -24,6 +24,7 @@ from sctlab_model.bundle import (
 )
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.atomic import atomic_folder, write_text
+from sctlab_model.io.hashing import file_sha256
 from sctlab_model.monitor import Monitor
 from sctlab_model.records import Record
 
@@ -138,7 +139,7 @@ def _one(
             )
     size, digest = path.stat().st_size, ""
     if file.bytes in (None, size):
-        digest = sha256_of(path)
+        digest = file_sha256(path)
     if (expected and digest != expected) or not digest:
         if local is None:
             path.unlink()

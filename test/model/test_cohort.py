@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sctlab_model.case_output import check_writable, prepare_output
 from sctlab_model.cases import CaseKey, Region, Selection, Task, find_cases
-from sctlab_model.cohort import PredictionSettings, check_writable, predict_cohort, prepare_output
+from sctlab_model.cohort import PredictionSettings, predict_cohort
 from sctlab_model.errors import ExitCode, InputError, ResourceError
 from sctlab_model.io.writing import write_volume
 from sctlab_model.monitor import Monitor
@@ -152,7 +153,7 @@ def test_sigterm_keeps_the_record(tmp_path: Path, put, weights: Path) -> None:
         stdout=subprocess.PIPE,
     )
     deadline = time.monotonic() + 120
-    while not list(out.glob("AB/*.mha")) and time.monotonic() < deadline:
+    while not _done(out) and time.monotonic() < deadline:  # an image is in place a moment before the record knows it
         time.sleep(0.05)
     os.kill(run.pid, signal.SIGTERM)
     _, errors = run.communicate(timeout=60)
@@ -161,3 +162,8 @@ def test_sigterm_keeps_the_record(tmp_path: Path, put, weights: Path) -> None:
     assert 0 < len(record.cases) < 40
     assert {r.state for r in record.cases.values()} == {"done"}  # claims were taken back
     assert not [p for p in out.rglob(".*")]
+
+
+def _done(out: Path) -> bool:
+    record = read_predictions(out)
+    return record is not None and any(r.state == "done" for r in record.cases.values())

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from sctlab_model.case_output import without_paths
 from sctlab_model.cases import CaseKey, Region, Task
 from sctlab_model.errors import InputError
+from sctlab_model.prediction_merging import merge_predictions
 from sctlab_model.predictions import (
     CaseResult,
     PredictionRecord,
-    merge_predictions,
     read_predictions,
-    without_paths,
 )
 
 

@@ -374,7 +374,8 @@ def test_the_product_s_own_report_of_predictions_is_understood(root: Path) -> No
     """`predictions.json` as predicting writes it: a real bundle, results of cases by their keys."""
     from sctlab.evaluation.provenance import read_prediction_provenance
     from sctlab_model.cases import Case, Region, Task
-    from sctlab_model.predictions import CaseResult, merge_predictions
+    from sctlab_model.prediction_merging import merge_predictions
+    from sctlab_model.predictions import CaseResult
     from sctlab_model.synthesiser import Synthesiser
 
     use = Synthesiser(device="cpu").bundle_use(Task.MRI)

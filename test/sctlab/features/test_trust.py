@@ -83,7 +83,7 @@ def test_what_was_downloaded_is_trusted_as_long_as_it_is_the_same(torchscript_fi
     path.write_bytes(torchscript_file.read_bytes())
     with pytest.raises(InputError, match="nobody vouches"):
         load_torchscript(path)
-    record = FetchRecord(repository="a/b", file="c.pt", revision="a" * 40, sha256=weights.sha256_of(path))
+    record = FetchRecord(repository="a/b", file="c.pt", revision="a" * 40, sha256=weights.file_sha256(path))
     record.write(path.with_suffix(".json"))
     load_torchscript(path)
     path.write_bytes(path.read_bytes() + b"x")

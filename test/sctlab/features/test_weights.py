@@ -54,7 +54,7 @@ def test_every_pin_is_complete_or_absent() -> None:
 
 
 def test_a_checked_file_is_kept(hub: Path, cache: Path) -> None:
-    path = fetch("sam2.1-small", revision=REVISION, sha256=weights.sha256_of(hub))
+    path = fetch("sam2.1-small", revision=REVISION, sha256=weights.file_sha256(hub))
     assert path == cache / "sam2.1-small.safetensors"
     assert path.read_bytes() == hub.read_bytes()
 
@@ -78,9 +78,9 @@ def test_without_a_verified_hash_the_first_download_records_it_and_says_so(hub: 
 
     path = fetch("sam2.1-small", revision=REVISION, monitor=Listening())
     (line,) = lines
-    assert weights.sha256_of(hub) in line
+    assert weights.file_sha256(hub) in line
     record = weights.FetchRecord.read(cache / "sam2.1-small.json")
-    assert (record.revision, record.sha256, record.first_seen) == (REVISION, weights.sha256_of(hub), True)
+    assert (record.revision, record.sha256, record.first_seen) == (REVISION, weights.file_sha256(hub), True)
     assert fetch("sam2.1-small") == path  # the record knows revision and hash now
     save_file({"x": torch.ones(3)}, hub)
     path.unlink()

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from sctlab.cohort.pairs import file_digest
 from sctlab.registration import case as case_module
 from sctlab.registration.case import (
     FAILURE,
@@ -32,6 +31,7 @@ from sctlab.transforms.itk_files import write_itk
 from sctlab_model.cases import Region, Task, find_cohort, read_json
 from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.io.atomic import write_json
+from sctlab_model.io.hashing import file_sha256
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Volume
@@ -149,7 +149,7 @@ def test_a_case_simulated_from_a_ct_keeps_its_patient(tmp_path, files, truth_as_
     register_case(files, RegistrationSettings(), out)
     described = read_json(out / PAIR)
     assert described["patient"] == "data/CT1.nii.gz"
-    assert described["inputs"] == {"source": file_digest(files.source), "ct": file_digest(files.ct)}
+    assert described["inputs"] == {"source": file_sha256(files.source), "ct": file_sha256(files.ct)}
     write_json(out / PAIR, described | {"patient": files.id})  # as older versions wrote it
     assert register_case(files, RegistrationSettings(), out).skipped
     assert read_json(out / PAIR) == described

@@ -17,13 +17,13 @@ from sctlab.training.checkpoint import load_checkpoint, part, read_values
 from sctlab.training.cohort import train_cohort
 from sctlab.training.pack import pack_runs, registration_of
 from sctlab.training.plan import write_plan
-from sctlab.training.provenance import versions
 from sctlab.training.run import Run
 from sctlab_model.bundle import load_fold, read_bundle
 from sctlab_model.cases import Region, read_json
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.atomic import write_json
 from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.revision import describe_software
 
 
 @pytest.fixture(scope="module")
@@ -199,9 +199,9 @@ def test_runs_of_other_losses_are_not_one_bundle(run_folder: Path, tmp_path: Pat
 def test_the_manifest_names_the_revision_that_trained(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sctlab.training.pack.versions", lambda: {"revision": "later", "versions": {}})
+    monkeypatch.setattr("sctlab.training.pack.describe_software", lambda: {"revision": "later", "versions": {}})
     told = pack_runs([run_folder], tmp_path / "bundle").provenance
-    trained = versions()["revision"]
+    trained = describe_software()["revision"]
     assert (told["revision"], told["packed_by"]) == (trained, "later")
     assert {n["revision"] for n in told["networks"]} == {trained}
     assert trained != "later"

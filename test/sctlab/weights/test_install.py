@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from sctlab.commands.weights import app
 from sctlab.training.konfai import app_checkpoints, pack_konfai
-from sctlab.weights.download import sha256_of
 from sctlab.weights.install import FirstHashes, install
 from sctlab.weights.registry import Registry, read_registry
 from sctlab_model.bundle import choose_bundle, installed_weights, load_fold, read_bundle
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.io.hashing import file_sha256
 from sctlab_model.monitor import Monitor
 
 RECIPE = """
@@ -66,7 +66,7 @@ def registry(published: Path, tmp_path: Path) -> MakeRegistry:
             {
                 "path": p,
                 "bytes": (published / p).stat().st_size,
-                "sha256": "0" * 64 if wrong else sha256_of(published / p),
+                "sha256": "0" * 64 if wrong else file_sha256(published / p),
             }
             if hashed
             else {"path": p}
@@ -100,7 +100,7 @@ def test_one_command_and_the_name_is_a_value_of_weights(published: Path, registr
     assert bundle.registration.convention == "source_to_ct"
     origin = bundle.provenance["published"]
     assert (origin["repository"], origin["revision"]) == ("them/theirs", "c" * 40)
-    assert origin["files"] == {p: sha256_of(published / p) for p in PATHS}
+    assert origin["files"] == {p: file_sha256(published / p) for p in PATHS}
     wanted = torch.load(published / PATHS[1], weights_only=True)["Model"]["Synthesis"]
     loaded = load_fold(folder, bundle.groups[0].folds[1])
     key = "encoder.conv1.weight"
@@ -163,7 +163,7 @@ def test_unknown_hashes_are_recorded_once_and_hold(published: Path, registry: Ma
     folder = install(entry, revision="d" * 40, origin=str(published), monitor=Listening())
     assert "no hash was known" in lines[0]
     record = FirstHashes.read(home / "long-name.hashes.json")
-    assert record.sha256 == {p: sha256_of(published / p) for p in PATHS}
+    assert record.sha256 == {p: file_sha256(published / p) for p in PATHS}
     (folder / "bundle.json").unlink()
     FirstHashes(revision="d" * 40, sha256={p: "1" * 64 for p in PATHS}).write(home / "long-name.hashes.json")
     with pytest.raises(WeightsError, match="1111"):
