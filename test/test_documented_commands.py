@@ -48,7 +48,8 @@ def documented() -> list[Any]:
             while words and words[0] in ("python", ".venv/bin/python", "docker", "-m"):
                 words.pop(0)
             if not words or (
-                words[0] not in ("sctlab", ".venv/bin/sctlab", *CONVERSION) and "benchmarks/" not in words[0]
+                words[0] not in ("sctlab", ".venv/bin/sctlab", *CONVERSION)
+                and not re.fullmatch(r"benchmarks/\w+\.py", words[0])
             ):
                 continue
             seen.setdefault((page.name, " ".join(words)), words)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sctlab.registration.judge.model import _LAST, CLIP, OFFSET_MM, Calibration, JudgeModel, Linear, transformed
+from sctlab.registration.judge.model import CLIP, LAST, OFFSET_MM, Calibration, JudgeModel, Linear, transformed
 from sctlab.registration.judge.witnesses import witnesses
 
 GROSS_MM, SOUND_MM = 15.0, 8.0  # mean errors between them teach the gross model nothing
@@ -79,7 +79,7 @@ def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Se
     predicted = cross_val_predict(ridge, x[known], target, groups=cases[known], cv=folds)
     ridge.fit(x[known], target)
     missed = target - predicted
-    ends = [*np.percentile(predicted, [25, 50, 75]).tolist(), _LAST]
+    ends = [*np.percentile(predicted, [25, 50, 75]).tolist(), LAST]
     bands, start = [], -np.inf
     for end in ends:
         inside = missed[(predicted > start) & (predicted <= end)]

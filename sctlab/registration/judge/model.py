@@ -98,7 +98,7 @@ class JudgeModel(Record):
         standard = calibration.standard(signals)
         gross, local = (_sigmoid(_value(m, standard)) for m in (calibration.gross, calibration.local))
         log_error = _value(calibration.error, standard)
-        low, high = next((lo, hi) for end, lo, hi in calibration.bands if log_error <= end or end == _LAST)
+        low, high = next((lo, hi) for end, lo, hi in calibration.bands if log_error <= end or end == LAST)
         verdict, reasons = Verdict.TRUSTED, []
         if gross >= calibration.gross_threshold:
             verdict, reasons = Verdict.FAILED, _reasons(calibration.gross, standard, signals)
@@ -115,7 +115,7 @@ class JudgeModel(Record):
         )
 
 
-_LAST = 1e9  # the end of the last band
+LAST = 1e9  # the end of the last band
 
 
 @lru_cache
