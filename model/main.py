@@ -62,8 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from sctlab_model.case_output import check_writable
     from sctlab_model.cases import Selection, find_cases, layout_of
-    from sctlab_model.cohort import check_writable
 
     settings = _settings(options)
     if options.serve:

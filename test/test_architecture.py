@@ -20,6 +20,7 @@ ENGINE_MAY_USE = (
     "sctlab.transforms.field",
     "sctlab_model.device",
     "sctlab_model.errors",
+    "sctlab_model.resampling",
     "sctlab_model.settings",
     "sctlab_model.volume",
 )
