@@ -2,7 +2,8 @@
 
     python benchmarks/simulate.py [--repeats 2] > benchmarks/simulate.csv
 
-The target: 192x160x48 voxels, MR within 15 s, CBCT within 60 s, each below 4 GB, on two cores.
+The target: 192x160x48 voxels, MR within 15 s, CBCT within 60 s, each below 4 GB, on two cores. `kept` goes by
+CPU seconds of all threads together: what an idle machine takes at most, whatever else this one does meanwhile.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def case(task: str, region: str, seed: int) -> dict[str, object]:
         "cpu_s": round(cpu, 1),
         "peak_mb": round(peak),
         "limit_s": LIMITS[task],
-        "kept": simulate_s <= LIMITS[task] and peak < 4000,
+        "kept": cpu <= LIMITS[task] and peak < 4000,
     }
 
 
