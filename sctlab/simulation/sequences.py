@@ -13,6 +13,7 @@ from sctlab_model.cases import Region
 FAT_PPM = np.array([-3.80, -3.40, -2.60, -1.94, -0.39, 0.60])
 FAT_SHARE = np.array([0.087, 0.693, 0.128, 0.004, 0.039, 0.048])
 MHZ_PER_TESLA = 42.577
+SINGLE_SHOT_TR_MS = 1e5
 
 
 class Kind(StrEnum):
@@ -59,6 +60,11 @@ class Sequence:
     agent_mm: float = 0.0
 
     @property
+    def single_shot(self) -> bool:
+        """Whether one echo train fills k-space: no repetition."""
+        return self.kind == Kind.TSE and self.tr_ms >= SINGLE_SHOT_TR_MS
+
+    @property
     def fat_phase(self) -> complex:
         """Fat's transverse magnetisation relative to water's at the echo: spin echoes refocus its precession."""
         if self.output in (Output.IN_PHASE, Output.WATER, Output.FAT):
@@ -88,7 +94,7 @@ class Sequence:
             return cls(kind, field, tr, tr / 2, float(rng.uniform(45, 70)))
         if kind == Kind.TSE:
             single_shot = rng.random() < 0.3
-            tr = 1e5 if single_shot else float(rng.uniform(2500, 6000))
+            tr = SINGLE_SHOT_TR_MS if single_shot else float(rng.uniform(2500, 6000))
             return cls(kind, field, tr, float(rng.uniform(60, 120)), 90.0, fat_left=_fat_left(rng, 0.3))
         if kind == Kind.FLAIR:
             tr = float(rng.uniform(6000, 11000))

@@ -97,3 +97,22 @@ def test_a_vendors_mask_zeroes_the_outside_and_correction_undoes_the_shading():
     assert masked[disc(15) > 0].min() > 50
     shaded = [image(replace(CLEAN, bias=0.5, corrected=c))[disc(15) > 0].std() for c in (0.0, 1.0)]
     assert shaded[0] > 10 * shaded[1]
+
+
+def test_decay_along_a_single_shot_train_blurs_along_the_phase_encoding_alone():
+    sharp = image(CLEAN)
+    for axis in (1, 2):
+        soft = image(replace(CLEAN, train_decay=2.5, phase_axis=axis))
+        steps = [np.abs(np.diff(i, axis=a)).max() for a in (1, 2) for i in (sharp, soft)]
+        kept = [steps[1] / steps[0], steps[3] / steps[2]]
+        assert kept[axis - 1] < 0.8
+        assert abs(soft[disc(8) > 0].mean() / sharp[disc(8) > 0].mean() - 1) < 0.05  # large things keep their signal
+        assert kept[axis - 1] < kept[2 - axis] - 0.1
+
+
+def test_only_single_shot_protocols_decay():
+    rng = np.random.default_rng(0)
+    protocols = [Sequence.sample_kind(Kind.TSE, rng) for _ in range(40)]
+    decays = [Acquisition.sample(p, rng).train_decay for p in protocols]
+    assert all((d > 0) == p.single_shot for d, p in zip(decays, protocols, strict=True))
+    assert any(d > 0 for d in decays)
