@@ -59,8 +59,8 @@ def heed_quota() -> None:
 
     A machine that gets busy later, or a user who asks for more threads than are free, is met by threads that sleep while
     they wait: OpenMP's spin, at the end of every parallel loop, until the other thread gets its turn. Two threads on two
-    processors that 18 processes share (`OMP_NUM_THREADS=2`): a registration of 6 s (one thread: 5.9 s) took more than 60 s
-    spinning.
+    processors that 18 processes share (`OMP_NUM_THREADS=2`): a registration of 6.1 s (one thread: 5.9 s) had not
+    ended after some 45 s of spinning, when it was stopped; one run each.
     """
     os.environ.setdefault(WAIT_VARIABLE, WAIT_POLICY)
     if all(name in os.environ for name in THREAD_VARIABLES):
