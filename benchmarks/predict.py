@@ -116,6 +116,8 @@ def child(options: argparse.Namespace) -> None:
     if code:
         sys.exit(code)
     report = json.loads(options.report.read_text())
+    (case,) = report["cases"].values()
+    report["device"], report["versions"] = case["software"]["device"], case["software"]["versions"]
     report["cold_start_seconds"] = first_call[0]
     report["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     if "cuda" in report["device"]:
@@ -203,7 +205,7 @@ def main() -> None:
 
 def summarise(runs: list[dict], options: argparse.Namespace, plain: float | None) -> dict:
     """Medians over the repeats."""
-    cases = [run["cases"][0] for run in runs]
+    cases = [next(iter(run["cases"].values())) for run in runs]
     seconds = {k: float(np.median([c["seconds"].get(k, 0.0) for c in cases])) for k in cases[0]["seconds"]}
     # What a run costs beyond reading and network: waiting for weights is start-up, reported as cold start.
     steps = ("read", "prepare", "predict", "restore", "write")

@@ -1,0 +1,113 @@
+"""Wall time until bad input is refused, and until the network is first called.
+
+    python benchmarks/startup.py --out benchmarks/startup.json           # half a minute
+
+Every refusal is a run of `process.py` from start to end, the best and the worst of `--repeats`; the time to the first
+network call is that of `benchmarks/predict.py`. The machine's load stands beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "test" / "cases" / "mri"
+
+
+def no_input(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def empty_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def cut_image(folder: Path) -> None:
+    path = image(folder)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def no_image(folder: Path) -> None:
+    path = image(folder)
+    path.write_bytes(b"this is not an image\n" * 100)
+
+
+def empty_file(folder: Path) -> None:
+    image(folder).write_bytes(b"")
+
+
+def image(folder: Path) -> Path:
+    """The source of the case, not its mask."""
+    return next(
+        p for p in sorted(folder.rglob("*.mha")) if "mask" not in str(p).lower() and "body" not in str(p).lower()
+    )
+
+
+def spent() -> float:
+    """Processor seconds of the processes that were waited for: what wall time would be on an idle machine."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+CASES: tuple[Callable[[Path], None], ...] = (no_input, empty_folder, empty_file, no_image, cut_image)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    refused: dict[str, dict] = {}
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for spoil in CASES:
+            seconds, processor = [], []
+            for k in range(options.repeats):
+                folder = root / f"{spoil.__name__}{k}"
+                shutil.copytree(SAMPLE, folder)
+                spoil(folder)
+                command = [sys.executable, ROOT / "process.py", "--input", folder, "--output", root / "out"]
+                start, before = time.perf_counter(), spent()
+                done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+                seconds.append(time.perf_counter() - start)
+                processor.append(spent() - before)
+            message = (done.stderr.strip().splitlines() or [""])[-1].replace(f"{root}/", "")
+            refused[spoil.__name__] = {
+                "exit_code": done.returncode,
+                "best_seconds": round(min(seconds), 2),
+                "worst_seconds": round(max(seconds), 2),
+                "processor_seconds": round(min(processor), 2),
+                "message": message[:160],
+            }
+            print(spoil.__name__, refused[spoil.__name__], flush=True)
+        report = root / "predict.json"
+        command = [sys.executable, ROOT / "benchmarks" / "predict.py", "--out", report]
+        done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        cold = json.loads(report.read_text())["cold_start_seconds"]
+    result = {
+        "command": "python benchmarks/startup.py " + " ".join(sys.argv[1:]),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "refused": refused,
+        "first_network_call_seconds": cold,
+    }
+    print(cold)
+    if options.out is not None:
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
