@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sctlab.study.cells import StudyFiles
 from sctlab.study.plan import PairsPlan, StudyPlan
-from sctlab.training.provenance import versions
+from sctlab_model.revision import describe_software
 
 
 def methods_paragraph(plan: StudyPlan, files: StudyFiles, cases: int) -> str:
@@ -37,7 +37,7 @@ def methods_paragraph(plan: StudyPlan, files: StudyFiles, cases: int) -> str:
         "Every prediction was scored against every reference and the truth over one mask, on the source's grid. Displacement: "
         "ITK translation and symmetric-force demons. Intervals: 95 %, percentile bootstrap over cases."
     )
-    made = versions()
+    made = describe_software()
     parts.append("Versions: " + ", ".join(f"{k} {v}" for k, v in made.items() if isinstance(v, str)) + ".")
     return " ".join(parts)
 
