@@ -32,6 +32,7 @@ GAS_AT_MOST = {"AB": (40.0, 70.0), "HN": (45.0, 75.0), "TH": (75.0, 90.0)}
 BONE_AT_MOST = (40.0, 60.0)
 SATURATED_AT_MOST = (2.0, 10.0)
 FAT_AT_LEAST = 0.5
+BONE_AT_LEAST = 0.3  # public abdominal CTs have 2.2 to 3.3, heads more
 LUNG_AT_LEAST = 2.0
 PEAK_WITHIN_HU = (-130.0, 110.0)
 
@@ -259,6 +260,13 @@ def _absolute(measured: ResultStatistics, region: Region | None) -> list[Finding
     )
     bone = measured.bone_share
     limit(bone, BONE_AT_MOST, f"{bone:.1f} % of the body is bone (above {BONE_ABOVE_HU:.0f} HU)", above=True)
+    if bone < BONE_AT_LEAST:
+        findings.append(
+            Finding(
+                f"only {bone:.2f} % of the body has the values of bone (above {BONE_ABOVE_HU:.0f} HU), where CTs have 2 % "
+                "or more: bone is missing"
+            )
+        )
     full = measured.saturated_share
     limit(full, SATURATED_AT_MOST, f"{full:.1f} % of the body is at the upper end of the network's range", above=True)
     if not PEAK_WITHIN_HU[0] <= measured.soft_tissue_peak_hu <= PEAK_WITHIN_HU[1]:

@@ -53,6 +53,12 @@ def test_what_no_patient_has_is_found(change, level: str) -> None:
         assert "refuse" not in found
 
 
+def test_a_body_has_bones() -> None:
+    findings = check_result(measure_result(*body(lambda hu: np.where(hu > 250, 45, hu))), Region.AB)
+    assert [f.level for f in findings] == ["warn"]
+    assert "bone is missing" in findings[0].text
+
+
 def test_a_thorax_has_lungs() -> None:
     assert levels(lambda hu: np.where(hu < -300, 45, hu), Region.TH) == ["warn"]
 
