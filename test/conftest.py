@@ -146,6 +146,15 @@ def soft_tissue(state: dict[str, Any]) -> dict[str, Any]:
 BundleMaker = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def no_bone_is_expected(request: pytest.FixtureRequest) -> None:
+    """The networks that `make_bundle` draws paint no bone, and the output gate would say so of every result."""
+    if "make_bundle" in request.fixturenames:
+        import sctlab_model.gates
+
+        request.getfixturevalue("monkeypatch").setattr(sctlab_model.gates, "BONE_AT_LEAST", -1.0)
+
+
 @pytest.fixture(scope="session")
 def make_bundle(
     tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Recipe, random_network: NetworkMaker
