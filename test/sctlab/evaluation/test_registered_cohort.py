@@ -39,7 +39,10 @@ def test_the_truth_as_a_prediction_is_off_by_the_references_own_error(tmp_path: 
         )
         == ExitCode.OK
     )
-    assert sctlab("register", cohort, registered, "--method", "rigid", "--device", "cpu") == ExitCode.OK
+    # Voxels of 6 mm and a rigid method that leaves the motion: the verdict of a case may be `failed`, which is no matter here.
+    ended = sctlab("register", cohort, registered, "--method", "rigid", "--device", "cpu")
+    assert ended in (ExitCode.OK, ExitCode.SOME_CASES_FAILED)
+    assert not list(registered.rglob("failure.json"))
     pairs = registered / "rigid"
     cases = find_cohort(cohort)
     assert [c.id for c in find_cohort(pairs)] == [c.id for c in cases]
