@@ -88,6 +88,10 @@ def check_cbct(source: Volume) -> list[Finding]:
                 "refuse",
             )
         ]
+    bottom, top = (float(v) for v in np.percentile(_sample(source.array), (0.1, 99.9)))
+    wild = _wild_voxels(source.array, bottom, top)
+    if wild is not None:
+        return [wild]
     contrast = offset.tissue - offset.air
     if offset.air < -500 and not CONTRAST_HU[0] <= contrast <= CONTRAST_HU[1]:
         return [Finding(f"air and soft tissue lie {contrast:.0f} apart, unlike a CBCT in HU (1000): check the rescale")]
@@ -108,14 +112,9 @@ def check_mr(source: Volume) -> list[Finding]:
     bottom, top = map(float, np.percentile(values, (0.1, 99.9)))
     findings = []
     span = max(top - bottom, float(np.finfo(np.float32).tiny))
-    if low < bottom - OUTLIER_RANGES * span or high > top + OUTLIER_RANGES * span:
-        wild = low if low < bottom - OUTLIER_RANGES * span else high
-        count = np.count_nonzero((array < bottom - OUTLIER_RANGES * span) | (array > top + OUTLIER_RANGES * span))
-        findings.append(
-            Finding(
-                f"{count} voxels lie far outside of the rest (such as {wild:g}; nearly all are {bottom:g} to {top:g})"
-            )
-        )
+    wild = _wild_voxels(array, bottom, top)
+    if wild is not None:
+        findings.append(wild)
     elif low < -200 and bottom < -0.15 * span:
         findings.append(
             Finding(f"values run from {low:g} to {high:g}, unlike an MR (not negative): is this a CT or CBCT?")
@@ -125,6 +124,19 @@ def check_mr(source: Volume) -> list[Finding]:
             Finding("the image has at most 256 different values, like an 8-bit copy: use the original, which has more")
         )
     return findings
+
+
+def _wild_voxels(array: np.ndarray, bottom: float, top: float) -> Finding | None:
+    """Voxels several ranges away from nearly all others, which lie between `bottom` and `top`."""
+    reach = OUTLIER_RANGES * max(top - bottom, float(np.finfo(np.float32).tiny))
+    far = (array < bottom - reach) | (array > top + reach)
+    count = int(np.count_nonzero(far))
+    if not count:
+        return None
+    value = float(array[far].flat[0])
+    return Finding(
+        f"{count} voxels lie far outside of the rest (such as {value:g}; nearly all are {bottom:g} to {top:g})"
+    )
 
 
 def check_clipped(source: Volume, mask: np.ndarray) -> list[Finding]:

@@ -38,6 +38,14 @@ def test_hounsfield_units_are_left_alone(cbct: Volume) -> None:
         assert find_offset(cbct.with_array(cbct.array + calibration)).value == 0
 
 
+@pytest.mark.parametrize("value", [32767, -30000])
+def test_a_wild_voxel_of_a_cbct_is_named(cbct: Volume, value: int) -> None:
+    array = cbct.array.astype(np.int16)
+    array[1, 2, 3] = value
+    assert [f.level for f in check_cbct(cbct.with_array(array))] == ["warn"]
+    assert f"1 voxels lie far outside of the rest (such as {value}" in check_cbct(cbct.with_array(array))[0].text
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_real_images(shared_data, name: str) -> None:
     volume = read_volume(shared_data / name)
