@@ -21,8 +21,9 @@ def evaluate(
     reference: Annotated[str, typer.Option(help="File stem of the reference in a case folder; ct, else ct_def.")] = "",
     labels: Annotated[Path | None, typer.Option(help="Folder with organ labels of the predictions, <ID>.*.")] = None,
     segmenter: Annotated[
-        str, typer.Option(help="Where no label file is: none, totalsegmentator, or a TorchScript file.")
-    ] = "none",
+        str,
+        typer.Option(help="Where no label file is: auto (what is here, or none), none, a name, or a TorchScript file."),
+    ] = "auto",
     input_labels: Annotated[Path | None, typer.Option(help="Folder with labels drawn on the inputs, <ID>.*.")] = None,
     target: Annotated[
         int | None, typer.Option(help="Label that rays and plans aim at; default a central ball.")

@@ -21,7 +21,7 @@ from sctlab.evaluation.provenance import (
 from sctlab.evaluation.records import CaseRecord, EvaluationRecord
 from sctlab.evaluation.report import write_report
 from sctlab.evaluation.results import write_results
-from sctlab.evaluation.segmentation import make_segmenter
+from sctlab.evaluation.segmentation import AUTO, NONE, make_segmenter, resolve_segmenter
 from sctlab.evaluation.settings import EvaluationSettings
 from sctlab.workflow.cases import run_cases
 from sctlab_model.cases import Case, find_cohort
@@ -81,7 +81,9 @@ def evaluate_cohort(
 
     predictions, cohort = Path(predictions), Path(cohort)
     settings, monitor = settings or EvaluationSettings(), monitor or Monitor()
-    settings = settings.model_copy(update={"device": str(choose_device(settings.device))})
+    settings = settings.model_copy(
+        update={"device": str(choose_device(settings.device)), "segmenter": used_segmenter(settings)}
+    )
     if settings.dose and settings.dose_cache is None and out is not None:
         settings = settings.model_copy(update={"dose_cache": Path(out) / "dose"})
     _check(settings)
@@ -148,6 +150,13 @@ def choose_cases(cases: Sequence[Case], cohort: Path, settings: EvaluationSettin
     if not chosen:
         raise InputError(cohort, found="no case of this task and region", expected="at least one")
     return chosen
+
+
+def used_segmenter(settings: EvaluationSettings) -> str:
+    """Which segmenter `auto` is: none beside label files, because one evaluation must not mix two kinds of labels unasked."""
+    if settings.segmenter == AUTO and settings.labels is not None:
+        return NONE
+    return resolve_segmenter(settings.segmenter)
 
 
 def _check(settings: EvaluationSettings) -> None:

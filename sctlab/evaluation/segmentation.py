@@ -1,7 +1,9 @@
-"""Organ labels: from files, from TotalSegmentator, or from any TorchScript segmenter, behind one protocol."""
+"""Organ labels: from files, from a registered segmenter, or from any TorchScript file, behind one protocol."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -28,17 +30,62 @@ class Segmenter(Protocol):
         ...
 
 
+Factory = Callable[[str], Segmenter]
+NONE, AUTO = "none", "auto"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered segmenter.
+
+    Args:
+        make: Builds it for a device.
+        ready: Whether `auto` may take it: what it needs is here, and nothing is fetched. None leaves it to those who name it.
+    """
+
+    make: Factory
+    ready: Callable[[], bool] | None = None
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register_segmenter(name: str, *, ready: Callable[[], bool] | None = None) -> Callable[[Factory], Factory]:
+    """Decorator: make a function that builds a segmenter for a device known under `name`; `ready` as in `Entry`.
+
+    The function imports what it needs itself, so that an evaluation without it doesn't.
+    """
+
+    def add(make: Factory) -> Factory:
+        _ENTRIES[name] = Entry(make, ready)
+        return make
+
+    return add
+
+
+def segmenter_names() -> tuple[str, ...]:
+    """The words that `make_segmenter` takes; anything else is the path of a TorchScript file."""
+    return (AUTO, NONE, *_ENTRIES)
+
+
+def resolve_segmenter(text: str) -> str:
+    """What `auto` stands for here: the first registered segmenter that is ready, else `none`. Other words are what they are."""
+    if text != AUTO:
+        return text
+    return next((name for name, entry in _ENTRIES.items() if entry.ready is not None and entry.ready()), NONE)
+
+
 def make_segmenter(text: str, device: str = "cpu") -> Segmenter | None:
-    """A segmenter by name: `none`, `totalsegmentator`, or the path of a TorchScript file.
+    """A segmenter by name (see `segmenter_names`), or of a TorchScript file; None for `none`.
 
     Raises:
-        InputError: TotalSegmentator isn't installed, or the file is no TorchScript.
+        InputError: What it needs isn't installed, or the file is no TorchScript.
     """
-    if text == "none":
+    name = resolve_segmenter(text)
+    if name == NONE:
         return None
-    if text == "totalsegmentator":
-        return TotalSegmentator(device)
-    return TorchScriptSegmenter(text, device)
+    entry = _ENTRIES.get(name)
+    return entry.make(device) if entry is not None else TorchScriptSegmenter(name, device)
 
 
 def read_labels(folder: Path, case: Case) -> Volume | None:
@@ -56,6 +103,7 @@ def read_labels(folder: Path, case: Case) -> Volume | None:
     return None
 
 
+@register_segmenter("totalsegmentator")
 class TotalSegmentator:
     """TotalSegmentator's 3 mm model (`fast`), as the challenge uses it: on the whole sCT, not masked.
 
@@ -117,7 +165,9 @@ class TorchScriptSegmenter:
         path = Path(path)
         if not path.is_file():
             raise InputError(
-                "--segmenter", found=f"no file '{path}'", expected="none, totalsegmentator, or a TorchScript file"
+                "--segmenter",
+                found=f"no file '{path}'",
+                expected=f"{', '.join(segmenter_names())}, or a TorchScript file",
             )
         self._script = load_torchscript(path, device=device)
         self.name, self._device, self._spacing = path.stem, device, spacing_mm

@@ -20,7 +20,11 @@ class EvaluationSettings(Settings):
         "there; in simulated cohorts that nobody registered, `truth/ct_aligned`.",
     )
     labels: Path | None = Field(None, description="Folder with labels of the predictions, `<ID>.*`.")
-    segmenter: str = Field("none", description="Where no label file is: none, totalsegmentator, or a TorchScript file.")
+    segmenter: str = Field(
+        "auto",
+        description="Where no label file is: none, a registered segmenter (totalsegmentator), or a TorchScript file. `auto` takes a "
+        "registered one that has all it needs here, and none where `labels` are given or there is no such one.",
+    )
     input_labels: Path | None = Field(
         None, description="Folder with labels drawn on the inputs; `truth/labels_source` of simulated cases by default."
     )

@@ -13,7 +13,9 @@ import pytest
 import torch
 from nibabel.nifti1 import Nifti1Image
 
+from sctlab.evaluation import cohort, segmentation
 from sctlab.evaluation.segmentation import TotalSegmentator, make_segmenter, read_labels
+from sctlab.evaluation.settings import EvaluationSettings
 from sctlab.features.trust import trust_file
 from sctlab_model.cases import Case, Region, Task
 from sctlab_model.errors import InputError
@@ -208,3 +210,39 @@ def _case(name: str) -> Case:
 def test_labels_of_a_namesake_in_another_region_are_not_taken(tmp_path: Path) -> None:
     write_volume(_ct().with_array((_ct().array > 0).astype(np.uint8)), tmp_path / "HN" / "1ABA001.mha")
     assert read_labels(tmp_path, _case("1ABA001")) is None
+
+
+class _Box:
+    name = "a box"
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def segment(self, ct: Volume) -> Volume:
+        return ct.with_array((ct.array > 0).astype(np.uint8))
+
+
+def test_a_registered_segmenter_is_found_by_name_and_by_auto_once_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_asked_for = {name: e for name, e in segmentation._ENTRIES.items() if e.ready is None}
+    monkeypatch.setattr(segmentation, "_ENTRIES", only_asked_for)
+    assert (segmentation.resolve_segmenter("auto"), make_segmenter("auto")) == ("none", None)
+    there: list[bool] = []
+    segmentation.register_segmenter("box", ready=lambda: bool(there))(_Box)
+    assert make_segmenter("auto") is None, "its weights aren't here"
+    found = make_segmenter("box", "cuda:1")
+    assert isinstance(found, _Box)
+    assert found.device == "cuda:1"
+    there.append(True)
+    assert segmentation.resolve_segmenter("auto") == "box"
+    assert isinstance(make_segmenter("auto"), _Box)
+    assert make_segmenter("none") is None
+    with pytest.raises(InputError, match="auto, none, totalsegmentator, box, or a TorchScript file"):
+        make_segmenter("bax")
+
+
+def test_auto_makes_no_labels_beside_label_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(segmentation, "_ENTRIES", {})
+    segmentation.register_segmenter("box", ready=lambda: True)(_Box)
+    assert cohort.used_segmenter(EvaluationSettings()) == "box"
+    assert cohort.used_segmenter(EvaluationSettings(labels=tmp_path)) == "none"
+    assert cohort.used_segmenter(EvaluationSettings(labels=tmp_path, segmenter="box")) == "box"
