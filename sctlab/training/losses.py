@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from sctlab.features import FeatureExtractor, Statistics, load_extractor
 from sctlab.training.batch import Batch
 from sctlab_model.errors import InputError
-from sctlab_model.preparation import unit_to_hu
+from sctlab_model.gates import BONE_ABOVE_HU
+from sctlab_model.preparation import hu_to_unit, unit_to_hu
 from sctlab_model.recipe import Recipe
 from sctlab_model.settings import Settings
 
@@ -40,11 +42,19 @@ class Term(nn.Module):
 
 
 class L1(Settings):
-    """Mean absolute difference in units of the network's output, over the whole patch or the body mask."""
+    """Mean absolute difference in units of the network's output, over the whole patch or the body mask.
+
+    Args:
+        weight: Of the whole term.
+        over: Which voxels.
+        bone_weight: How often a voxel of the CT above 250 HU counts. The median of what a voxel may be, which
+            plain L1 learns, is soft tissue wherever a cortex of one voxel can't be placed to the voxel.
+    """
 
     kind: Literal["l1"] = "l1"
     weight: float = Field(1.0, gt=0)
     over: Literal["patch", "mask"] = "patch"
+    bone_weight: float = Field(1.0, ge=1, le=100)
 
     @property
     def name(self) -> str:
@@ -53,7 +63,8 @@ class L1(Settings):
 
     def build(self, recipe: Recipe, slab: int) -> MaskedL1:
         """The term."""
-        return MaskedL1(self.over)
+        bone_above = float(hu_to_unit(np.array(BONE_ABOVE_HU), recipe))
+        return MaskedL1(self.over, self.bone_weight, bone_above)
 
 
 class ImpactSynth(Settings):
@@ -162,14 +173,22 @@ class SynthesisLoss(nn.Module):
 
 
 class MaskedL1(Term):
-    """Mean absolute difference over the patch, or over the body voxels in it."""
+    """Mean absolute difference over the patch, or over the body voxels in it; bone's may count more than once.
 
-    def __init__(self, over: str) -> None:
+    Args:
+        over: `patch` or `mask`.
+        bone_weight: See `L1`. The mean is over voxels, not over weights: soft tissue keeps its share of the gradient.
+        bone_above: Where bone begins, in the network's unit.
+    """
+
+    def __init__(self, over: str, bone_weight: float, bone_above: float) -> None:
         super().__init__()
-        self.over = over
+        self.over, self.bone_weight, self.bone_above = over, bone_weight, bone_above
 
     def forward(self, prediction: Tensor, batch: Batch) -> Tensor:
         difference = (prediction - batch.target).abs()
+        if self.bone_weight != 1:
+            difference = difference * (1 + (self.bone_weight - 1) * (batch.target > self.bone_above))
         if self.over == "patch":
             return difference.mean()
         return mean_over(difference, batch.mask)

@@ -59,6 +59,20 @@ def test_l1_over_patch_and_mask() -> None:
     assert float(inside[0]) == pytest.approx(4 / 8)
 
 
+def test_bone_may_count_more_and_soft_tissue_keeps_its_gradient() -> None:
+    """Where one bone voxel in three can't be told from muscle, plain L1 learns muscle and L1 with weight 3 bone."""
+    target = torch.full((1, 1, 3, 4), (50 + 1024) / 2047.5 - 1)
+    target[..., 0, :] = (900 + 1024) / 2047.5 - 1
+    constant = target.min().clone().requires_grad_()
+    gradients = {}
+    for weight in (1.0, 3.0):
+        loss = SynthesisLoss([L1(bone_weight=weight)], RECIPE)
+        inside = (constant + 0.01).expand_as(target)  # between muscle and bone
+        (gradients[weight],) = torch.autograd.grad(loss(inside, pairs(target))[0], constant)
+    assert float(gradients[1.0]) == pytest.approx((8 - 4) / 12, abs=1e-5)  # down to muscle
+    assert float(gradients[3.0]) == pytest.approx((8 - 3 * 4) / 12, abs=1e-5)  # up to bone
+
+
 def test_nothing_pulls_where_the_target_is_unknown() -> None:
     target = ct_like()
     target[:, :, :20] = torch.nan
