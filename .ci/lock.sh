@@ -44,7 +44,8 @@ lock run 3.11 requirements.txt <(echo "setuptools>=77") "$@"
 lock test 3.11 --constraint "$folder/run.txt" requirements.txt requirements-dev.txt requirements-gamma.txt "$@"
 
 # The dose calculation's own environment: its libraries are older than the product's.
-lock dose 3.11 requirements-dose.txt "$@"
+# With the extras' names: pip's hash mode takes `pydantic[email]` of a dependency for another package than `pydantic`.
+lock dose 3.11 --no-strip-extras requirements-dose.txt "$@"
 
 # Without what a base with PyTorch brings, or a CPU-only installation takes from PyTorch's own index.
 without_torch=(--no-emit-package torch --no-emit-package torchvision --no-emit-package triton)

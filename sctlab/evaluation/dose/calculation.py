@@ -52,8 +52,9 @@ def dose_python() -> str:
         raise InputError(
             "--dose",
             found="pyRadPlan isn't installed",
-            expected="an environment with requirements-dose.txt",
-            advice=f"python -m venv DIR && DIR/bin/pip install -r requirements-dose.txt, and set {PYTHON_VARIABLE}=DIR/bin/python",
+            expected="an environment with locks/dose.txt",
+            advice="python -m venv DIR && DIR/bin/pip install --require-hashes -r locks/dose.txt, and set "
+            f" {PYTHON_VARIABLE}=DIR/bin/python",
         )
     return sys.executable
 
@@ -98,11 +99,10 @@ def calculate_doses(
         if ended.returncode or not answer.is_file():
             last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
             raise InputError("dose", found=f"pyRadPlan failed ({last[:200]})", expected="a dose")
-        doses = _read(answer, len(images))
-    if stored is not None:
-        with atomic_path(stored) as temporary:
-            np.savez_compressed(temporary, **{f"dose_{i}": d for i, d in enumerate(doses)})  # type: ignore[arg-type]
-    return doses
+        if stored is not None:
+            with np.load(answer, allow_pickle=False) as file, atomic_path(stored) as temporary:
+                np.savez_compressed(temporary, **{name: file[name] for name in file.files})  # type: ignore[arg-type]
+        return _read(answer, len(images))
 
 
 def _read(path: Path, count: int) -> list[np.ndarray]:

@@ -4,9 +4,10 @@
 
 pyRadPlan needs older NumPy and pydantic than the rest of the product, so this file imports nothing of it, only NumPy, SimpleITK and
 pyRadPlan. REQUEST holds `plan_ct` (HU on which the plan is made), `ct_0`, `ct_1`, … (HU on which it is calculated), `target`,
-`body`, `organs` (label ids, 0 is none), all of one shape with axes z, y, x; `spacing_xyz` and `settings`, a JSON text with
+`body`, all of one shape with axes z, y, x; `spacing_xyz` and `settings`, a JSON text with
 `modality` (photons or protons), `gantry_angles`, `prescription_gy`, `fractions`, `bixel_mm`, `hlut` (pairs of HU and relative density
-or stopping power). RESULT holds `dose_0`, `dose_1`, … in Gy of the whole course (as the objectives are), and `weights`.
+or stopping power). RESULT holds `dose_0`, `dose_1`, … in Gy of the whole course (as the objectives are), `weights` and, for protons,
+`energies` (MeV) of the pencil beams that they belong to.
 """
 
 import json
@@ -73,7 +74,12 @@ def calculate(request: dict) -> dict:
     plan = PhotonPlan(**common) if settings["modality"] == "photons" else IonPlan(radiation_mode="protons", **common)
     angles = [float(a) for a in settings["gantry_angles"]]
     plan.prop_stf = {"gantry_angles": angles, "couch_angles": [0.0] * len(angles), "bixel_width": settings["bixel_mm"]}
-    plan.prop_dose_calc = {"hlut": np.array(settings["hlut"], dtype=np.float64)}
+    # without a dose grid pyRadPlan takes one of 5 mm
+    resolution = dict(zip("xyz", spacing, strict=True))
+    plan.prop_dose_calc = {
+        "hlut": np.array(settings["hlut"], dtype=np.float64),
+        "dose_grid": {"resolution": resolution},
+    }
     plan.prop_opt = {"solver": "scipy"}
     cst = structures(plan_ct)
     steering = generate_stf(plan_ct, cst, plan)
@@ -81,6 +87,8 @@ def calculate(request: dict) -> dict:
     weights = fluence_optimization(plan_ct, cst, steering, influence, plan)
     del influence
     result = {"weights": np.asarray(weights)}
+    if settings["modality"] == "protons":
+        result["energies"] = np.concatenate([ray.energies for beam in steering.beams for ray in beam.rays])
     for index in range(sum(name.startswith("ct_") for name in request)):
         ct = ct_of(request[f"ct_{index}"])
         found = calc_dose_forward(ct, structures(ct), steering, plan, weights)
