@@ -41,7 +41,8 @@ lock() {
 
 # setuptools installs the product itself; without it pip would fetch one that no hash covers.
 lock run 3.11 requirements.txt <(echo "setuptools>=77") "$@"
-lock test 3.11 --constraint "$folder/run.txt" requirements.txt requirements-dev.txt requirements-gamma.txt "$@"
+lock test 3.11 --constraint "$folder/run.txt" requirements.txt requirements-dev.txt requirements-gamma.txt \
+    requirements-clinical.txt "$@"
 
 # The dose calculation's own environment: its libraries are older than the product's.
 # With the extras' names: pip's hash mode takes `pydantic[email]` of a dependency for another package than `pydantic`.

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FROM_THE_BASE = {"torch", "torchvision"}
 LOCKS = {
     "run": ("requirements.txt",),
-    "test": ("requirements.txt", "requirements-dev.txt"),
+    "test": ("requirements.txt", "requirements-dev.txt", "requirements-clinical.txt"),
     "image": ("requirements.txt",),
     "image-cuda13": ("requirements.txt",),
     "cpu": ("requirements.txt",),

@@ -25,8 +25,13 @@ def evaluate(
         typer.Option(help="Where no label file is: auto (what is here, or none), none, a name, or a TorchScript file."),
     ] = "auto",
     input_labels: Annotated[Path | None, typer.Option(help="Folder with labels drawn on the inputs, <ID>.*.")] = None,
+    structures: Annotated[
+        Path | None,
+        typer.Option(help="Folder with an RTSTRUCT of each reference, <ID>.dcm: target and organs at risk."),
+    ] = None,
     target: Annotated[
-        int | None, typer.Option(help="Label that rays and plans aim at; default a central ball.")
+        str | None,
+        typer.Option(help="What rays and plans aim at: a label or a structure's name; default a central ball."),
     ] = None,
     truth: Annotated[Path | None, typer.Option(help="Cohort with truth/ folders, if it isn't --cohort.")] = None,
     round_trip: Annotated[
@@ -59,6 +64,7 @@ def evaluate(
         labels=labels,
         segmenter=segmenter,
         input_labels=input_labels,
+        structures=structures,
         target=target,
         truth=truth,
         round_trip=round_trip,

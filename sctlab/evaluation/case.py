@@ -15,7 +15,8 @@ from sctlab.evaluation.provenance import reference_registration
 from sctlab.evaluation.records import CaseRecord
 from sctlab.evaluation.segmentation import Segmenter, make_segmenter, read_labels
 from sctlab.evaluation.settings import EvaluationSettings
-from sctlab.evaluation.steps import finite, timed
+from sctlab.evaluation.steps import finite, optional, timed
+from sctlab.evaluation.structures import Structures, load_structures
 from sctlab.measures.image import image_metrics
 from sctlab_model.cases import Case
 from sctlab_model.errors import InputError
@@ -55,11 +56,21 @@ def evaluate_case(case: Case, prediction: Path, spread: Path | None, settings: E
             record.notes.append("the mask is empty at a coarse level: MS-SSIM is undefined")
     segmenter = _segmenter(settings.segmenter, settings.device)
     predicted_labels = _predicted_labels(case, images.prediction, settings, segmenter, record.notes)
+    labels = None
     with timed(record, "organ metrics"):
-        _score_organs(case, images, predicted_labels, segmenter, record)
-    recalculate_doses(case, images, settings, record)
+        if predicted_labels is not None:
+            labels = _reference_labels(case, images, segmenter, record)
+            _score_organs(case, predicted_labels, labels, record)
+    structures: Structures | None = None  # where they can't be read, nothing is aimed at something else instead
+    if settings.dose or not settings.challenge_only:
+        with optional(record, "structures"):
+            if labels is None and (settings.dose or settings.target is not None):
+                labels = _reference_labels(case, images, segmenter, record)
+            structures = load_structures(case, labels, settings.structures, settings.target)
+    if structures is not None:
+        recalculate_doses(case, images, structures, settings, record)
     if not settings.challenge_only:
-        look_closer(case, images, predicted_labels, spread, settings, record)
+        look_closer(case, images, predicted_labels, structures, spread, settings, record)
     record.metrics = {k: finite(v) for k, v in record.metrics.items()}
     return record
 
@@ -81,17 +92,15 @@ def _predicted_labels(
     return checks.check_labels(segmenter.segment(prediction), prediction, notes) if segmenter is not None else None
 
 
-def _score_organs(
-    case: Case, images: Images, predicted: Volume | None, segmenter: Segmenter | None, record: CaseRecord
-) -> None:
-    if predicted is None:
-        return
+def _reference_labels(case: Case, images: Images, segmenter: Segmenter | None, record: CaseRecord) -> Volume | None:
     path = reference_labels(case, Path(record.reference))
     if path is not None:
-        reference = checks.check_labels(read_volume(path), images.reference, record.notes)
-    elif segmenter is not None:
-        reference = segmenter.segment(images.reference)
-    else:
+        return checks.check_labels(read_volume(path), images.reference, record.notes)
+    return segmenter.segment(images.reference) if segmenter is not None else None
+
+
+def _score_organs(case: Case, predicted: Volume, reference: Volume | None, record: CaseRecord) -> None:
+    if reference is None:
         record.notes.append("no labels.* in the case folder: no organ metrics")
         return
     scores = region_metrics(predicted, reference, case.region)

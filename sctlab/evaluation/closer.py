@@ -11,12 +11,13 @@ import numpy as np
 from sctlab.evaluation import bias, calibration, checks, profiles, tissues, water_equivalent
 from sctlab.evaluation.definitions import feature_key
 from sctlab.evaluation.dose.case import score_dose
-from sctlab.evaluation.images import TRUTH, Images, reference_labels
+from sctlab.evaluation.images import TRUTH, Images
 from sctlab.evaluation.organs import region_metrics
 from sctlab.evaluation.records import CaseRecord
 from sctlab.evaluation.segmentation import read_labels
 from sctlab.evaluation.settings import EvaluationSettings
 from sctlab.evaluation.steps import finite, optional
+from sctlab.evaluation.structures import Structures
 from sctlab.features import FeatureExtractor, load_extractor
 from sctlab.measures.features import feature_distance
 from sctlab.measures.image import image_metrics
@@ -34,6 +35,7 @@ def look_closer(
     case: Case,
     images: Images,
     predicted: Volume | None,
+    structures: Structures | None,
     spread: Path | None,
     settings: EvaluationSettings,
     record: CaseRecord,
@@ -42,6 +44,7 @@ def look_closer(
 
     Args:
         predicted: Labels of the prediction.
+        structures: What path lengths end in; None measures none.
         spread: File of the ensemble's standard deviation.
     """
     with optional(record, "baselines"):
@@ -58,8 +61,9 @@ def look_closer(
         record.metrics["red_mae"] = 100 * sum(e.mae_density * e.voxels for e in by_tissue.values()) / count
     with optional(record, "profiles"):
         _profiles(images, record)
-    with optional(record, "path lengths"):
-        _path_lengths(case, images, settings, record)
+    if structures is not None:
+        with optional(record, "path lengths"):
+            _path_lengths(images, structures, record)
     source = images.source
     if source is not None:
         with optional(record, "input"):
@@ -85,15 +89,15 @@ def look_closer(
             _control(case, images, settings.control, record)
 
 
-def recalculate_doses(case: Case, images: Images, settings: EvaluationSettings, record: CaseRecord) -> None:
+def recalculate_doses(
+    case: Case, images: Images, structures: Structures, settings: EvaluationSettings, record: CaseRecord
+) -> None:
     """Add the dose metrics of the settings' modalities to `record`; one that fails is noted."""
+    folder = settings.dose_cache
     for modality in settings.dose:
         with optional(record, f"dose of {modality}"):
-            path = reference_labels(case, Path(record.reference))
-            labels = checks.check_labels(read_volume(path), images.reference, []) if path is not None else None
-            metrics, record.dose[modality] = score_dose(
-                modality, images, labels, settings.target, case.region, settings.dose_cache
-            )
+            out = folder / record.key if folder is not None else None
+            metrics, record.dose[modality] = score_dose(modality, images, structures, case.region, folder, out)
             record.metrics |= metrics
 
 
@@ -159,18 +163,8 @@ def _profiles(images: Images, record: CaseRecord) -> None:
         )
 
 
-def _path_lengths(case: Case, images: Images, settings: EvaluationSettings, record: CaseRecord) -> None:
-    target, name = None, ""
-    if settings.target is not None:
-        path = reference_labels(case, Path(record.reference))
-        if path is None:
-            record.notes.append(f"no labels.* to find target {settings.target} in: no path lengths")
-            return
-        # the organ metrics read the same file and note its geometry, but only where the prediction has labels
-        notes: list[str] = []
-        labels = checks.check_labels(read_volume(path), images.reference, notes)
-        record.notes += [n for n in notes if n not in record.notes]
-        target, name = labels.array == settings.target, f"label {settings.target}"
+def _path_lengths(images: Images, structures: Structures, record: CaseRecord) -> None:
+    name, target = structures.target(images.reference.geometry) or ("", None)
     result = water_equivalent.path_difference(
         images.prediction.array,
         images.reference.array,

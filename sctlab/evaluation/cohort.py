@@ -163,6 +163,7 @@ def _check(settings: EvaluationSettings) -> None:
     folders: dict[str, Path | None] = {
         "--labels": settings.labels,
         "--input-labels": settings.input_labels,
+        "--structures": settings.structures,
         "--truth": settings.truth,
         "--control": settings.control,
     }

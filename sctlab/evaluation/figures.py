@@ -47,7 +47,7 @@ def distributions(records: Sequence[CaseRecord], keys: Sequence[str]) -> str | N
             groups = [[v for r in records if r.region == g and (v := r.metrics.get(key)) is not None] for g in regions]
             _boxes(axis, groups, regions, [REGION_COLOURS.get(g, GREY) for g in regions])
             axis.set_title(METRICS[key].label)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def organs(records: Sequence[CaseRecord]) -> str | None:
@@ -60,7 +60,7 @@ def organs(records: Sequence[CaseRecord]) -> str | None:
         return None
     names = sorted(scores, key=lambda n: np.mean([d for d, _ in scores[n]]), reverse=True)
     with rc_context(STYLE):
-        figure = _figure(10.5, 0.9 + 0.2 * len(names))
+        figure = new_figure(10.5, 0.9 + 0.2 * len(names))
         left, right = figure.subplots(1, 2, sharey=True)
         for row, name in enumerate(names):
             dice = [d for d, _ in scores[name]]
@@ -75,7 +75,7 @@ def organs(records: Sequence[CaseRecord]) -> str | None:
         left.set_title("Dice")
         right.set_title("HD95 (mm); lost organs have none")
         right.set_xlim(left=0)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def tissues(records: Sequence[CaseRecord]) -> str | None:
@@ -85,7 +85,7 @@ def tissues(records: Sequence[CaseRecord]) -> str | None:
         return None
     regions = sorted({r.region for r in records})
     with rc_context(STYLE):
-        figure = _figure(10.5, 2.8)
+        figure = new_figure(10.5, 2.8)
         panels = zip(
             figure.subplots(1, 3),
             (
@@ -113,7 +113,7 @@ def tissues(records: Sequence[CaseRecord]) -> str | None:
             axis.grid(axis="x", visible=False)
         if len(regions) > 1:
             axis.legend()
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def depth(records: Sequence[CaseRecord]) -> str | None:
@@ -121,7 +121,7 @@ def depth(records: Sequence[CaseRecord]) -> str | None:
     if not any(r.depth for r in records):
         return None
     with rc_context(STYLE):
-        figure = _figure(10.5, 2.8)
+        figure = new_figure(10.5, 2.8)
         for axis, key, title in zip(
             figure.subplots(1, 2),
             ("mae_hu", "mean_error_hu"),
@@ -151,7 +151,7 @@ def depth(records: Sequence[CaseRecord]) -> str | None:
             axis.axhline(0, color="#9ca3af", linewidth=0.8)
             axis.set_title(title)
             axis.legend()
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def slices(record: CaseRecord) -> str | None:
@@ -159,7 +159,7 @@ def slices(record: CaseRecord) -> str | None:
     if not record.slices:
         return None
     with rc_context(STYLE):
-        figure = _figure(10.5, 2.2)
+        figure = new_figure(10.5, 2.2)
         panels = figure.subplots(1, 3, sharey=True)
         for axis, name in zip(panels, ("z", "y", "x"), strict=True):
             errors = record.slices[name]
@@ -170,7 +170,7 @@ def slices(record: CaseRecord) -> str | None:
             axis.set_title(f"along {name}; offset of slices {record.banding[name]:.1f} HU")
         panels[0].set_ylabel("error (HU)")
         panels[0].legend()
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def calibration(records: Sequence[CaseRecord]) -> str | None:
@@ -179,7 +179,7 @@ def calibration(records: Sequence[CaseRecord]) -> str | None:
     if not chosen:
         return None
     with rc_context(STYLE):
-        figure = _figure(4.2, 3.6)
+        figure = new_figure(4.2, 3.6)
         axis = figure.subplots()
         top = 0.0
         for region, found in chosen:
@@ -190,7 +190,7 @@ def calibration(records: Sequence[CaseRecord]) -> str | None:
         axis.set_xlabel("spread of the ensemble, RMS of a bin (HU)")
         axis.set_ylabel("error, RMS of the bin (HU)")
         axis.legend()
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def bias(records: Sequence[CaseRecord]) -> str | None:
@@ -200,7 +200,7 @@ def bias(records: Sequence[CaseRecord]) -> str | None:
     if not chosen:
         return None
     with rc_context(STYLE):
-        figure = _figure(10.5, 1.0 + 0.24 * len(chosen))
+        figure = new_figure(10.5, 1.0 + 0.24 * len(chosen))
         axis = figure.subplots()
         for row, (_, truth) in enumerate(chosen):
             aligned, registered = truth["mae_aligned"], truth["mae_registered"]
@@ -210,7 +210,7 @@ def bias(records: Sequence[CaseRecord]) -> str | None:
         axis.set_yticks(range(len(chosen)), [name for name, _ in chosen])
         axis.set_xlabel("MAE (HU), without content that changed between the scans")
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def comparison(names: tuple[str, str], pairs: dict[str, list[tuple[str, float, float]]]) -> str | None:
@@ -228,7 +228,7 @@ def comparison(names: tuple[str, str], pairs: dict[str, list[tuple[str, float, f
             better = METRICS[key].better
             hint = {"higher": "above 0", "lower": "below 0", "zero": "closer to 0 counts"}[better]
             axis.set_title(f"{textwrap.fill(METRICS[key].label, 30)}\n{names[1]} better: {hint}", fontsize=8)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def ranking(ranking: Ranking, stability: Stability | None, significant: dict[str, np.ndarray] | None) -> str | None:
@@ -238,7 +238,7 @@ def ranking(ranking: Ranking, stability: Stability | None, significant: dict[str
     names, count = [textwrap.shorten(n, 24, placeholder="…") for n in ranking.methods], len(ranking.methods)
     balance = np.sum(list(significant.values()), axis=0)
     with rc_context(STYLE):
-        figure = _figure(11, 1.6 + 0.42 * count)
+        figure = new_figure(11, 1.6 + 0.42 * count)
         left, right = figure.subplots(1, 2)
         rows, places = np.nonzero(stability.shares)
         left.scatter(places + 1, rows, s=420 * stability.shares[rows, places], color="#0072B2", alpha=0.75, linewidth=0)
@@ -257,7 +257,7 @@ def ranking(ranking: Ranking, stability: Stability | None, significant: dict[str
         for axis in (left, right):
             axis.set_yticks(range(count), names)
             axis.set_ylim(count - 0.5, -0.5)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def planes(images: Images, *, z: int | None = None) -> str:
@@ -301,7 +301,8 @@ def _boxes(axis: Axes, groups: Sequence[Sequence[float]], names: Sequence[str], 
     axis.grid(axis="x", visible=False)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -311,14 +312,22 @@ def _panels(count: int, *, columns: int, width: float, height: float) -> tuple[F
     """A figure of `count` panels of `width` x `height` inches, at most `columns` a row."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = _figure(width * columns, height * rows)
+    figure = new_figure(width * columns, height * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[count:]:
         axis.set_visible(False)
     return figure, list(axes[:count])
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
+    """The figure as a `data:` address, with text as text."""
     with io.BytesIO() as buffer:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
         return data_address(buffer.getvalue(), "image/svg+xml")
+
+
+def as_png(figure: Figure, dpi: int = 110) -> str:
+    """The figure as a `data:` address, for pictures of voxels."""
+    with io.BytesIO() as buffer:
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+        return data_address(buffer.getvalue(), "image/png")

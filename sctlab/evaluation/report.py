@@ -9,7 +9,9 @@ from typing import Any
 
 from sctlab.evaluation import figures
 from sctlab.evaluation.definitions import CHALLENGE, CHALLENGE_IMAGE, METRICS, Metric, used_metrics
-from sctlab.evaluation.images import load_images
+from sctlab.evaluation.dose.case import SUFFIX
+from sctlab.evaluation.dose.figures import dose_picture
+from sctlab.evaluation.images import Images, load_images
 from sctlab.evaluation.records import CaseRecord, EvaluationRecord
 from sctlab.measures.statistics import aggregate
 from sctlab.reporting import number, render
@@ -132,8 +134,8 @@ def _figures(records: Sequence[CaseRecord]) -> list[dict[str, str]]:
     return [{"title": t, "text": x, "address": a} for t, x, a in entries if a]
 
 
-def _pictures(records: Sequence[CaseRecord], cases: Mapping[str, Case]) -> list[dict[str, str | None]]:
-    pictures = []
+def _pictures(records: Sequence[CaseRecord], cases: Mapping[str, Case]) -> list[dict[str, Any]]:
+    pictures: list[dict[str, Any]] = []
     for region in sorted({r.region for r in records}):
         ranked = sorted((r for r in records if r.region == region), key=lambda r: -(r.metrics["mae"] or 0.0))
         worst = ranked[:WORST]
@@ -153,9 +155,25 @@ def _pictures(records: Sequence[CaseRecord], cases: Mapping[str, Case]) -> list[
                     ),
                     "planes": figures.planes(images, z=z),
                     "slices": figures.slices(record),
+                    "doses": _doses(images, record),
                 }
             )
     return pictures
+
+
+def _doses(images: Images, record: CaseRecord) -> list[dict[str, str]]:
+    """Isodoses, difference and histograms of every modality, with its metrics."""
+    found = []
+    for modality, entry in record.dose.items():
+        picture = dose_picture(images, entry)
+        if picture is not None:
+            keys = [k for k in record.metrics if k.endswith(f"_{SUFFIX[modality]}")]
+            scores = ", ".join(f"{METRICS[k].label} {shown(record.metrics[k], METRICS[k])}" for k in keys)
+            plan = entry["plan"]
+            angles = ", ".join(f"{a:g}" for a in plan["gantry_angles"])
+            text = f"{plan['prescription_gy']:g} Gy in {plan['fractions']} fractions to {entry['target']}, gantry at {angles} degrees. {scores}."
+            found.append({"modality": modality, "text": text, "address": picture})
+    return found
 
 
 def _worst_slice(record: CaseRecord, spacing_mm: float) -> int | None:

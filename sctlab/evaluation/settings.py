@@ -28,8 +28,14 @@ class EvaluationSettings(Settings):
     input_labels: Path | None = Field(
         None, description="Folder with labels drawn on the inputs; `truth/labels_source` of simulated cases by default."
     )
-    target: int | None = Field(
-        None, description="Label of the reference that rays and plans aim at; None takes a ball at the mask's centre."
+    structures: Path | None = Field(
+        None,
+        description="Folder with an RTSTRUCT of each reference, `<ID>.dcm`; `structures.dcm` in the case folder by default.",
+    )
+    target: int | str | None = Field(
+        None,
+        description="What rays and plans aim at: a label of the reference, or the name of a structure. None takes the RTSTRUCT's "
+        "only PTV, CTV or GTV, or a ball at the mask's centre.",
     )
     truth: Path | None = Field(None, description="Cohort that holds `truth/` folders, if it isn't the evaluated one.")
     round_trip: bool = Field(False, description="Send each reference through its registration and back.")

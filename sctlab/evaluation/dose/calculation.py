@@ -52,7 +52,7 @@ def dose_python() -> str:
         raise InputError(
             "--dose",
             found="pyRadPlan isn't installed",
-            expected="an environment with locks/dose.txt",
+            expected="an environment with requirements-dose.txt",
             advice="python -m venv DIR && DIR/bin/pip install --require-hashes -r locks/dose.txt, and set "
             f" {PYTHON_VARIABLE}=DIR/bin/python",
         )

@@ -1,4 +1,4 @@
-"""Dose metrics of one case: target and organs from labels, both images on the dose grid."""
+"""Dose metrics of one case: target and organs from its structures, both images on the dose grid."""
 
 from __future__ import annotations
 
@@ -7,62 +7,58 @@ from typing import Any
 
 import numpy as np
 
-from sctlab.evaluation.class_names import CLASS_NAMES
 from sctlab.evaluation.dose.calculation import Anatomy, calculate_doses
 from sctlab.evaluation.dose.gamma import gamma_pass_rate
 from sctlab.evaluation.dose.metrics import dose_metrics, volume_histogram
 from sctlab.evaluation.dose.plan import TARGET_RADIUS_MM, Modality, default_plan
 from sctlab.evaluation.images import Images
+from sctlab.evaluation.structures import Structures
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
+HISTOGRAM_TO = 1.2  # of the prescription
 SUFFIX = {"photons": "photon", "protons": "proton"}
 
 
 def score_dose(
     modality: Modality,
     images: Images,
-    labels: Volume | None,
-    target_label: int | None,
+    structures: Structures,
     region: Region | None,
     cache: Path | None = None,
+    out: Path | None = None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Plan on the reference CT, calculate on both images, and compare.
 
     Args:
-        labels: Of the reference, on its grid: organs at risk, and the target where `target_label` is given.
-        target_label: None takes a ball of 12.5 mm radius at the mask's centre.
-        cache: Folder for doses.
+        structures: Organs at risk and the target; without a target it is a ball of 12.5 mm radius at the mask's centre.
+        cache: Folder that keeps doses by the content of what was asked.
+        out: Where the doses go as images on the dose grid: `<modality>_ct.mha`, `<modality>_sct.mha`, and `target.mha`.
 
     Returns:
-        Metrics by key (`dose_mae_photon`, …), and the plan with its curves for the record.
+        Metrics by key (`dose_mae_photon`, …), and the plan with its curves and files for the record.
 
     Raises:
-        InputError: A rotated grid, no such target, or what `calculate_doses` raises.
+        InputError: A rotated grid, no such target, a plan that reaches nothing, or what `calculate_doses` raises.
     """
     plan = default_plan(modality, region)
     if not np.allclose(images.reference.geometry.axes, np.eye(3), atol=1e-4):
         raise InputError(images.reference.name, found="a rotated or flipped grid", expected="axes along the patient's")
     grid = images.reference.geometry.resized((plan.grid_mm,) * 3)
     body = _nearest(images.reference.with_array(images.mask.astype(np.uint8)), grid) > 0
-    coarse = None if labels is None else _nearest(labels, grid)
-    if target_label is not None:
-        if coarse is None or not (coarse == target_label).any():
-            raise InputError("--target", found=f"no voxel of label {target_label}", expected="a label of the reference")
-        target = coarse == target_label
-    else:
-        target = _ball(body, grid.spacing_xyz)
+    chosen = structures.target(grid)
+    name, target = chosen if chosen is not None else ("a ball at the mask's centre", _ball(body, grid.spacing_xyz))
+    target &= body
+    if not target.any():
+        raise InputError(images.reference.name, found=f"{name} outside the body mask", expected="a target in the body")
     ct, sct = (
         np.where(body, resample(v.with_array(v.array.astype(np.float32)), grid, outside=AIR_HU).array, AIR_HU)
         for v in (images.reference, images.prediction)
     )
     on_ct, on_sct = calculate_doses(ct, [ct, sct], Anatomy(target, body, grid.spacing_xyz), plan, cache)
-    organs = {
-        CLASS_NAMES.get(int(i), f"class {i}"): coarse == i
-        for i in (np.unique(coarse) if coarse is not None else ())
-        if i not in (0, target_label)
-    }
+    organs = structures.organs(grid)
     scores = dose_metrics(on_sct, on_ct, plan.prescription_gy, target, organs)
     gamma = gamma_pass_rate(Volume(on_sct, grid), Volume(on_ct, grid), prescription=plan.prescription_gy)
     suffix = SUFFIX[modality]
@@ -72,13 +68,17 @@ def score_dose(
         f"gamma_{suffix}": gamma.pass_rate,
         f"coverage_{suffix}": scores.coverage_difference,
     }
-    edges = np.linspace(0, 1.2 * plan.prescription_gy, 61)
-    structures = {"target": target} | {name: organs[name] for name in scores.organs}
+    edges = np.linspace(0, HISTOGRAM_TO * plan.prescription_gy, 61)
     curves = {
-        name: {"ct": volume_histogram(on_ct[s], edges).tolist(), "sct": volume_histogram(on_sct[s], edges).tolist()}
-        for name, s in structures.items()
+        key: {"ct": volume_histogram(on_ct[s], edges).tolist(), "sct": volume_histogram(on_sct[s], edges).tolist()}
+        for key, s in ({"target": target} | {organ: organs[organ] for organ in scores.organs}).items()
     }
-    record = {"plan": plan.model_dump(mode="json"), "dose_gy": edges.tolist(), "histograms": curves}
+    record = {"plan": plan.model_dump(mode="json"), "target": name, "dose_gy": edges.tolist(), "histograms": curves}
+    if out is not None:
+        files = {"ct": out / f"{modality}_ct.mha", "sct": out / f"{modality}_sct.mha", "target": out / "target.mha"}
+        for key, array in (("ct", on_ct), ("sct", on_sct), ("target", target.astype(np.uint8))):
+            write_volume(Volume(array, grid), files[key])
+        record["files"] = {key: str(path) for key, path in files.items()}
     return metrics, record
 
 

@@ -310,7 +310,7 @@ def test_rays_to_a_labelled_target(root: Path) -> None:
     assert _evaluate(root, "--only", "1ABA001", "--target", "5") == ExitCode.OK
     assert _details(root)["cases"][0]["metrics"]["wepl_p95"] > 0
     _evaluate(root, "--only", "1ABA001", "--target", "117")
-    assert any("is empty" in n for n in _details(root)["cases"][0]["notes"])
+    assert any("nothing of label 117" in n for n in _details(root)["cases"][0]["notes"])
 
 
 def test_compare(root: Path, capsys: pytest.CaptureFixture) -> None:
