@@ -45,6 +45,15 @@ def evaluate(
         typer.Option(help="Distance in an extractor's features (see features list), or lpips; several times."),
     ] = None,
     dose: Annotated[str, typer.Option(help="Recalculate a default plan: photons, protons, or both with a comma.")] = "",
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also a table by field_strength, sequence, scanner, centre or a column of SynthRAD's parameters."
+        ),
+    ] = None,
+    parameters: Annotated[
+        Path | None, typer.Option(help="Folder with overviews/*_parameters.xlsx, if it isn't --cohort.")
+    ] = None,
     task: Annotated[Task | None, typer.Option(help="Only this task.")] = None,
     region: Annotated[Region | None, typer.Option(help="Only this region.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this case, id or key; several times.")] = None,
@@ -56,6 +65,7 @@ def evaluate(
 ) -> int:
     """Score predictions as the challenge does, and beyond."""
     from sctlab.evaluation.cohort import evaluate_cohort
+    from sctlab.evaluation.report import group_cases
     from sctlab.evaluation.settings import EvaluationSettings
     from sctlab_model.monitor import ConsoleMonitor
 
@@ -71,6 +81,8 @@ def evaluate(
         control=control,
         features=tuple(features or ()),
         dose=modalities(dose),
+        by=tuple(by or ()),
+        parameters=parameters,
         task=task,
         region=region,
         only=tuple(only or ()),
@@ -82,7 +94,9 @@ def evaluate(
     with ConsoleMonitor("evaluate") as monitor:
         result = evaluate_cohort(predictions, cohort, out, settings, jobs=jobs, monitor=monitor)
     console = Console()
-    console.print(_summary(result.cases))
+    console.print(_summary(group_cases(result.cases)))
+    for name in settings.by:
+        console.print(_summary(group_cases(result.cases, name), name))
     console.print(f"written to {out}", soft_wrap=True, markup=False, highlight=False)
     return int(result.exit_code)
 
@@ -101,14 +115,13 @@ def modalities(text: str) -> tuple[Modality, ...]:
     return tuple(m for m in known if m in words)
 
 
-def _summary(cases: list) -> Table:
-    """Means of the main metrics by region."""
+def _summary(groups: list[tuple[str, list]], by: str = "region") -> Table:
+    """Means of the main metrics by group."""
     from sctlab.evaluation.definitions import METRICS, SUMMARY
-    from sctlab.evaluation.report import baselines, group_cases, shown
+    from sctlab.evaluation.report import baselines, shown
     from sctlab.measures.statistics import aggregate
 
-    groups = group_cases(cases)
-    table = Table("mean of", *(f"{name} ({len(chosen)})" for name, chosen in groups))
+    table = Table(f"mean of, by {by}", *(f"{name} ({len(chosen)})" for name, chosen in groups))
     for key in SUMMARY:
         metric = METRICS[key]
         means = [aggregate(c.metrics.get(key) for c in chosen)["mean"] for _, chosen in groups]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sctlab.cohort.parameters import Value, check_strata, read_parameters
 from sctlab.evaluation.case import evaluate_case
 from sctlab.evaluation.closer import extractor_of
 from sctlab.evaluation.dose.calculation import dose_python
@@ -89,6 +90,7 @@ def evaluate_cohort(
     _check(settings)
     everything = find_cohort(cohort)
     cases = choose_cases(everything, cohort, settings)
+    parameters = _parameters(settings.parameters or cohort, settings.by, monitor)
     with tempfile.TemporaryDirectory(prefix="sctlab-evaluate-") as scratch:
         folder = unpacked(predictions, Path(scratch))
         provenance = read_prediction_provenance(folder)
@@ -102,6 +104,8 @@ def evaluate_cohort(
         outcomes = _score(scored, matched, settings, jobs, monitor)
         left_out |= {key: reason for key, reason in outcomes.items() if isinstance(reason, str)}
         records = [r for r in outcomes.values() if isinstance(r, CaseRecord)]
+        for case_record in records:
+            case_record.parameters = dict(parameters.get(case_record.id, {}))
         if not records:
             raise InputError(
                 predictions,
@@ -134,6 +138,19 @@ def evaluate_cohort(
     return EvaluationResult(record, Path(out) if out is not None else None)
 
 
+def _parameters(folder: Path, by: Sequence[str], monitor: Monitor) -> dict[str, dict[str, Value]]:
+    """How the cases were scanned; a file that can't be read matters where scores are told apart by it."""
+    try:
+        found = read_parameters(folder)
+    except InputError as error:
+        if by:
+            raise
+        monitor.warning(f"scan parameters were not read: {error}")
+        return {}
+    check_strata(by, found, folder)
+    return found
+
+
 def choose_cases(cases: Sequence[Case], cohort: Path, settings: EvaluationSettings) -> list[Case]:
     """The cases that the settings ask for.
 
@@ -164,6 +181,7 @@ def _check(settings: EvaluationSettings) -> None:
         "--labels": settings.labels,
         "--input-labels": settings.input_labels,
         "--structures": settings.structures,
+        "--parameters": settings.parameters,
         "--truth": settings.truth,
         "--control": settings.control,
     }

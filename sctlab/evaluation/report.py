@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sctlab.cohort.parameters import stratum
 from sctlab.evaluation import figures
 from sctlab.evaluation.definitions import CHALLENGE, CHALLENGE_IMAGE, METRICS, Metric, used_metrics
 from sctlab.evaluation.dose.case import SUFFIX
@@ -35,7 +36,6 @@ def write_report(
         cases: Case key and case, to read images for the pictures again.
     """
     records = record.cases
-    groups = group_cases(records)
     weights = f", weights {record.weights}" if record.weights else ""
     page = render(
         "evaluation.html",
@@ -47,8 +47,7 @@ def write_report(
         left_out=record.left_out,
         unknown=record.unknown,
         cards=_cards(records, len(record.left_out)),
-        regions=[{"name": name, "count": len(chosen)} for name, chosen in groups],
-        tables=_tables(groups),
+        groupings=_groupings(records, record.settings.get("by", ())),
         figures=_figures(records),
         pictures=_pictures(records, cases),
         case_table=_case_table(records),
@@ -57,11 +56,11 @@ def write_report(
     write_text(path, page)
 
 
-def group_cases(records: Sequence[CaseRecord]) -> list[tuple[str, list[CaseRecord]]]:
-    """Regions and their cases, before them all cases where there are several regions."""
-    regions = sorted({r.region for r in records})
-    groups = [("all", list(records))] if len(regions) > 1 else []
-    return groups + [(g, [r for r in records if r.region == g]) for g in regions]
+def group_cases(records: Sequence[CaseRecord], by: str = "region") -> list[tuple[str, list[CaseRecord]]]:
+    """Regions (or the groups of another parameter) and their cases, before them all cases where there are several groups."""
+    names = [r.region if by == "region" else stratum(r.parameters, by, r.id) for r in records]
+    groups = [("all", list(records))] if len(set(names)) > 1 else []
+    return groups + [(g, [r for r, name in zip(records, names, strict=True) if name == g]) for g in sorted(set(names))]
 
 
 def _cards(records: Sequence[CaseRecord], left: int) -> list[dict[str, str]]:
@@ -78,6 +77,16 @@ def _cards(records: Sequence[CaseRecord], left: int) -> list[dict[str, str]]:
             )
     cards.append({"title": "Cases scored", "value": str(len(records)), "detail": f"{left} left out"})
     return cards
+
+
+def _groupings(records: Sequence[CaseRecord], by: Sequence[str]) -> list[dict[str, Any]]:
+    """The table of scores by region, and by every parameter that was asked for."""
+    found = []
+    for name in ("region", *by):
+        groups = group_cases(records, name)
+        heads = [{"name": g, "count": len(chosen)} for g, chosen in groups]
+        found.append({"name": name.replace("_", " "), "groups": heads, "tables": _tables(groups)})
+    return found
 
 
 def _tables(groups: Sequence[tuple[str, Sequence[CaseRecord]]]) -> list[dict[str, Any]]:

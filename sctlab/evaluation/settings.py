@@ -47,6 +47,13 @@ class EvaluationSettings(Settings):
     )
     dose: tuple[Modality, ...] = Field((), description="Plan on the CT and recalculate on the sCT: photons, protons.")
     dose_cache: Path | None = Field(None, description="Folder of doses; `dose` in the output folder by default.")
+    by: tuple[str, ...] = Field(
+        (),
+        description="Parameters by which scores are also told apart: field_strength, sequence, scanner, centre, or a column's name.",
+    )
+    parameters: Path | None = Field(
+        None, description="Folder with `overviews/*_parameters.xlsx`, if it isn't the cohort."
+    )
     challenge_only: bool = Field(False, description="Only the challenge's metrics.")
     task: Task | None = Field(None, description="Only this task.")
     region: Region | None = Field(None, description="Only this region.")

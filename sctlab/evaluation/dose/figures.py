@@ -15,7 +15,7 @@ from sctlab.evaluation.figures import GREY, STYLE, as_png, new_figure
 from sctlab.evaluation.images import Images
 from sctlab.pictures import CT_WINDOW, centre_index, plane
 from sctlab_model.io.reading import read_volume
-from sctlab_model.volume import AIR_HU, Volume, resample
+from sctlab_model.volume import AIR_HU, resample
 
 # percent of the prescription and colour, cold to hot
 ISODOSES = {20: "#56B4E9", 50: "#009E73", 80: "#F0E442", 95: "#E69F00", 105: "#D55E00"}

@@ -386,3 +386,19 @@ def test_the_product_s_own_report_of_predictions_is_understood(root: Path) -> No
     assert provenance.folds_of(case) == (0,)
     assert provenance.folds_of(Case("1ABA001", Task.CBCT, Path("cbct.mha"), region=Region.AB)) is None
     assert [w.name for w in provenance.weights] == [use.name]
+
+
+def test_scores_by_a_scan_parameter(root: Path, capsys: pytest.CaptureFixture) -> None:
+    (root / "cohort/Task1/AB/overviews").mkdir()
+    text = "ID,MagneticFieldStrength\n1ABA001,1.5\n1ABA002,3\n"
+    (root / "cohort/Task1/AB/overviews/1_AB_train_parameters.csv").write_text(text)
+    assert _evaluate(root, "--challenge-only", "--by", "field_strength", report=True) == ExitCode.OK
+    cases = _details(root)["cases"]
+    assert [c["parameters"].get("field_strength") for c in cases] == [1.5, 3.0, None]
+    page = (root / "out/report.html").read_text(encoding="utf-8")
+    table = page[page.index("Scores by field strength") :]
+    assert [f"{g} <span" in table for g in ("1.5", "3", "unknown", "all")] == [True] * 4
+    assert "field_strength" in (root / "out/metrics.csv").read_text().splitlines()[0]
+    assert "by field_strength" in capsys.readouterr().out
+    assert _evaluate(root, "--challenge-only", "--by", "colour") == ExitCode.BAD_INPUT
+    assert "no parameter 'colour'" in capsys.readouterr().err
