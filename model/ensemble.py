@@ -13,6 +13,7 @@ from sctlab_model.backends import Backend
 from sctlab_model.framing import run_framed
 from sctlab_model.preparation import stack_indices, unit_to_hu
 from sctlab_model.recipe import Recipe, View
+from sctlab_model.window import Window
 
 _FLIPS: dict[View, tuple[int, ...]] = {"identity": (), "flip_x": (-1,), "flip_y": (-2,), "flip_xy": (-2, -1)}
 CPU_BATCH = 4  # more gains nothing on a CPU and costs memory
@@ -25,7 +26,7 @@ class Prediction:
 
     Args:
         hu: Mean over folds and views, float32 HU, axes z, y, x of the canvas; the target range's lower end
-            in slices without body.
+            in slices without body and outside of the rectangle around the body.
         spread_hu: Standard deviation over folds and views in HU, or None.
         batch: Samples that ran together at the end.
         network_seconds: Time inside the backends.
@@ -54,7 +55,8 @@ def predict_volume(
 
     Args:
         source: Normalised canvas, float32, axes z, y, x.
-        mask: Body mask on the canvas; slices without body aren't run.
+        mask: Body mask on the canvas; slices without body aren't run, and of others the rectangle around the body
+            is asked for.
         backends: The folds, all on one device.
         recipe: Views, slices, target range.
         spread: Also return the standard deviation.
@@ -75,8 +77,9 @@ def predict_volume(
         while done < len(wanted):
             take = max(1, batch // len(recipe.views))
             chosen = neighbours[done : done + take]
+            window = body_window(mask[wanted[done : done + take]], recipe)
             try:
-                mean, std = _predict_slices(volume[chosen], backends, recipe, batch, spread, clock)
+                mean, std = _predict_slices(volume[chosen], backends, recipe, batch, spread, clock, window)
             except torch.cuda.OutOfMemoryError:
                 if batch == 1:
                     raise
@@ -95,7 +98,13 @@ def predict_volume(
 
 
 def _predict_slices(
-    stacks: torch.Tensor, backends: Sequence[Backend], recipe: Recipe, batch: int, spread: bool, clock: _Clock
+    stacks: torch.Tensor,
+    backends: Sequence[Backend],
+    recipe: Recipe,
+    batch: int,
+    spread: bool,
+    clock: _Clock,
+    window: Window,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Mean (and deviation) [n, Y, X] in [-1, 1] for stacks [n, slices, Y, X]."""
     count, views = len(stacks), recipe.views
@@ -103,7 +112,9 @@ def _predict_slices(
     first: torch.Tensor | None = None
     for backend in backends:
         with clock:
-            outputs = torch.cat([run_framed(part, recipe.canvas, backend) for part in flipped.split(batch)])[:, 0]
+            outputs = torch.cat([run_framed(part, recipe.canvas, backend, window) for part in flipped.split(batch)])[
+                :, 0
+            ]
         for position, view in enumerate(views):
             output = outputs[position * count : (position + 1) * count]
             output = torch.flip(output, _FLIPS[view]) if _FLIPS[view] else output
@@ -120,6 +131,12 @@ def _predict_slices(
         return mean, None
     # Shifted by the first sample: the plain sum of squares loses 0.5 HU near air.
     return mean, (squares / samples - (mean - first) ** 2).clamp_min(0).sqrt()
+
+
+def body_window(mask: np.ndarray, recipe: Recipe) -> Window:
+    """The rectangle around the body of some slices [n, Y, X] in every view of them."""
+    plane = mask.any(axis=0)
+    return Window.around(np.logical_or.reduce([np.flip(plane, _FLIPS[view]) for view in recipe.views]))
 
 
 def plan_batch(backends: Sequence[Backend], sample: torch.Tensor, recipe: Recipe) -> int:

@@ -12,24 +12,32 @@ from torch.nn.functional import pad
 
 from sctlab_model.preparation import padded_length
 from sctlab_model.recipe import Canvas
+from sctlab_model.window import Window
 
 
-def run_framed(stacks: torch.Tensor, canvas: Canvas, network: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+def run_framed(
+    stacks: torch.Tensor,
+    canvas: Canvas,
+    network: Callable[[torch.Tensor, Window], torch.Tensor],
+    window: Window | None = None,
+) -> torch.Tensor:
     """Run a network on flipped but unpadded planes.
 
     Args:
         stacks: [N, slices, Y, X] of any size.
         canvas: With `flip_before_padding`; without it the planes are padded already and run as they are.
         network: [N, slices, Y', X'] to [N, 1, Y', X'], Y' and X' multiples of `canvas.multiple`.
+        window: Part of the plane whose results are used; all of it when left out.
 
     Returns:
-        [N, 1, Y, X].
+        [N, 1, Y, X]; outside of the window -1 or what the network says.
     """
+    window = window or Window.whole(tuple(stacks.shape))
     if not canvas.flip_before_padding:
-        return network(stacks)
+        return network(stacks, window)
     height, width = stacks.shape[-2:]
     rows, columns = (axis_tiles(length, canvas, axis) for axis, length in enumerate((height, width)))
-    result = None
+    result = stacks.new_full((len(stacks), 1, height, width), -1)
     for top, frame_height, kept_rows in rows:
         for left, frame_width, kept_columns in columns:
             tile = stacks[..., top : top + frame_height, left : left + frame_width]
@@ -38,13 +46,14 @@ def run_framed(stacks: torch.Tensor, canvas: Canvas, network: Callable[[torch.Te
                 for frame, inside in ((frame_height, tile.shape[-2]), (frame_width, tile.shape[-1]))
             )
             below, behind = frame_height - tile.shape[-2] - above, frame_width - tile.shape[-1] - beside
-            output = network(pad(tile, (beside, behind, above, below), value=canvas.pad_value))
-            if result is None:
-                result = output.new_empty((*output.shape[:-2], height, width))
+            frame = Window(0, frame_height, 0, frame_width)
+            wanted = window.moved(above - top, beside - left).overlap(frame)
+            if wanted is None:
+                continue
+            output = network(pad(tile, (beside, behind, above, below), value=canvas.pad_value), wanted)
             result[..., top : top + kept_rows, left : left + kept_columns] = output[
                 ..., above : above + kept_rows, beside : beside + kept_columns
             ]
-    assert result is not None
     return result
 
 

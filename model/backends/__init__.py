@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sctlab_model.bundle import Fold
     from sctlab_model.network.settings import NetworkSettings
+    from sctlab_model.window import Window
 
 Runtime = Literal["torch", "onnx", "openvino"]
 Precision = Literal["fp32", "bf16"]  # bf16: OpenVINO only, and only when it was asked for
@@ -28,7 +29,8 @@ class Backend(Protocol):
 
     `__call__` takes float32 stacks [N, slices, Y, X] in the recipe's normalised units on `device`, with Y and X
     multiples of the recipe's `canvas.multiple`, and returns float32 [N, 1, Y, X] in [-1, 1] on the same device. The
-    result for a sample doesn't depend on what else is in the batch. `batch_limit` is how many samples it may be given
+    result for a sample doesn't depend on what else is in the batch. Outside of `window`, where one is given, a backend
+    may skip the work and return -1. `batch_limit` is how many samples it may be given
     where PyTorch doesn't see its memory, None where it does.
     """
 
@@ -36,7 +38,7 @@ class Backend(Protocol):
     description: str
     batch_limit: int | None
 
-    def __call__(self, stacks: torch.Tensor) -> torch.Tensor: ...
+    def __call__(self, stacks: torch.Tensor, window: Window | None = None) -> torch.Tensor: ...
 
 
 def load_backend(

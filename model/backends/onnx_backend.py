@@ -11,6 +11,7 @@ from sctlab_model.backends import Precision
 from sctlab_model.bundle import Fold, HashedFile, read_checked
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.network.settings import NetworkSettings
+from sctlab_model.window import Window
 
 
 class OnnxBackend:
@@ -59,7 +60,7 @@ class OnnxBackend:
         self.device = device
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {wanted}"
 
-    def __call__(self, stacks: torch.Tensor) -> torch.Tensor:
+    def __call__(self, stacks: torch.Tensor, window: Window | None = None) -> torch.Tensor:
         stacks = stacks.float().contiguous()
         if self.device.type != "cuda":
             return torch.from_numpy(self.session.run(["unit"], {"stacks": stacks.numpy()})[0])

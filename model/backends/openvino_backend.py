@@ -16,6 +16,7 @@ from sctlab_model.errors import InputError
 from sctlab_model.network.base import SynthesisNetwork
 from sctlab_model.network.fusing import fold_batch_norm
 from sctlab_model.network.settings import NetworkSettings
+from sctlab_model.window import Window
 
 
 class OpenVinoBackend:
@@ -58,7 +59,7 @@ class OpenVinoBackend:
         self.device = torch.device("cpu")
         self.description = f"OpenVINO {openvino.__version__.split('-')[0]}, {precision}"
 
-    def __call__(self, stacks: Tensor) -> Tensor:
+    def __call__(self, stacks: Tensor, window: Window | None = None) -> Tensor:
         self.request.infer([stacks.float().contiguous().numpy()], share_inputs=True)
         # A copy: the request overwrites its output the next time. tanh in float32, as in every backend.
         return torch.tanh(torch.from_numpy(self.request.get_output_tensor(0).data.copy()))

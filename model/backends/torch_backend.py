@@ -14,6 +14,7 @@ from sctlab_model.network import build_network
 from sctlab_model.network.base import SynthesisNetwork
 from sctlab_model.network.fusing import fold_batch_norm
 from sctlab_model.network.settings import NetworkSettings
+from sctlab_model.window import Window
 
 
 class TorchBackend:
@@ -34,6 +35,8 @@ class TorchBackend:
         self.device = device
         self.half = device.type == "cuda" if half is None else half
         fold_batch_norm(network.float().cpu(), slices)
+        if device.type == "cpu":  # not tried on a GPU, where windows of many shapes would be tuned one by one
+            network.prepare_inference()
         placed: Any = network.to(device)
         self.network: SynthesisNetwork = placed.to(memory_format=network.memory_format).eval()
         if self.half:
@@ -42,13 +45,16 @@ class TorchBackend:
             torch.backends.cudnn.benchmark = True
         self.description = f"PyTorch {torch.__version__}, {'fp16' if self.half else 'fp32'}"
 
-    def __call__(self, stacks: torch.Tensor) -> torch.Tensor:
+    def __call__(self, stacks: torch.Tensor, window: Window | None = None) -> torch.Tensor:
         with torch.inference_mode():
             stacks = stacks.to(
                 memory_format=self.network.memory_format, dtype=torch.half if self.half else torch.float32
             )
+            window = window or Window.whole(tuple(stacks.shape))
+            unit = torch.full((len(stacks), 1, *stacks.shape[2:]), -1.0, device=stacks.device)
             # tanh in float32: near -1 (air) fp16 steps are 1 HU
-            return torch.tanh(self.network.logits(stacks).float())
+            unit[window.part] = torch.tanh(self.network.logits_in(stacks, window).float())
+            return unit
 
 
 def load(

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from sctlab_model.window import Window
+
 
 class SynthesisNetwork(nn.Module, ABC):
     """Adjacent slices in, the middle slice out.
@@ -46,6 +48,14 @@ class SynthesisNetwork(nn.Module, ABC):
         for part in self.parts.values():
             values = part(values)
         return self.middle_slice(values)
+
+    def logits_in(self, stacks: torch.Tensor, window: Window) -> torch.Tensor:
+        """The part of `logits` that lies in a window of the plane, [N, 1, y, x]."""
+        return self.logits(stacks)[window.part]
+
+    def prepare_inference(self) -> None:
+        """Rearrange the weights for less work, in place, where an architecture knows how; batch norms were folded. The
+        function stays the same but for rounding, the state's names don't."""
 
     def forward(self, stacks: torch.Tensor) -> torch.Tensor:
         return torch.tanh(self.logits(stacks))

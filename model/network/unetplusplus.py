@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from sctlab_model.errors import InputError
 from sctlab_model.network.base import SynthesisNetwork
 from sctlab_model.network.settings import UNetPlusPlusSettings
+from sctlab_model.network.windowed import WindowedDecoder, can_window
+from sctlab_model.window import Window
 
 
 class Network(SynthesisNetwork):
@@ -50,3 +52,17 @@ class Network(SynthesisNetwork):
     def head_bias(self) -> nn.Parameter:
         """Of the segmentation head's convolution."""
         return self.unet.segmentation_head[0].bias
+
+    def prepare_inference(self) -> None:
+        """Let the decoder compute windows."""
+        if can_window(self.unet.decoder):
+            self.unet.decoder = WindowedDecoder(self.unet.decoder)
+
+    def logits_in(self, stacks: Tensor, window: Window) -> Tensor:
+        """The encoder sees the whole plane, the decoder what the window depends on."""
+        if not isinstance(self.unet.decoder, WindowedDecoder):
+            return super().logits_in(stacks, window)
+        seen = window.grown(1, Window.whole(tuple(stacks.shape)))  # the head's convolution looks one voxel further
+        decoded = self.unet.decoder(self.unet.encoder(self.prepare_stacks(stacks)), seen)
+        logits: Tensor = self.unet.segmentation_head(decoded)
+        return logits[window.within(seen).part]

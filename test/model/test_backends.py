@@ -23,6 +23,7 @@ from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.preparation import prepare, stack_indices
 from sctlab_model.recipe import Recipe
+from sctlab_model.window import Window
 
 GOLDEN = Path(__file__).parent / "golden_tiny.npz"
 
@@ -101,6 +102,16 @@ class TestBackend:
             atol=TOLERANCE,
             rtol=0,
         )
+
+    @pytest.mark.parametrize("window", [Window(0, 64, 0, 96), Window(5, 40, 60, 96), Window(63, 64, 0, 1)])
+    def test_a_window_holds_what_the_plane_holds(self, backends: list[Backend], window: Window) -> None:
+        given = stacks(2, (64, 96))
+        whole, found = backends[0](given), backends[0](given, window)
+        assert found.shape == whole.shape
+        torch.testing.assert_close(found[window.part], whole[window.part], atol=TOLERANCE, rtol=0)
+        elsewhere = torch.ones_like(found, dtype=torch.bool)
+        elsewhere[window.part] = False
+        assert ((found == -1) | ((found - whole).abs() <= TOLERANCE))[elsewhere].all()
 
     def test_a_sample_does_not_see_its_batch(self, backends: list[Backend]) -> None:
         given = stacks(8)

@@ -13,6 +13,7 @@ from sctlab_model.bundle import read_bundle
 from sctlab_model.ensemble import predict_volume
 from sctlab_model.preparation import unit_to_hu
 from sctlab_model.recipe import Recipe
+from sctlab_model.window import Window
 
 SHAPE = (13, 32, 64)
 
@@ -27,7 +28,7 @@ class Middle:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def __call__(self, stacks: torch.Tensor) -> torch.Tensor:
+    def __call__(self, stacks: torch.Tensor, window: Window | None = None) -> torch.Tensor:
         self.batches.append(len(stacks))
         return stacks[:, stacks.shape[1] // 2, None].clone()
 
@@ -86,7 +87,7 @@ def test_slices_without_body_are_air_and_not_run(volume: tuple[np.ndarray, np.nd
 
 def test_every_slice_sees_its_neighbours(tiny_recipe: Recipe) -> None:
     class Stack(Middle):
-        def __call__(self, stacks: torch.Tensor) -> torch.Tensor:
+        def __call__(self, stacks: torch.Tensor, window: Window | None = None) -> torch.Tensor:
             return stacks[:, :1] * 0.01 + stacks[:, 1:2] * 0.1 + stacks[:, 2:3] * 0.001
 
     source = np.broadcast_to(np.arange(1.0, 6, dtype=np.float32)[:, None, None], (5, 32, 32)).copy()
@@ -95,12 +96,33 @@ def test_every_slice_sees_its_neighbours(tiny_recipe: Recipe) -> None:
     np.testing.assert_allclose(found, unit_to_hu(before * 0.01 + here * 0.1 + after * 0.001, tiny_recipe), atol=0.01)
 
 
+def test_backends_are_asked_for_the_body_alone(tiny_recipe: Recipe) -> None:
+    """In every view, slice by slice; what a backend leaves out is nowhere in the body."""
+
+    class Sparing(Middle):
+        def __call__(self, stacks: torch.Tensor, window: Window | None = None) -> torch.Tensor:
+            assert window is not None
+            areas.append(window.shape[0] * window.shape[1])
+            result = torch.full((len(stacks), 1, *stacks.shape[2:]), torch.nan)
+            result[window.part] = super().__call__(stacks)[window.part]
+            return result
+
+    areas: list[int] = []
+    source = np.random.default_rng(0).random((5, 32, 64), np.float32)
+    mask = np.zeros(source.shape, bool)
+    mask[0, 3:9, 4:20] = mask[1, 30, 63] = mask[3, :, :] = True
+    recipe = tiny_recipe.model_copy(update={"views": ("identity", "flip_x", "flip_y", "flip_xy")})
+    found = predict_volume(source, mask, [Sparing()], recipe, batch=4).hu
+    np.testing.assert_allclose(found[mask], unit_to_hu(source, recipe)[mask], atol=1e-3)
+    assert areas == [(32 - 6) * (64 - 8), (32 - 2) * 64, 32 * 64]  # around the body and its mirror images
+
+
 def test_memory_that_runs_out_halves_the_batch(volume: tuple[np.ndarray, np.ndarray], tiny_recipe: Recipe) -> None:
     class Small(Middle):
-        def __call__(self, stacks: torch.Tensor) -> torch.Tensor:
+        def __call__(self, stacks: torch.Tensor, window: Window | None = None) -> torch.Tensor:
             if len(stacks) > 5:
                 raise torch.cuda.OutOfMemoryError("full")
-            return super().__call__(stacks)
+            return super().__call__(stacks, window)
 
     found = predict_volume(*volume, [Small()], tiny_recipe, batch=32)
     assert found.batch <= 5
@@ -111,7 +133,7 @@ def test_memory_that_is_too_small_for_one_sample_is_an_error(
     volume: tuple[np.ndarray, np.ndarray], tiny_recipe: Recipe
 ) -> None:
     class Full(Middle):
-        def __call__(self, stacks: torch.Tensor) -> torch.Tensor:
+        def __call__(self, stacks: torch.Tensor, window: Window | None = None) -> torch.Tensor:
             raise torch.cuda.OutOfMemoryError("full")
 
     with pytest.raises(torch.cuda.OutOfMemoryError):

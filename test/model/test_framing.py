@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from sctlab_model.framing import axis_tiles, run_framed
 from sctlab_model.recipe import Canvas
+from sctlab_model.window import Window
 
 TILES = Canvas(
     crop="none",
@@ -39,7 +40,7 @@ def test_an_identity_comes_back(shape: tuple[int, int]) -> None:
     stacks = torch.rand(2, 3, *shape)
     seen: list[torch.Tensor] = []
 
-    def middle(frame: torch.Tensor) -> torch.Tensor:
+    def middle(frame: torch.Tensor, window: Window) -> torch.Tensor:
         seen.append(frame)
         return frame[:, 1:2].clone()
 
@@ -55,7 +56,7 @@ def test_where_tiles_overlap_the_later_one_counts() -> None:
     """A network that answers with the number of its call."""
     calls = iter(range(4))
 
-    def number(frame: torch.Tensor) -> torch.Tensor:
+    def number(frame: torch.Tensor, window: Window) -> torch.Tensor:
         return torch.full((1, 1, 32, 32), float(next(calls)))
 
     found = run_framed(torch.zeros(1, 1, 40, 50), TILES, number)[0, 0]
@@ -66,12 +67,35 @@ def test_where_tiles_overlap_the_later_one_counts() -> None:
     assert found[8:, 18:].eq(3).all()
 
 
+@pytest.mark.parametrize("padding", ["centre", "end"])
+@pytest.mark.parametrize("window", [Window(0, 70, 0, 45), Window(40, 41, 3, 9), Window(2, 12, 34, 44)])
+def test_every_tile_is_asked_for_its_part_of_a_window(padding: str, window: Window) -> None:
+    """A network that answers nothing outside of what it is asked for; a tile without a part of it isn't run."""
+    canvas = TILES.model_copy(update={"padding": padding})
+    stacks, asked = torch.rand(1, 1, 70, 45), []
+
+    def answer(frame: torch.Tensor, part: Window) -> torch.Tensor:
+        asked.append(part)
+        result = torch.full_like(frame, torch.nan)
+        result[part.part] = frame[part.part]
+        return result
+
+    found = run_framed(stacks, canvas, answer, window)
+    assert torch.equal(found[window.part], stacks[window.part])
+    area = window.shape[0] * window.shape[1]
+    overlaps = 2 * 32 * 45 + 2 * 32 * 70  # tiles that overlap answer twice
+    assert area <= sum(w.shape[0] * w.shape[1] for w in asked) <= area + overlaps
+    assert len(asked) == len({tuple(vars(w).values()) for w in asked}) or window.shape == (70, 45)
+    if window.shape != (70, 45):
+        assert len(asked) < 6
+
+
 def test_centred_frames_and_whole_planes() -> None:
     canvas = TILES.model_copy(update={"padding": "centre", "larger": "whole"})
     stacks = torch.rand(1, 1, 20, 41)
     frames: list[torch.Tensor] = []
 
-    def keep(frame: torch.Tensor) -> torch.Tensor:
+    def keep(frame: torch.Tensor, window: Window) -> torch.Tensor:
         frames.append(frame)
         return frame
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from sctlab_model.errors import InputError
-from sctlab_model.network import build_network
+from sctlab_model.network import build_network, windowed
 from sctlab_model.network.fusing import fold_batch_norm
 from sctlab_model.network.settings import NetworkSettings, ResidualUNet3DSettings, UNetPlusPlusSettings
+from sctlab_model.network.windowed import can_window
+from sctlab_model.window import Window
 
 SMALL = (16, 16, 8, 8, 4)
 
@@ -34,6 +38,20 @@ class TestEveryArchitecture:
             torch.testing.assert_close(found, torch.tanh(network.logits(given)))
             alone = torch.cat([network(one[None]) for one in given])
         torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)  # the batch changes nothing
+
+    def test_a_window_is_a_part_of_the_plane(self, settings: NetworkSettings) -> None:
+        torch.manual_seed(0)
+        network = fold_batch_norm(build_network(settings), settings.slices)
+        given = torch.rand(2, settings.slices, 64, 96) * 2 - 1
+        whole, window = Window(0, 64, 0, 96), Window(3, 31, 40, 96)
+        with torch.inference_mode():
+            wanted = network.logits(given)
+            torch.testing.assert_close(network.logits_in(given, window), wanted[window.part], atol=0, rtol=0)
+            network.prepare_inference()
+            for part in (whole, window):
+                found = network.logits_in(given, part)
+                torch.testing.assert_close(found, wanted[part.part], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(network.logits(given), wanted, atol=1e-5, rtol=1e-5)
 
     def test_the_parts_are_the_network(self, settings: NetworkSettings) -> None:
         network = build_network(settings)
@@ -98,6 +116,90 @@ def test_any_encoder(encoder: str, slices: int) -> None:
         folded = fold_batch_norm(network, slices)
         torch.testing.assert_close(folded(given), expected, atol=1e-4, rtol=0)
         assert norms_that_run(folded, given) == 0
+
+
+def randomise_norms(network: torch.nn.Module) -> None:
+    """Otherwise folding them would leave every bias 0, and padding with zeros would often be right."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+            module.bias.data.uniform_(0.05, 0.3)
+
+
+def products(network: torch.nn.Module, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """What a run returns, and how many products its convolutions computed."""
+    count = 0
+
+    def add(module: torch.nn.Conv2d, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal count
+        count += output.numel() * module.weight[0].numel()
+
+    hooks = [m.register_forward_hook(add) for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    result = run()
+    for hook in hooks:
+        hook.remove()
+    return result, count
+
+
+@pytest.mark.parametrize("encoder", ["tu-mobilenetv3_small_100", "resnet18"])
+def test_windows_are_the_same_function_with_less_work(encoder: str) -> None:
+    """In corners, in the middle and of one voxel: every margin is wide enough, and not the whole plane."""
+    torch.manual_seed(0)
+    settings = UNetPlusPlusSettings(encoder=encoder, slices=3, decoder_channels=SMALL)
+    network = build_network(settings).eval()
+    randomise_norms(network)
+    network = fold_batch_norm(network, 3)
+    given = torch.rand(1, 3, 320, 384) * 2 - 1
+    windows = (
+        Window(0, 320, 0, 384), Window(0, 100, 0, 90), Window(200, 320, 250, 384), Window(130, 180, 150, 210),
+        Window(161, 162, 163, 164), Window(0, 320, 200, 201),
+    )  # fmt: skip
+    with torch.inference_mode():
+        before, all_products = products(network, lambda: network.logits(given))
+        decoder = sum(p.numel() for p in network.parts["decoder"].parameters())
+        network.prepare_inference()
+        assert sum(p.numel() for p in network.parts["decoder"].parameters()) != decoder
+        spent = []
+        for window in windows:
+            found, count = products(network, lambda window=window: network.logits_in(given, window))
+            torch.testing.assert_close(found, before[window.part], atol=2e-5, rtol=1e-4)
+            spent.append(count)
+    assert spent[0] < 0.95 * all_products
+    assert max(spent[1:]) < spent[0]
+    assert spent[4] == min(spent)
+
+
+def test_a_margin_that_is_too_narrow_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison above would notice one convolution less."""
+    torch.manual_seed(0)
+    network = build_network(UNetPlusPlusSettings(encoder="resnet18", slices=3, decoder_channels=SMALL)).eval()
+    randomise_norms(network)
+    network = fold_batch_norm(network, 3)
+    given, window = torch.rand(1, 3, 320, 384) * 2 - 1, Window(128, 176, 128, 192)
+    with torch.inference_mode():
+        wanted = network.logits(given)[window.part]
+        network.prepare_inference()
+        monkeypatch.setattr(windowed, "SHAPE_STEP", 2)
+        torch.testing.assert_close(network.logits_in(given, window), wanted, atol=2e-5, rtol=1e-4)
+        monkeypatch.setattr(windowed, "_RINGS", 1)
+        assert (network.logits_in(given, window) - wanted).abs().max() > 1e-3
+
+
+def test_other_decoders_stay_as_they_are() -> None:
+    """Attention looks at the whole plane; an encoder without a finest level leaves nodes out."""
+    import segmentation_models_pytorch as smp
+
+    def decoder(encoder: str, **options: object) -> torch.nn.Module:
+        made = smp.UnetPlusPlus(encoder, encoder_weights=None, in_channels=3, classes=1, **options)
+        fold_batch_norm(made, 3)
+        return made.decoder
+
+    assert can_window(decoder("resnet18"))
+    assert not can_window(decoder("resnet18", decoder_attention_type="scse"))
+    assert not can_window(decoder("resnet18", decoder_interpolation="bilinear"))
+    unfolded = smp.UnetPlusPlus("resnet18", encoder_weights=None, in_channels=3, classes=1)
+    assert not can_window(unfolded.decoder)
 
 
 def test_the_published_network_has_its_published_size() -> None:

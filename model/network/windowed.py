@@ -1,0 +1,162 @@
+"""The decoder of U-Net++ for inference: the same function with less work, by two identities.
+
+**A convolution of an upsampled image** (nearest neighbour, factor 2) sees every voxel of the coarse image two or three
+times. Of its 3x3 weights those that meet the same voxel are added once, which leaves 2x2 of them for each of the four
+positions of a fine voxel inside a coarse one: 4 products instead of 9, and neither the upsampled image nor its
+concatenation with the skip connections is made. (Shi 2016, arXiv 1609.07009, the other way round.)
+
+**What is outside of the body isn't asked for.** The encoder sees the whole plane. Of the decoder, which is where most
+of the work is, every level computes the part that the wanted window depends on: a 3x3 convolution looks one voxel
+further. Where a part ends inside the plane the convolutions pad zeros instead of the image, so that what is wrong grows
+inwards by a voxel a convolution; each level's margin is that wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sctlab_model.window import Window
+
+# Of the finest level's part: windows that differ by little have one shape, for which the libraries are prepared already.
+SHAPE_STEP = 16
+_RINGS = 2  # convolutions in a node, each of which spoils one ring of voxels
+
+
+class WindowedDecoder(nn.Module):
+    """A decoder of segmentation_models_pytorch's U-Net++ after batch norms were folded.
+
+    Args:
+        decoder: One that `can_window` accepts; its convolutions are taken over.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.depth = int(decoder.depth)
+        self.nodes = nn.ModuleDict()
+        for level in range(self.depth + 1):
+            for k in range(level + 1 if level < self.depth else 1):
+                coarse = decoder.in_channels[level] if k == 0 else decoder.skip_channels[level - 1]
+                self.nodes[f"{k}_{level}"] = _Node(decoder.blocks[f"x_{k}_{level}"], coarse)
+
+    def forward(self, features: Sequence[Tensor], window: Window | None = None) -> Tensor:
+        """Decode a window.
+
+        Args:
+            features: Of the encoder, finest first, whole planes; the first of them isn't used.
+            window: Of the plane; all of it when left out.
+
+        Returns:
+            [N, channels, y, x] of the window.
+        """
+        planes = list(features[1:])[::-1]  # coarsest first; each has half the voxels of the next
+        plane = Window(0, 2 * planes[-1].shape[-2], 0, 2 * planes[-1].shape[-1])
+        window = window or plane
+        parts = self._parts(window, plane)
+        before: list[Tensor] = []  # nodes of the level before, on its part
+        for level in range(self.depth):
+            coarse = parts[level].halved()
+            made = [planes[level + 1][parts[level].part]]
+            nodes: list[Tensor] = []
+            for k in range(level, -1, -1):
+                below = planes[level][coarse.part] if k == level else before[k][coarse.within(parts[level - 1]).part]
+                made.insert(0, self.nodes[f"{k}_{level}"](below, torch.cat(made, 1) if made[1:] else made[0]))
+                nodes.insert(0, made[0])
+            before = nodes
+        below = before[0][parts[-1].halved().within(parts[-2]).part]
+        finest: Tensor = self.nodes[f"0_{self.depth}"](below)
+        return finest[window.within(parts[-1]).part]
+
+    def _parts(self, window: Window, plane: Window) -> list[Window]:
+        """What every level computes so that the finest is right in the window; coarsest first, each in its voxels."""
+        parts = [window.grown(_RINGS, plane, SHAPE_STEP)]
+        for level in range(self.depth - 1, -1, -1):
+            plane = plane.halved()
+            parts.insert(0, parts[0].halved().grown(_RINGS * (level + 1), plane, 2))
+        return parts
+
+
+class _Node(nn.Module):
+    """One node: relu(conv(upsampled and skip)), then the second convolution."""
+
+    def __init__(self, block: Any, coarse: int) -> None:
+        super().__init__()
+        conv = block.conv1[0]
+        weight, self.channels = conv.weight.detach(), conv.out_channels
+        with torch.no_grad():
+            self.up = nn.Conv2d(coarse, 4 * self.channels, 2, padding=1, bias=False)
+            self.up.weight.copy_(coarse_weights(weight[:, :coarse]))
+            self.skip = None
+            if conv.in_channels > coarse:
+                self.skip = nn.Conv2d(conv.in_channels - coarse, self.channels, 3, padding=1)
+                self.skip.weight.copy_(weight[:, coarse:])
+                assert self.skip.bias is not None
+                self.skip.bias.copy_(conv.bias)
+            else:
+                self.up.bias = nn.Parameter(conv.bias.detach().repeat(4))
+        self.requires_grad_(False)
+        self.second = block.conv2
+
+    def forward(self, below: Tensor, skip: Tensor | None = None) -> Tensor:
+        rows, columns = below.shape[-2:]
+        up = self.up(below)
+        if self.skip is None:
+            up = up.relu_()
+            shape = (len(up), self.channels, 2 * rows, 2 * columns)
+            fine = torch.empty(shape, dtype=up.dtype, device=up.device, memory_format=torch.channels_last)
+        else:
+            fine = self.skip(skip)
+        for k in range(4):
+            a, b = divmod(k, 2)
+            own = up[:, k * self.channels : (k + 1) * self.channels, a : a + rows, b : b + columns]
+            if self.skip is None:
+                fine[..., a::2, b::2].copy_(own)
+            else:
+                fine[..., a::2, b::2].add_(own)
+        if self.skip is not None:
+            fine.relu_()
+        result: Tensor = self.second(fine)
+        return result
+
+
+def coarse_weights(weight: Tensor) -> Tensor:
+    """Weights of a 2x2 convolution of the coarse image for those of a 3x3 one of the upsampled image.
+
+    Args:
+        weight: [out, in, 3, 3].
+
+    Returns:
+        [4 out, in, 2, 2]: for fine voxels in the upper left, upper right, lower left and lower right of a coarse one.
+        With a padding of 1 the result has one row and one column more than the coarse image; fine voxel
+        (2 i + a, 2 j + b) is at (i + a, j + b).
+    """
+
+    def pairs(values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        first, middle, last = values.unbind(axis)
+        return torch.stack([first, middle + last], axis), torch.stack([first + middle, last], axis)
+
+    return torch.cat([fine for rows in pairs(weight, -2) for fine in pairs(rows, -1)])
+
+
+def can_window(decoder: nn.Module) -> bool:
+    """Whether a decoder is built as this file assumes: nearest neighbours, no attention, folded norms, ReLU, and a
+    skip connection at every level but the finest."""
+    from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
+
+    if not isinstance(decoder, UnetPlusPlusDecoder) or not isinstance(decoder.center, nn.Identity):
+        return False
+    for block in decoder.blocks.values():
+        if block.is_empty or block.interpolation_mode != "nearest":
+            return False
+        for conv, *rest in (block.conv1, block.conv2):
+            if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (3, 3) or conv.bias is None:
+                return False
+            if not all(isinstance(m, nn.Identity | nn.ReLU) for m in rest) or not isinstance(rest[-1], nn.ReLU):
+                return False
+        for attention in (block.attention1, block.attention2):
+            if not isinstance(attention.attention, nn.Identity):
+                return False
+    return True
