@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 
 from sctlab_model.backends import Backend
 from sctlab_model.framing import run_framed
-from sctlab_model.preparation import stack_indices, unit_to_hu
+from sctlab_model.preparation import padded_length, stack_indices, unit_to_hu
 from sctlab_model.recipe import Recipe, View
 from sctlab_model.window import Window
 
@@ -75,23 +76,24 @@ def predict_volume(
         batch = batch or plan_batch(backends, volume[neighbours[:1]], recipe)
         done = 0
         while done < len(wanted):
-            take = max(1, batch // len(recipe.views))
-            chosen = neighbours[done : done + take]
-            window = body_window(mask[wanted[done : done + take]], recipe)
+            first, last = next_chunk(done, len(wanted), batch // len(recipe.views), one_shape=device.type == "cuda")
+            index = wanted[first:last]
+            window = body_window(mask[index], recipe)
             try:
-                mean, std = _predict_slices(volume[chosen], backends, recipe, batch, spread, clock, window)
+                mean, std = _predict_slices(
+                    volume[neighbours[first:last]], backends, recipe, batch, spread, clock, window
+                )
             except torch.cuda.OutOfMemoryError:
                 if batch == 1:
                     raise
                 torch.cuda.empty_cache()
                 batch = max(1, batch // 2)
                 continue
-            index = wanted[done : done + len(chosen)]
             hu[index] = unit_to_hu(mean.cpu().numpy(), recipe)
             if deviation is not None and std is not None:
                 low, high = recipe.target_range_hu
                 deviation[index] = (std * ((high - low) / 2)).cpu().numpy()
-            done += len(chosen)
+            done = last
             if progress is not None:
                 progress(done, len(wanted))
     return Prediction(hu, deviation, batch, clock.seconds)
@@ -133,10 +135,34 @@ def _predict_slices(
     return mean, (squares / samples - (mean - first) ** 2).clamp_min(0).sqrt()
 
 
+def warm_up(backend: Backend, recipe: Recipe) -> None:
+    """Run one empty sample of the smallest canvas, so that what libraries prepare at their first call is prepared."""
+    size = tuple(padded_length(1, recipe.canvas, axis) for axis in (0, 1))
+    backend(torch.zeros(1, recipe.network.slices, *size, device=backend.device))
+
+
 def body_window(mask: np.ndarray, recipe: Recipe) -> Window:
     """The rectangle around the body of some slices [n, Y, X] in every view of them."""
     plane = mask.any(axis=0)
     return Window.around(np.logical_or.reduce([np.flip(plane, _FLIPS[view]) for view in recipe.views]))
+
+
+def next_chunk(done: int, total: int, most: int, *, one_shape: bool) -> tuple[int, int]:
+    """First and last (excluded) of the slices that run next.
+
+    With `one_shape` all chunks have one length, so that a GPU's libraries tune for it once: as few chunks as can be, the
+    last of which may repeat slices of the one before.
+
+    Example:
+        >>> [next_chunk(done, 91, 32, one_shape=True) for done in (0, 31, 62)]
+        [(0, 31), (31, 62), (60, 91)]
+    """
+    most = max(1, most)
+    if not one_shape:
+        return done, min(done + most, total)
+    length = math.ceil(total / math.ceil(total / most))
+    first = min(done, total - length)
+    return first, first + length
 
 
 def plan_batch(backends: Sequence[Backend], sample: torch.Tensor, recipe: Recipe) -> int:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeVar
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
@@ -20,8 +24,44 @@ SERVER_FAULTS = (ExitCode.BAD_WEIGHTS, ExitCode.INTERNAL, ExitCode.RESOURCES)
 GRACE_S = 8  # containers are killed 10 s after SIGTERM
 
 
-def make_app(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, ready: threading.Event) -> FastAPI:
+Result = TypeVar("Result")
+
+
+class InferenceThread:
+    """One thread that loads, warms up and predicts, whichever thread a request arrives in: what CUDA's libraries have tuned
+    is kept for each thread. A daemon, so that a server that was stopped doesn't wait for a case."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        threading.Thread(target=self._work, name="inference", daemon=True).start()
+
+    def run(self, job: Callable[[], Result]) -> Result:
+        """Do it there, wait for it, and return or raise what it does."""
+        future: Future[Result] = Future()
+
+        def do() -> None:
+            try:
+                future.set_result(job())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._jobs.put(do)
+        return future.result()
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()
+
+
+def make_app(
+    synthesiser: Synthesiser,
+    input_folder: Path,
+    output_folder: Path,
+    ready: threading.Event,
+    thread: InferenceThread | None = None,
+) -> FastAPI:
     """The application: `GET /health` (503 until the weights are loaded), `POST /invoke` (201 when done)."""
+    thread = thread or InferenceThread()
     app = FastAPI(title="synthetic CT", docs_url=None, redoc_url=None, openapi_url=None)
     busy = threading.Lock()
 
@@ -37,7 +77,7 @@ def make_app(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, 
             return JSONResponse({"error": "another invoke is running"}, 409)
         try:
             case = read_challenge(input_folder)
-            result = synthesiser.synthesise(case, output_folder, record=False)
+            result = thread.run(lambda: synthesiser.synthesise(case, output_folder, record=False))
             results = challenge_results(case, output_folder / case.output_name, input_folder / "region.json")
             write_json(output_folder / "results.json", results)
             for warning in result.warnings:
@@ -57,7 +97,7 @@ def make_app(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, 
 
 
 def load_all(synthesiser: Synthesiser, task: Task | None = None) -> None:
-    """Load every group of the bundle of `task`, or of every bundle that is there.
+    """Load every group of the bundle of `task`, or of every bundle that is there, and run each bundle's network once.
 
     Raises:
         WeightsError: Nothing to load, or damaged weights.
@@ -70,9 +110,12 @@ def load_all(synthesiser: Synthesiser, task: Task | None = None) -> None:
     wanted = [b for b in bundles if task in (None, b.task)]
     if not wanted:
         raise WeightsError(root, found=f"no bundle{f' for task {task}' if task else ''}", expected="at least one")
+    from sctlab_model.ensemble import warm_up
+
     for bundle in wanted:
         for group in bundle.groups:
-            synthesiser.start_loading(Case("start", bundle.task, Path(), region=group.regions[0])).result()
+            folds = synthesiser.start_loading(Case("start", bundle.task, Path(), region=group.regions[0])).result()
+        warm_up(folds[0], bundle.recipe)
 
 
 def serve(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, *, port: int, task: Task | None) -> int:
@@ -81,14 +124,15 @@ def serve(synthesiser: Synthesiser, input_folder: Path, output_folder: Path, *, 
 
     ready = threading.Event()
     failure: list[Exception] = []
-    app = make_app(synthesiser, input_folder, output_folder, ready)
+    thread = InferenceThread()
+    app = make_app(synthesiser, input_folder, output_folder, ready, thread)
     server = uvicorn.Server(
         uvicorn.Config(app, host="0.0.0.0", port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S)
     )
 
     def load() -> None:
         try:
-            load_all(synthesiser, task)
+            thread.run(lambda: load_all(synthesiser, task))
             print(f"ready on port {port}, {synthesiser.device}", flush=True)
             ready.set()
         except Exception as error:  # or the server would answer 503 until the platform gives up

@@ -38,7 +38,7 @@ def list_weights(registry: RegistryFile = None) -> None:
         regions = " ".join(str(r) for group in w.groups for r in group.regions)
         revision = f"@{w.revision}" if w.revision else ", needs --revision"
         table.add_row(
-            names, w.task, regions, str(len(w.files)), size, w.registration.method, w.recipe, w.licence,
+            names, w.task, regions, str(len(w.files) or "?"), size, w.registration.method, w.recipe, w.licence,
             f"{w.repository}{revision}", "yes" if here else "no",
         )  # fmt: skip
     Console(width=200 if not Console().is_terminal else None).print(table)

@@ -88,14 +88,7 @@ def app_checkpoints(path: Path) -> list[Path]:
     manifest = path / "app.json"
     if not manifest.is_file():
         raise WeightsError(path, found="a folder without app.json", expected="checkpoints (.pt), or a KonfAI app")
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        named = content.get("models") or []
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise WeightsError(manifest, found=f"can't be read ({error})", expected="a KonfAI app's app.json") from error
-    if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
-        raise WeightsError(manifest, found=f"models: {str(named)[:80]}", expected="a list of file names")
-    files = [path / (n if n.endswith(".pt") else f"{n}.pt") for n in named] or sorted(path.glob("*.pt"))
+    files = [path / name for name in app_models(manifest)] or sorted(path.glob("*.pt"))
     root = path.resolve()
     missing = [f.name for f in files if not f.is_file() or not f.resolve().is_relative_to(root)]
     if missing or not files:
@@ -105,6 +98,22 @@ def app_checkpoints(path: Path) -> list[Path]:
             expected="the app's checkpoints (.pt)",
         )
     return files
+
+
+def app_models(manifest: Path) -> list[str]:
+    """File names of the checkpoints that an app.json names; empty where it names none.
+
+    Raises:
+        WeightsError: It can't be read, or isn't one.
+    """
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        named = content.get("models") or []
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise WeightsError(manifest, found=f"can't be read ({error})", expected="a KonfAI app's app.json") from error
+    if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
+        raise WeightsError(manifest, found=f"models: {str(named)[:80]}", expected="a list of file names")
+    return [name if name.endswith(".pt") else f"{name}.pt" for name in named]
 
 
 def _networks(state: Any) -> Mapping[str, Any] | None:

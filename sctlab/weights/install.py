@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -73,11 +74,20 @@ def install(
     known = _first_hashes(weights, commit)
     hashes: dict[str, str] = {}
     paths: dict[str, Path] = {}
+
+    def get(file: PublishedFile) -> Path:
+        paths[file.path], hashes[file.path] = _one(file, weights, commit, local, origin, downloads, known, monitor)
+        return paths[file.path]
+
+    weights = _with_the_files_of_apps(weights, get)
+    if weights.note:
+        monitor.warning(f"{name}: {weights.note}")
     for number, file in enumerate(weights.files):
         monitor.progress(number, len(weights.files), file.path)
-        paths[file.path], hashes[file.path] = _one(file, weights, commit, local, origin, downloads, known, monitor)
+        get(file)
     monitor.progress(len(weights.files), len(weights.files), "converting")
-    new = {f.path: hashes[f.path] for f in weights.files if f.sha256 is None and f.path not in known}
+    verified = {f.path for f in weights.files if f.sha256 is not None}
+    new = {path: digest for path, digest in hashes.items() if path not in known and path not in verified}
     if new:
         FirstHashes(revision=commit, sha256=known | new).write(_hash_record(weights))
         monitor.warning(
@@ -112,6 +122,32 @@ def verify(folder: Path, weights: PublishedWeights | None = None) -> Bundle:
                     advice=f"remove the folder and run `sctlab weights fetch {weights.name}`",
                 )
     return bundle
+
+
+def _with_the_files_of_apps(weights: PublishedWeights, get: Callable[[PublishedFile], Path]) -> PublishedWeights:
+    """The entry with the checkpoints of its apps, which their app.json names.
+
+    Raises:
+        WeightsError: An app.json that names none, or a file elsewhere.
+    """
+    from sctlab.training.konfai import app_models
+
+    groups = []
+    for group in weights.groups:
+        if group.app is not None:
+            manifest = get(PublishedFile(path=f"{group.app}/app.json"))
+            names = app_models(manifest)
+            if not names or any("/" in n or "\\" in n or n.startswith(".") for n in names):
+                raise WeightsError(
+                    manifest,
+                    found=f"models: {', '.join(names) or 'none'}",
+                    expected="the names of checkpoints in the app's folder",
+                    advice="copy the folder and pack it: sctlab pack --from-konfai",
+                )
+            files = tuple(PublishedFile(path=f"{group.app}/{n}") for n in names)
+            group = group.model_copy(update={"app": None, "files": files})
+        groups.append(group)
+    return weights.model_copy(update={"groups": tuple(groups)})
 
 
 def _one(
@@ -159,8 +195,8 @@ def _find(file: PublishedFile, weights: PublishedWeights, folder: Path) -> Path:
         raise InputError(folder, found="no such folder", expected="a folder with the published files")
     pieces = file.path.split("/")
     places = [folder / weights.repository / file.path, *(folder.joinpath(*pieces[k:]) for k in range(len(pieces)))]
-    # A bare name could be any other group's: every group has a CV_0.pt.
-    if file.sha256 is None and len({f.path.split("/")[-1] for f in weights.files}) < len(weights.files):
+    # A bare name could be any other group's or app's: each has a CV_0.pt.
+    if file.sha256 is None and len(pieces) > 1 and folder.resolve().name != pieces[-2]:
         places.pop()
     for place in places:
         if place.is_file():
@@ -242,6 +278,7 @@ def _convert(
         "revision": commit,
         "licence": weights.licence,
         "trained_with": weights.trained_with,
+        "note": weights.note,
         "files": hashes,
         "from": "a local folder" if local is not None else "the network",
     }

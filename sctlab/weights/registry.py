@@ -33,10 +33,24 @@ class PublishedFile(Settings):
 
 
 class PublishedGroup(Settings):
-    """The folds that serve some regions."""
+    """The folds that serve some regions.
+
+    Args:
+        files: The checkpoints.
+        app: Instead of them, a folder of the repository that is an app of KonfAI: its app.json names them.
+    """
 
     regions: tuple[Region, ...] = Field(min_length=1)
-    files: tuple[PublishedFile, ...] = Field(min_length=1)
+    files: tuple[PublishedFile, ...] = ()
+    app: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> PublishedGroup:
+        if bool(self.files) == (self.app is not None):
+            raise ValueError("a group has either files or an app")
+        if self.app is not None:
+            PublishedFile(path=self.app)
+        return self
 
 
 class PublishedRegistration(Settings):
@@ -54,6 +68,7 @@ class PublishedWeights(Settings):
         revision: Commit, whole or its first digits; None where none was verified: the user must give one.
         licence: `unknown` where the source doesn't state one.
         recipe: Recipe that computes what these networks were trained with.
+        note: What isn't known of them; said when they are fetched, and kept with the bundle.
     """
 
     name: Annotated[str, Field(pattern=WEIGHTS_NAME)]
@@ -64,18 +79,21 @@ class PublishedWeights(Settings):
     recipe: str
     registration: PublishedRegistration
     trained_with: str = ""
+    note: str = ""
     groups: tuple[PublishedGroup, ...] = Field(min_length=1)
 
     @property
     def files(self) -> tuple[PublishedFile, ...]:
-        """Every checkpoint."""
+        """Every checkpoint that the registry names; those of apps are known when their app.json is here."""
         return tuple(f for group in self.groups for f in group.files)
 
     @property
     def bytes(self) -> int | None:
         """Size of the download; None where a size isn't known."""
         sizes = [f.bytes for f in self.files]
-        return None if None in sizes else sum(s for s in sizes if s is not None)
+        if None in sizes or any(group.app for group in self.groups):
+            return None
+        return sum(s for s in sizes if s is not None)
 
 
 class Registry(Settings):

@@ -10,7 +10,7 @@ import torch
 
 from sctlab_model.backends import Backend, load_backend
 from sctlab_model.bundle import read_bundle
-from sctlab_model.ensemble import predict_volume
+from sctlab_model.ensemble import next_chunk, predict_volume
 from sctlab_model.preparation import unit_to_hu
 from sctlab_model.recipe import Recipe
 from sctlab_model.window import Window
@@ -115,6 +115,25 @@ def test_backends_are_asked_for_the_body_alone(tiny_recipe: Recipe) -> None:
     found = predict_volume(source, mask, [Sparing()], recipe, batch=4).hu
     np.testing.assert_allclose(found[mask], unit_to_hu(source, recipe)[mask], atol=1e-3)
     assert areas == [(32 - 6) * (64 - 8), (32 - 2) * 64, 32 * 64]  # around the body and its mirror images
+
+
+@pytest.mark.parametrize("total", [1, 2, 31, 32, 33, 64, 91, 100])
+@pytest.mark.parametrize("most", [1, 3, 32])
+def test_chunks_cover_every_slice_with_one_shape(total: int, most: int) -> None:
+    for one_shape in (True, False):
+        done, seen, lengths = 0, set(), []
+        while done < total:
+            first, last = next_chunk(done, total, most, one_shape=one_shape)
+            assert done >= first < last <= total
+            assert last - first <= most
+            seen.update(range(first, last))
+            lengths.append(last - first)
+            assert last > done
+            done = last
+        assert seen == set(range(total))
+        assert len(lengths) == -(-total // most)
+        if one_shape:
+            assert len(set(lengths)) == 1
 
 
 def test_memory_that_runs_out_halves_the_batch(volume: tuple[np.ndarray, np.ndarray], tiny_recipe: Recipe) -> None:

@@ -71,6 +71,33 @@ def test_health_then_invoke(synthesiser: Synthesiser, folders: tuple[Path, Path]
             path.unlink()
 
 
+def test_one_thread_computes_whoever_asks(
+    synthesiser: Synthesiser, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call of a network is not a patient's, and every call comes from one thread."""
+    import sctlab_model.backends.torch_backend as torch_backend
+
+    calls: list[tuple[str, bool]] = []
+    real = torch_backend.TorchBackend.__call__
+
+    def call(self, stacks, window=None):
+        calls.append((threading.current_thread().name, bool(stacks.any())))
+        return real(self, stacks, window)
+
+    monkeypatch.setattr(torch_backend.TorchBackend, "__call__", call)
+    thread, ready = server_module.InferenceThread(), threading.Event()
+    client = TestClient(make_app(synthesiser, *folders, ready, thread))
+    thread.run(lambda: load_all(synthesiser))
+    assert calls == [("inference", False)]
+    ready.set()
+    assert client.post("/invoke").status_code == 201
+    assert {name for name, _ in calls} == {"inference"}
+    assert any(filled for _, filled in calls)
+    with pytest.raises(ZeroDivisionError):
+        thread.run(lambda: 1 / 0)
+    assert thread.run(lambda: 3) == 3
+
+
 def test_weights_are_loaded_once(
     synthesiser: Synthesiser, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,6 +171,52 @@ def test_unknown_hashes_are_recorded_once_and_hold(published: Path, registry: Ma
         install(entry, revision="d" * 40, origin=str(published))
 
 
+def test_an_app_is_fetched_by_the_names_in_its_app_json(
+    published: Path, home: Path, tmp_path: Path, registry: MakeRegistry
+) -> None:
+    """From a mirror and from folders; hashes are recorded once, and the note goes with the bundle."""
+    app_folder = tmp_path / "mirror" / "them" / "theirs" / "resolve" / ("d" * 40) / "MR"
+    app_folder.mkdir(parents=True)
+    for path in PATHS:
+        (app_folder / Path(path).name).symlink_to(published / path)
+    manifest = app_folder / "app.json"
+    manifest.write_text(json.dumps({"models": ["CV_1.pt", "CV_0"]}))
+    content = yaml.safe_load(registry().read_text())
+    entry = content["weights"][0]
+    entry |= {"revision": None, "note": "nobody compared it", "groups": [{"regions": ["AB"], "app": "MR"}]}
+    (tmp_path / "apps.yaml").write_text(yaml.safe_dump(content))
+    weights = read_registry(tmp_path / "apps.yaml").find("short")
+    assert (weights.files, weights.bytes) == ((), None)
+    lines: list[str] = []
+
+    class Listening(Monitor):
+        def warning(self, text: str) -> None:
+            lines.append(text)
+
+    folder = install(weights, revision="d" * 40, origin=(tmp_path / "mirror").as_uri(), monitor=Listening())
+    bundle = read_bundle(folder)
+    origin = bundle.provenance["published"]
+    assert list(origin["files"]) == ["MR/app.json", "MR/CV_1.pt", "MR/CV_0.pt"]
+    assert origin["note"] == "nobody compared it"
+    assert any("nobody compared it" in line for line in lines)
+    record = FirstHashes.read(home / "long-name.hashes.json")
+    assert record.sha256 == {f"MR/{n}": file_sha256(app_folder / n) for n in ("app.json", "CV_0.pt", "CV_1.pt")}
+
+    for place in (app_folder, app_folder.parent):
+        shutil.rmtree(folder)
+        assert len(read_bundle(install(weights, origin=str(place))).groups[0].folds) == 2
+    shutil.rmtree(folder)
+    elsewhere = app_folder.rename(app_folder.with_name("CBCT"))
+    with pytest.raises(InputError, match=r"no MR/app\.json"):  # the files of another app
+        install(weights, origin=str(elsewhere))
+    elsewhere.rename(app_folder)
+    (home / "long-name.hashes.json").unlink()
+    for names in ([], ["../CV_0.pt"]):
+        manifest.write_text(json.dumps({"models": names}))
+        with pytest.raises(WeightsError, match="sctlab pack --from-konfai"):
+            install(weights, origin=str(app_folder))
+
+
 def test_verify_sees_an_altered_file_and_another_origin(published: Path, registry: MakeRegistry) -> None:
     path = registry()
     folder = fetch(path, "--from", str(published))
@@ -202,7 +249,11 @@ def test_the_products_registry() -> None:
     assert all(f.bytes and f.sha256 for w in hashed for f in w.files)
     for weights in known.weights:
         assert weights.name.endswith(weights.task)
-        assert ("ELX" in weights.files[0].path) == weights.name.startswith("elastix")
+        if weights.files:
+            assert ("ELX" in weights.files[0].path) == weights.name.startswith("elastix")
+        else:
+            assert weights.repository == "VBoussot/ImpactSynth"
+            assert weights.note
     assert known.find("impact-mri").name == "impact-sam-mri"
     with pytest.raises(InputError, match="unknown name 'x'"):
         known.find("x")
