@@ -100,9 +100,9 @@ def child(options: argparse.Namespace) -> None:
                 self.inner, self.device = inner, inner.device
                 self.description, self.batch_limit = inner.description, inner.batch_limit
 
-            def __call__(self, stacks):
+            def __call__(self, stacks, window=None):
                 first_call.append(time.time() - options.started)
-                return self.inner(stacks)
+                return self.inner(stacks, window)
 
         return [Watched(backends[0]), *backends[1:]]
 
