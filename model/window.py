@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Window:
         return self.bottom - self.top, self.right - self.left
 
     @property
-    def part(self) -> tuple[object, slice, slice]:
+    def part(self) -> Any:
         """An index: `array[window.part]` is the rectangle of the last two axes."""
         return ..., slice(self.top, self.bottom), slice(self.left, self.right)
 

@@ -89,7 +89,7 @@ class _Node(nn.Module):
         with torch.no_grad():
             self.up = nn.Conv2d(coarse, 4 * self.channels, 2, padding=1, bias=False)
             self.up.weight.copy_(coarse_weights(weight[:, :coarse]))
-            self.skip = None
+            self.skip: nn.Conv2d | None = None
             if conv.in_channels > coarse:
                 self.skip = nn.Conv2d(conv.in_channels - coarse, self.channels, 3, padding=1)
                 self.skip.weight.copy_(weight[:, coarse:])
@@ -148,7 +148,8 @@ def can_window(decoder: nn.Module) -> bool:
 
     if not isinstance(decoder, UnetPlusPlusDecoder) or not isinstance(decoder.center, nn.Identity):
         return False
-    for block in decoder.blocks.values():
+    blocks: Any = decoder.blocks
+    for block in blocks.values():
         if block.is_empty or block.interpolation_mode != "nearest":
             return False
         for conv, *rest in (block.conv1, block.conv2):
