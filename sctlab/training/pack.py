@@ -107,8 +107,8 @@ def pack_runs(
                 "digest": cohort.digest,
                 "registrations": cohort.registrations,
                 "cases": len(cohort.cases),
-                "left_out": cohort.left_out | cohort.excluded,
-                "doubtful": cohort.doubtful,
+                "left_out": _within(cohort.folder, cohort.left_out | cohort.excluded),
+                "doubtful": _within(cohort.folder, cohort.doubtful),
                 "target": plan.data.target,
             },
             "held_out_cases": list(map(_id, division.held_out)),
@@ -123,6 +123,11 @@ def pack_runs(
     write_bundle(bundle, out)
     write_text(out / "MODEL_CARD.md", model_card(bundle))
     return bundle
+
+
+def _within(folder: str, reasons: dict[str, str]) -> dict[str, str]:
+    """Case → reason, without where the cohort lay on the machine that trained: bundles are published."""
+    return {key: reason.replace(f"{folder}/", "") if folder else reason for key, reason in reasons.items()}
 
 
 @dataclass(frozen=True)

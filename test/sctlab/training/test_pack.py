@@ -160,6 +160,17 @@ def test_folds_trained_apart_are_packed_together(run_folder: Path, tmp_path: Pat
     assert len(pack_runs(copies[1:], tmp_path / "one").groups[0].folds) == 1
 
 
+def test_reasons_in_a_bundle_do_not_say_where_the_cohort_lay(run_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run, ignore=shutil.ignore_patterns("cache"))
+    record = read_json(run / "cohort.json")
+    record["left_out"] = {"Task1/AB/1ABX001": f"{record['folder']}/Task1/AB/1ABX001/ct.mha: is empty"}
+    write_json(run / "cohort.json", record)
+    bundle = pack_runs([run], tmp_path / "bundle")
+    assert bundle.provenance["cohort"]["left_out"]["Task1/AB/1ABX001"] == "Task1/AB/1ABX001/ct.mha: is empty"
+    assert record["folder"] not in (tmp_path / "bundle/bundle.json").read_text()
+
+
 def test_what_does_not_fit_together_is_refused(run_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(run_folder, other, ignore=shutil.ignore_patterns("cache"))
