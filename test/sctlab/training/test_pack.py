@@ -117,6 +117,11 @@ def test_runs_that_measured_nothing_say_nothing(run_folder: Path, tmp_path: Path
     assert pack_runs([old], tmp_path / "bundle").validation is None
 
 
+def test_a_demonstration_holds_no_patient_to_its_few_simulated_ones(run_folder: Path, tmp_path: Path) -> None:
+    assert pack_runs([run_folder], tmp_path / "bundle").validation is not None
+    assert pack_runs([run_folder], tmp_path / "demonstration", demonstration=True).validation is None
+
+
 def test_the_card_says_what_the_manifest_says(bundle_folder: Path) -> None:
     bundle = read_bundle(bundle_folder)
     text = (bundle_folder / "MODEL_CARD.md").read_text()
