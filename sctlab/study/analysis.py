@@ -11,10 +11,12 @@ import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
 from sctlab.measures.statistics import bootstrap_interval
+from sctlab.study.displacement import DISPLACEMENT, EDGE_SHIFT
 from sctlab.study.plan import PairsPlan
-from sctlab.study.scores import DISPLACEMENT, METRICS, TRUTH
+from sctlab.study.scores import METRICS, ORGANS, TRUTH
 
 SAMPLES = 2000  # resamplings of cases for a slope
+ALONG = {"shift_mm": DISPLACEMENT[:3], "edge_shift_mm": EDGE_SHIFT}
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def mean_of(name: str, quantity: str, values: Sequence[float]) -> Estimate:
     return Estimate(name, quantity, numbers.size, float(numbers.mean()), low, high)
 
 
-def bias(rows: Sequence[Row], metrics: Sequence[str] = METRICS) -> list[Estimate]:
+def bias(rows: Sequence[Row], metrics: Sequence[str] = (*METRICS, ORGANS)) -> list[Estimate]:
     """Score against each reference minus score against the truth, paired by case: `train/evaluate`, metric."""
     table = {(r.train, r.evaluate, r.case): r.scores for r in over_seeds(rows)}
     names = dict.fromkeys((train, evaluate) for train, evaluate, _ in table if evaluate != TRUTH)
@@ -81,8 +83,9 @@ def bias(rows: Sequence[Row], metrics: Sequence[str] = METRICS) -> list[Estimate
     for train, evaluate in names:
         cases = [c for t, e, c in table if (t, e) == (train, evaluate) and (train, TRUTH, c) in table]
         for metric in metrics:
-            values = [table[train, evaluate, c][metric] - table[train, TRUTH, c][metric] for c in cases]
-            if values:
+            pairs = [(table[train, evaluate, c].get(metric), table[train, TRUTH, c].get(metric)) for c in cases]
+            values = [a - b for a, b in pairs if a is not None and b is not None]
+            if values and np.isfinite(values).all():
                 results.append(mean_of(f"{train}/{evaluate}", metric, values))
     return results
 
@@ -93,13 +96,23 @@ def against_truth(rows: Sequence[Row]) -> list[Estimate]:
     for row in over_seeds(rows):
         if row.evaluate == TRUTH:
             groups[row.train].append(row)
-    quantities = (*METRICS, *DISPLACEMENT, "ensemble_spread")
+    quantities = (*METRICS, ORGANS, *DISPLACEMENT, *EDGE_SHIFT, "ensemble_spread")
     return [
         mean_of(train, quantity, [r.scores[quantity] for r in group])
         for train, group in groups.items()
         for quantity in quantities
-        if all(quantity in r.scores for r in group)
+        if all(np.isfinite(r.scores.get(quantity, np.nan)) for r in group)
     ]
+
+
+def spread_by_voxel(rows: Sequence[Row]) -> list[Estimate]:
+    """Over cases, the mean of Spearman's correlation over voxels: of the ensemble's spread with the absolute error
+    (`train/truth`), and with the size of a reference's bias (`train/reference`)."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for row in over_seeds(rows):
+        if np.isfinite(row.scores.get("spread_rho", np.nan)):
+            groups[f"{row.train}/{row.evaluate}"].append(row.scores["spread_rho"])
+    return [mean_of(name, "spread_rho", values) for name, values in groups.items()]
 
 
 @dataclass(frozen=True)
@@ -129,8 +142,8 @@ class Slope:
 def dose_response(rows: Sequence[Row], trainings: dict[str, PairsPlan], *, seed: int = 0) -> list[Slope]:
     """Response per planted millimetre: HU, sharpness, ensemble spread, and the displacement that was learnt.
 
-    `shift_mm` is the learnt mean vector along the planted direction; a slope of 1 says that the network learns the whole
-    systematic part. Levels that plant both parts are left out.
+    `shift_mm` is the learnt mean vector along the planted direction, `edge_shift_mm` the same by edges; a slope of 1 says
+    that the network learns the whole systematic part. Levels that plant both parts are left out.
 
     Args:
         rows: Scores.
@@ -149,7 +162,7 @@ def dose_response(rows: Sequence[Row], trainings: dict[str, PairsPlan], *, seed:
             continue
         direction = _direction(part, [trainings[t] for t in levels])
         quantities = ["mae", "rmse", "sharpness", "spread_mm", "ensemble_spread"]
-        quantities += ["shift_mm"] if direction is not None else []
+        quantities += list(ALONG) if direction is not None else []
         x = np.array(list(levels.values()))
         for quantity in quantities:
             values = [[_response(table[t, c], quantity, direction) for c in cases] for t in levels]
@@ -194,9 +207,9 @@ def _direction(part: str, pairs: Sequence[PairsPlan]) -> np.ndarray | None:
 
 
 def _response(scores: dict[str, float], quantity: str, direction: np.ndarray | None) -> float:
-    if quantity == "shift_mm":
+    if quantity in ALONG:
         assert direction is not None
-        return float(np.dot([scores[k] for k in DISPLACEMENT[:3]], direction))
+        return float(np.dot([scores.get(k, np.nan) for k in ALONG[quantity]], direction))
     return scores.get(quantity, float("nan"))
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sctlab.registration.settings import Convention
-from sctlab.study.plan import CohortPlan, PairsPlan, StudyPlan
+from sctlab.study.plan import CohortPlan, Exclusion, PairsPlan, StudyPlan
 from sctlab.training.plan import TrainingPlan
 from sctlab.workflow.keys import content_key, is_finished
 
@@ -39,6 +39,7 @@ class Cell:
         cohort, loss, supervision: Names in the plan; loss is `recipe` for the recipe's own.
         pairs: What it trains on.
         seed: Of weights and patches.
+        exclusion: Which registered pairs are left out of training.
     """
 
     cohort: str
@@ -46,11 +47,13 @@ class Cell:
     loss: str
     supervision: str
     seed: int
+    exclusion: Exclusion = "none"
 
     @property
     def name(self) -> str:
         """All choices, for messages and files."""
-        return f"{self.cohort}/{self.pairs.name}/{self.loss}/{self.supervision}/seed{self.seed}"
+        kept = "" if self.exclusion == "none" else f"/without-{self.exclusion}"
+        return f"{self.cohort}/{self.pairs.name}/{self.loss}/{self.supervision}/seed{self.seed}{kept}"
 
 
 class StudyFiles:
@@ -81,7 +84,8 @@ class StudyFiles:
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
-        """All cells. Objectives without pairs take no losses: they appear once, not once a loss."""
+        """All cells. Objectives without pairs take no losses: they appear once, not once a loss. Pairs are left out of
+        registered ones only."""
         cells = []
         for cohort in self.plan.cohorts:
             for pairs in self.pair_sets:
@@ -89,7 +93,8 @@ class StudyFiles:
                     losses = tuple(self.plan.losses) if objective.takes_losses else ()
                     for loss in losses or ("recipe",):
                         for seed in self.plan.seeds:
-                            cells.append(Cell(cohort, pairs, loss, supervision, seed))
+                            for exclusion in self.plan.exclusions if pairs.plan.registered else ("none",):
+                                cells.append(Cell(cohort, pairs, loss, supervision, seed, exclusion))
         return tuple(cells)
 
     def train_name(self, cell: Cell) -> str:
@@ -98,6 +103,7 @@ class StudyFiles:
         parts += [cell.loss] if len(self.plan.losses) > 1 else []
         parts += [cell.supervision] if len(self.plan.supervision) > 1 else []
         parts += [cell.cohort] if len(self.plan.cohorts) > 1 else []
+        parts += [f"without-{cell.exclusion}"] if cell.exclusion != "none" else []
         return "+".join(parts)
 
     def cohort_key(self, name: str) -> str:
@@ -143,6 +149,7 @@ class StudyFiles:
     def fold_key(self, cell: Cell, fold: int) -> str:
         """Of a trained fold and its predictions."""
         settings = {"plan": self.training_plan(cell).model_dump(mode="json"), "fold": fold}
+        settings |= {"exclusion": cell.exclusion} if cell.exclusion != "none" else {}
         inputs = [self.pairs_key(cell.cohort, cell.pairs), self.split_key(cell.cohort)]
         return content_key("study-fold/1", settings=settings, inputs=inputs)
 
@@ -154,11 +161,24 @@ class StudyFiles:
         """Of a cell's scores against every reference."""
         folds = [self.fold_key(cell, k) for k in range(self.plan.folds)]
         columns = [f"{p.name} {self.pairs_key(cell.cohort, p)}" for p in self.pair_sets]
-        return content_key("study-scores/1", settings={}, inputs=[*folds, *columns])
+        return content_key("study-scores/2", settings={"axis": self.axis}, inputs=[*folds, *columns])
 
     def scores_file(self, cell: Cell) -> Path:
         """The scores, complete where the file exists."""
         return self.out / "scores" / f"{cell.pairs.name}-{self.scores_key(cell)[:SHORT]}.json"
+
+    @property
+    def axis(self) -> int:
+        """Of the arrays (0: z, 1: y, 2: x), that edge profiles are along: where the first planted shift is longest."""
+        shifts = (p.shift_xyz for p in self.plan.pairs.values() if p.systematic_mm)
+        shift = next(shifts, None)
+        return 1 if shift is None else 2 - int(abs(shift).argmax())
+
+    def references_file(self, cohort: str) -> Path:
+        """Scores of the references themselves, complete where the file exists."""
+        columns = [f"{p.name} {self.pairs_key(cohort, p)}" for p in self.pair_sets]
+        key = content_key("study-references/1", settings={"axis": self.axis}, inputs=columns)
+        return self.out / "scores" / f"references-{cohort}-{key[:SHORT]}.json"
 
     def finished(self, cell: Cell, fold: int) -> bool:
         """Whether a fold is trained and its cases are predicted."""

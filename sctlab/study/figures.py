@@ -1,24 +1,29 @@
-"""Figures of a study's report, as `data:` addresses."""
+"""Figures of a study's report, as PNG bytes."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sctlab.evaluation.figures import STYLE
-from sctlab.pictures import CT_WINDOW, plane
-from sctlab.reporting import data_address
+from sctlab.pictures import CT_WINDOW, DIFFERENCE_WINDOW, plane
 from sctlab.study.analysis import Slope
+from sctlab.study.displacement import MAP_YX
+from sctlab.study.scores import PROFILE_STEPS
 from sctlab_model.volume import Volume
 
 COLUMNS = 4
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#999999")
+FACING_NAMES = {0: ("up", "down"), 1: ("back", "front"), 2: ("left", "right")}  # of the patient; axes point to LPS
+Profiles = Mapping[str, list[list[float]]]
 
 
-def dose_figure(slopes: Sequence[Slope]) -> str | None:
+def dose_figure(slopes: Sequence[Slope]) -> bytes | None:
     """One panel a quantity and part: means at the planted levels and the fitted line."""
     if not slopes:
         return None
@@ -36,23 +41,124 @@ def dose_figure(slopes: Sequence[Slope]) -> str | None:
         return _png(figure)
 
 
-def slices_figure(images: Mapping[str, Volume], title: str) -> str:
-    """The middle axial slice of every image, in one window."""
+def slices_figure(images: Mapping[str, Volume], title: str, *, minus: Volume | None = None) -> bytes:
+    """The middle axial slice of every image, in one window.
+
+    Args:
+        images: By name, on one grid.
+        title: Of the figure.
+        minus: The difference of every image to this one is drawn below it.
+    """
     lines = -(-len(images) // COLUMNS)
+    rows = lines * (2 if minus is not None else 1)
     with rc_context(STYLE):
-        figure = Figure(figsize=(2.7 * COLUMNS, 2.4 * lines), layout="constrained")
+        figure = Figure(figsize=(2.7 * COLUMNS, 2.2 * rows), layout="constrained")
         figure.suptitle(title)
         for index, (name, volume) in enumerate(images.items()):
-            axis = figure.add_subplot(lines, COLUMNS, index + 1)
-            size = volume.geometry.size_xyz
-            cut, aspect = plane(volume, "axial", [n // 2 for n in size])
+            middle = [n // 2 for n in volume.geometry.size_xyz]
+            place = (index // COLUMNS) * COLUMNS * (rows // lines) + index % COLUMNS + 1
+            axis = figure.add_subplot(rows, COLUMNS, place)
+            cut, aspect = plane(volume, "axial", middle)
             axis.imshow(cut, cmap="gray", vmin=CT_WINDOW[0], vmax=CT_WINDOW[1], aspect=aspect)
             axis.set_title(name)
             axis.set_axis_off()
+            if minus is not None and volume is not minus:
+                axis = figure.add_subplot(rows, COLUMNS, place + COLUMNS)
+                difference = cut.astype(np.float32) - plane(minus, "axial", middle)[0]
+                low, high = DIFFERENCE_WINDOW
+                axis.imshow(difference, cmap="RdBu_r", vmin=low, vmax=high, aspect=aspect)
+                axis.set_title("minus the truth", fontsize="small")
+                axis.set_axis_off()
         return _png(figure)
 
 
-def _png(figure: Figure) -> str:
+def profiles_figure(profiles: Mapping[str, Sequence[list[list[float]]]], axis: int, step_mm: float) -> bytes | None:
+    """Mean HU across the surfaces of bones, for surfaces that face along an axis and against it.
+
+    Args:
+        profiles: Image → one profile pair a case (see `edge_profiles`).
+        axis: Of the arrays.
+        step_mm: Between two places.
+    """
+    if not profiles:
+        return None
+    places = PROFILE_STEPS * step_mm
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        panels = [figure.add_subplot(1, 2, k + 1) for k in (0, 1)]
+        for index, (name, cases) in enumerate(profiles.items()):
+            means = _mean(np.array(cases, dtype=np.float64))
+            for panel, line in zip(panels, means, strict=True):
+                panel.plot(places, line, label=name, color=COLOURS[index % len(COLOURS)], lw=2.2 if index == 0 else 1.2)
+        for panel, facing in zip(panels, FACING_NAMES[axis], strict=True):
+            panel.axvline(0, color="0.7", lw=0.8)
+            panel.set_title(f"surfaces of bones that face the {facing}")
+            panel.set_xlabel("outside of the true bone, mm")
+            panel.set_ylabel("mean HU")
+        panels[-1].legend(fontsize="small")
+        return _png(figure)
+
+
+def maps_figure(maps: Mapping[str, Sequence[list[list[list[float] | None]]]]) -> bytes | None:
+    """Mean displacement over cases and slices in cells of the body's box: arrows in the plane, colour for its length.
+
+    Args:
+        maps: Training → one map a case (see `coarse_map`).
+    """
+    if not maps:
+        return None
+    lines = -(-len(maps) // COLUMNS)
+    means = {name: mean_map(cases) for name, cases in maps.items()}
+    longest = max([1.0, *(float(np.nanmax(np.linalg.norm(m[..., :2], axis=-1))) for m in means.values())])
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2.7 * COLUMNS, 2.3 * lines), layout="constrained")
+        image = None
+        for index, (name, vectors) in enumerate(means.items()):
+            axis = figure.add_subplot(lines, COLUMNS, index + 1)
+            image = axis.imshow(np.linalg.norm(vectors[..., :2], axis=-1), cmap="viridis", vmin=0, vmax=longest)
+            axis.quiver(vectors[..., 0], vectors[..., 1], color="white", angles="xy", scale_units="xy", scale=longest)
+            axis.set_title(name)
+            axis.set_axis_off()
+        figure.colorbar(image, ax=figure.axes, label="mean displacement in the plane, mm", shrink=0.8)
+        return _png(figure)
+
+
+def mean_map(cases: Sequence[list[list[list[float] | None]]]) -> np.ndarray:
+    """Mean over cases of their coarse maps, [y, x, 3] in mm; NaN where no case has the cell."""
+    empty = [float("nan")] * 3
+    return _mean(
+        np.array([[[cell or empty for cell in row] for row in case] for case in cases]).reshape(-1, *MAP_YX, 3)
+    )
+
+
+def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], label: str) -> bytes | None:
+    """A measure over iterations, one line a training: how far from converged each is.
+
+    Args:
+        curves: Training → iteration and mean over folds.
+        label: Of the measure.
+    """
+    if not curves:
+        return None
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        axis = figure.add_subplot()
+        for index, (name, points) in enumerate(curves.items()):
+            axis.plot(*zip(*points, strict=True), "o-", ms=3, label=name, color=COLOURS[index % len(COLOURS)])
+        axis.set_xlabel("iteration")
+        axis.set_ylabel(label)
+        axis.legend(fontsize="small")
+        return _png(figure)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is there; NaN where nothing is."""
+    count = np.isfinite(values).sum(0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(values, axis=0) / np.where(count, count, np.nan))
+
+
+def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     FigureCanvasAgg(figure).print_png(stream)
-    return data_address(stream.getvalue(), "image/png")
+    return stream.getvalue()

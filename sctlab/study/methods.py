@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from sctlab.study.cells import StudyFiles
 from sctlab.study.plan import PairsPlan, StudyPlan
 from sctlab_model.revision import describe_software
@@ -33,12 +35,18 @@ def methods_paragraph(plan: StudyPlan, files: StudyFiles, cases: int) -> str:
         f"patient (seed {plan.split_seed}), one division for all cells; each of {cases} cases was predicted by a network "
         "that had not seen its patient."
     )
+    for name, changes in plan.supervision_changes.items():
+        parts.append(f"For {name} the recipe has other values: {json.dumps(changes)}.")
+    if len(plan.exclusions) > 1:
+        parts.append(f"Registered pairs left out of training: {', '.join(plan.exclusions)}.")
     parts.append(
         "Every prediction was scored against every reference and the truth over one mask, on the source's grid. Displacement: "
-        "ITK translation and symmetric-force demons. Intervals: 95 %, percentile bootstrap over cases."
+        "ITK translation and symmetric-force demons, and a translation of edges alone. Intervals: 95 %, percentile bootstrap "
+        "over cases."
     )
     made = describe_software()
-    parts.append("Versions: " + ", ".join(f"{k} {v}" for k, v in made.items() if isinstance(v, str)) + ".")
+    libraries = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    parts.append(f"Software: sctlab {made['revision']}, Python {made['python']}, {libraries}.")
     return " ".join(parts)
 
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from sctlab.registration.settings import Convention, Method
+from sctlab.registration.methods import check_settings
+from sctlab.registration.settings import Convention, Method, RegistrationSettings
 from sctlab.simulation.settings import SimulationSettings
 from sctlab.training.check import check_plan
 from sctlab.training.losses import Loss
@@ -19,6 +20,7 @@ from sctlab_model.cases import Task, find_image, is_cohort
 from sctlab_model.errors import InputError, ProductError
 from sctlab_model.settings import Settings, load_yaml, validate
 
+Exclusion = Literal["none", "rule", "random"]
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 
 
@@ -106,7 +108,10 @@ class StudyPlan(Settings):
         pairs: Training pairs by name; each is a column of the matrix, too. `truth` is a column wherever it is known.
         conventions: Of the registered pairs.
         losses: By name; the recipe's own when left out.
+        exclusions: Which registered pairs are not trained on: `none` are left out, those that the registration's report
+            proposes (`rule`), or as many drawn at `random`. All are predicted and scored.
         supervision: Objectives by name.
+        supervision_changes: Fields of the recipe that go with an objective, such as its learning rate; after `changes`.
         seeds: Of weights and patches.
         folds: Cross-validation; every case is predicted by a network that has not seen its patient.
         split_seed: Of the one division that all cells share.
@@ -121,6 +126,8 @@ class StudyPlan(Settings):
     conventions: tuple[Convention, ...] = Field((Convention.CT_TO_SOURCE,), min_length=1)
     losses: dict[str, tuple[Loss, ...]] = Field(default_factory=dict)
     supervision: dict[str, AnyObjective] = Field({"supervised": SupervisedSettings()}, min_length=1)
+    supervision_changes: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    exclusions: tuple[Exclusion, ...] = Field(("none",), min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     folds: int = Field(3, ge=2, le=20)
     split_seed: int = Field(0, ge=0)
@@ -130,7 +137,7 @@ class StudyPlan(Settings):
 
     @model_validator(mode="after")
     def _cells_exist(self) -> StudyPlan:
-        for axis in ("seeds", "conventions"):
+        for axis in ("seeds", "conventions", "exclusions"):
             values = getattr(self, axis)
             if len(set(values)) < len(values):
                 raise ValueError(f"{axis} {', '.join(map(str, values))}: each one once")
@@ -144,10 +151,9 @@ class StudyPlan(Settings):
         for name, cohort in self.cohorts.items():
             if cohort.of_task not in self.recipe:
                 raise ValueError(f"recipe has none for {cohort.of_task}, the task of cohort {name}")
-            if cohort.simulate is not None:
-                count = cohort.simulate.cases * len(cohort.simulate.regions)
-                if count - len(cohort.exclude) < max(2, self.folds):
-                    raise ValueError(f"cohort {name} has {count} cases, too few for {self.folds} folds")
+        for name in self.supervision_changes:
+            if name not in self.supervision:
+                raise ValueError(f"supervision_changes.{name} fits none of supervision: {', '.join(self.supervision)}")
         return self
 
     def training_plan(self, task: Task, pairs: PairsPlan, loss: str, supervision: str, seed: int) -> TrainingPlan:
@@ -161,6 +167,7 @@ class StudyPlan(Settings):
         values = _merged(values, self.changes)
         objective = self.supervision[supervision]
         values["objective"] = objective.model_dump(mode="json")
+        values = _merged(values, self.supervision_changes.get(supervision, {}))
         if not objective.takes_losses:
             values["losses"] = []
         elif loss in self.losses:
@@ -200,6 +207,14 @@ def check_study(plan: StudyPlan, where: str | Path = "plan") -> None:
     for name, cohort in plan.cohorts.items():
         if cohort.folder is not None:
             _check_folder(plan, where, name, cohort)
+        else:
+            _check_size(plan, where, f"cohorts.{name}", cohort)
+    for name, pairs in plan.pairs.items():
+        if pairs.registered:
+            try:
+                check_settings(RegistrationSettings(method=pairs.method, presets=pairs.presets, device=plan.device))
+            except ProductError as error:
+                raise type(error)(line_of(where, f"pairs.{name}"), found=f"pairs.{name}: {error}") from error
     for task in sorted({cohort.of_task for cohort in plan.cohorts.values()}):
         for loss in plan.losses or ("recipe",):
             for supervision in plan.supervision:
@@ -208,6 +223,21 @@ def check_study(plan: StudyPlan, where: str | Path = "plan") -> None:
                     check_plan(plan.training_plan(task, PairsPlan(kind="rigid"), loss, supervision, 0))
                 except ProductError as error:
                     raise type(error)(line_of(where, key), found=f"{key}: {error}") from error
+
+
+def _check_size(plan: StudyPlan, where: str | Path, key: str, cohort: CohortPlan) -> None:
+    """Every fold needs a case to predict, and another one to train on."""
+    assert cohort.simulate is not None
+    regions, excluded = len(cohort.simulate.regions), len(cohort.exclude)
+    count, needed = cohort.simulate.cases * regions - excluded, max(2, plan.folds)
+    if count < needed:
+        made = f"{cohort.simulate.cases * regions} cases" + (f" but for {excluded} excluded" if excluded else "")
+        raise InputError(
+            line_of(where, key),
+            found=f"{key}: {made}, too few for {plan.folds} folds",
+            expected=f"{needed} cases or more",
+            advice="raise simulate.cases or lower folds",
+        )
 
 
 def _check_folder(plan: StudyPlan, where: str | Path, name: str, cohort: CohortPlan) -> None:

@@ -10,22 +10,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sctlab.reporting import number, render
-from sctlab.study import analysis
+from sctlab.reporting import data_address, number, render
+from sctlab.study import analysis, questions
 from sctlab.study.analysis import Estimate, Row
 from sctlab.study.cells import StudyFiles
-from sctlab.study.figures import dose_figure, slices_figure
+from sctlab.study.displacement import DISPLACEMENT, EDGE_SHIFT
+from sctlab.study.folds import left_out
+from sctlab.study.illustrations import illustrations
 from sctlab.study.methods import methods_paragraph
 from sctlab.study.plan import StudyPlan
-from sctlab.study.run import FAILURES, PLAN, control_rows, prediction_files, reference_rows, references_of, study_cases
-from sctlab.study.scores import METRICS, TRUTH
+from sctlab.study.run import FAILURES, PLAN
+from sctlab.study.scores import METRICS, ORGANS
+from sctlab.study.scoring import score_references
 from sctlab.study.tables import build_tables, read_scores, tables_csv, tables_latex
 from sctlab_model.cases import read_json
 from sctlab_model.errors import InputError
-from sctlab_model.io.atomic import write_json, write_text
+from sctlab_model.io.atomic import atomic_path, write_json, write_text
 from sctlab_model.settings import validate
 
-RESULTS, SCORES = "results.json", "scores.csv"
+RESULTS, SCORES, FIGURES = "results.json", "scores.csv", "figures"
 
 
 def report_study(out: str | Path) -> Path:
@@ -41,7 +44,7 @@ def report_study(out: str | Path) -> Path:
 
 
 def write_report(plan: StudyPlan, out: Path) -> Path:
-    """Write scores.csv, all tables, results.json, methods.txt and report.html; see docs/study.md for the files."""
+    """Write scores.csv, all tables, results.json, methods.txt, figures/ and report.html; see docs/study.md for the files."""
     files = StudyFiles(plan, out)
     rows = read_rows(files)
     if not rows:
@@ -49,14 +52,15 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
     write_text(out / "cells.csv", _csv(("train", "evaluate", "region", "case", "seed", *_keys(rows)), map(_flat, rows)))
     mean_rows = analysis.over_seeds(rows)
     scored = [{k: r for k, r in _flat(row).items() if k != "seed"} for row in mean_rows]
-    write_text(out / SCORES, _csv(("train", "evaluate", "region", "case", *METRICS), scored))
+    write_text(out / SCORES, _csv(("train", "evaluate", "region", "case", *_metrics(rows)), scored))
     first = rows[0]
     against = f"{first.train}/{first.evaluate}"
     tables = build_tables(*read_scores(out / SCORES), against)
     write_text(out / "tables.csv", tables_csv(tables))
     write_text(out / "tables.tex", tables_latex(tables))
-    references = [row for cohort in plan.cohorts for row in reference_rows(files, cohort)]
-    controls = [row for cohort in plan.cohorts for row in control_rows(files, cohort)]
+    about = [score_references(files, cohort) for cohort in plan.cohorts]
+    references = [row for found in about for row in found["rows"]]
+    controls = [row for found in about for row in found["control"]]
     results: dict[str, Any] = {
         "against_truth": analysis.against_truth(rows),
         "bias": analysis.bias(rows),
@@ -64,6 +68,9 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
         "rankings": analysis.rankings(rows),
         "references": _reference_estimates(references),
         "control": _means(controls, ("mae",)),
+        "as_good_as_registrations": questions.as_good_as_registrations(rows, controls),
+        "exclusion": questions.exclusion_effect(rows, _exclusions(files)),
+        "spread_by_voxel": analysis.spread_by_voxel(rows),
     }
     for name, values in results.items():
         if values:
@@ -80,26 +87,33 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
         {k: [asdict(v) for v in vs] for k, vs in results.items()}
         | {"spread_tells_bias": spread, "failed": failed, "methods": methods},
     )
+    drawn = illustrations(files, about, results["dose_response"])
+    for name, figure in drawn.items():
+        with atomic_path(out / FIGURES / f"{name}.png") as part:
+            part.write_bytes(figure)
     page = render(
         "study.html",
         title=plan.title,
         subtitle=f"{len(files.cells)} cells, {plan.folds} folds, {len({r.case for r in rows})} cases",
         failed=failed,
         methods=methods,
-        matrices=[_matrix(rows, metric) for metric in METRICS],
+        matrices=[_matrix(rows, metric) for metric in _metrics(rows)],
         lists=[
             ("Against the truth, by training", _lines(results["against_truth"])),
             ("Bias: score against the reference minus score against the truth", _lines(results["bias"])),
             ("The references themselves against the truth, by the same measures", _lines(results["references"])),
             ("Control: CT through registration A, then B, against the CT (MAE, HU)", _lines(results["control"])),
+            ("Leaving pairs out: MAE against the truth minus that of all pairs (HU)", _lines(results["exclusion"])),
+            ("Spread of the ensemble, voxel by voxel: Spearman's correlation with the absolute error (…/truth) and with "
+             "the size of a reference's bias", _lines(results["spread_by_voxel"])),
         ],
+        agreeing=results["as_good_as_registrations"],
         slopes=results["dose_response"],
         rankings=results["rankings"],
         spread=spread,
-        dose=dose_figure(results["dose_response"]),
-        picture=_picture(files),
+        figures={name: data_address(figure, "image/png") for name, figure in drawn.items()},
         number=number,
-    )
+    )  # fmt: skip
     write_text(out / "report.html", page)
     return out / "report.html"
 
@@ -136,7 +150,7 @@ def _csv(header: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _reference_estimates(rows: Sequence[dict[str, Any]]) -> list[Estimate]:
-    return _means(rows, ("mae", "sharpness", "dx_mm", "dy_mm", "dz_mm", "spread_mm"))
+    return _means(rows, ("mae", "sharpness", "bone_dice", *DISPLACEMENT, *EDGE_SHIFT))
 
 
 def _means(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[Estimate]:
@@ -168,18 +182,19 @@ def _matrix(rows: Sequence[Row], metric: str) -> dict[str, Any]:
     return {"metric": metric, "columns": columns, "rows": lines}
 
 
-def _picture(files: StudyFiles) -> str | None:
-    """The same slice of one case under every training, the truth first."""
-    from sctlab.study.run import split_of
-    from sctlab_model.io.reading import read_volume
+def _metrics(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Columns of the matrices: the organs' where every prediction has labels."""
+    known = all(r.scores.get(ORGANS, float("nan")) == r.scores.get(ORGANS) for r in rows)  # neither missing nor NaN
+    return (*METRICS, ORGANS) if known else METRICS
 
-    cohort = next(iter(files.plan.cohorts))
-    case, split = study_cases(files, cohort)[0], split_of(files, cohort)
-    fold = next((k for k, keys in enumerate(split.validation) if str(case.key) in keys), None)
-    truth = references_of(files, cohort, case).get(TRUTH)
-    images = {} if truth is None else {TRUTH: truth.ct}
+
+def _exclusions(files: StudyFiles) -> dict[str, tuple[str, int]]:
+    """Training without some pairs → the one on all of them, and how many were left out (of the first seed's)."""
+    whole = {(c.cohort, c.pairs, c.loss, c.supervision): c for c in files.cells if c.exclusion == "none"}
+    found: dict[str, tuple[str, int]] = {}
     for cell in files.cells:
-        if cell.cohort == cohort and fold is not None and files.finished(cell, fold):
-            path, _ = prediction_files(files.fold_folder(cell, fold) / "predictions", case)
-            images.setdefault(files.train_name(cell) + " (sCT)", read_volume(path))
-    return slices_figure(images, str(case.key)) if images else None
+        base = whole.get((cell.cohort, cell.pairs, cell.loss, cell.supervision))
+        if cell.exclusion != "none" and base is not None:
+            count = len(left_out(files, cell))
+            found.setdefault(files.train_name(cell), (files.train_name(base), count))
+    return found

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from sctlab.cohort.pairs import find_pairs
-from sctlab.cohort.splits import FoldsRecord, make_folds
-from sctlab.evaluation.bias import control_of_pairs
+from sctlab.cohort.splits import FoldsRecord
 from sctlab.registration.cohort import register_cohort
 from sctlab.registration.settings import RegistrationSettings
 from sctlab.simulation.cohort import simulate_cohort
-from sctlab.study.cells import RATES, Cell, PairSet, StudyFiles
+from sctlab.study.cells import RATES, PairSet, StudyFiles
+from sctlab.study.folds import left_out, split_of, study_cases
 from sctlab.study.plan import StudyPlan
 from sctlab.study.planted import PLANTED, plant_case
-from sctlab.study.scores import TRUTH, Reference, find_truth, load_reference, score_case
+from sctlab.study.scoring import score_cell, score_references
 from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.pack import pack_runs
 from sctlab.training.plan import TrainingPlan
@@ -26,13 +25,11 @@ from sctlab.training.run import FOLDS
 from sctlab.workflow.cases import run_cases
 from sctlab.workflow.keys import mark_finished
 from sctlab.workflow.outcomes import Outcome
-from sctlab_model.cases import Case, Selection, find_cases, find_image
+from sctlab_model.cases import Case
 from sctlab_model.cohort import PredictionSettings, predict_cohort
 from sctlab_model.errors import ExitCode, InputError, ProductError
 from sctlab_model.io.atomic import write_json
-from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.monitor import Monitor
-from sctlab_model.synthesiser import output_paths
 
 PLAN, FAILURES = "plan.json", "failures.json"
 
@@ -96,6 +93,8 @@ def run_study(
     for outcome in run_cases(score_cell, work, jobs=jobs, executor=executor, monitor=monitor):
         if not outcome.ok:
             failed.setdefault(outcome.name, outcome.error)
+    for cohort in plan.cohorts:
+        score_references(files, cohort)
     write_json(files.out / FAILURES, failed)
     if not any(files.scores_file(cell).is_file() for cell in files.cells):
         raise InputError(files.out, found="no cell could be scored", expected="one", advice="; ".join(failed.values()))
@@ -175,26 +174,6 @@ def _make_pairs(
     rates.add(pairs.plan.kind, time.perf_counter() - start, fresh)
 
 
-def study_cases(files: StudyFiles, cohort: str) -> list[Case]:
-    """The cohort's cases without the excluded ones."""
-    plan = files.plan.cohorts[cohort]
-    found = find_cases(files.cohort_folder(cohort), Selection(task=plan.of_task)).cases
-    return [c for c in found if c.id not in plan.exclude]
-
-
-def split_of(files: StudyFiles, cohort: str) -> FoldsRecord:
-    """The division into folds that every cell of a cohort shares, one file; excluded cases are out before it."""
-    path = files.out / "splits" / f"{cohort}-{files.split_key(cohort)[:12]}.json"
-    if path.is_file():
-        return FoldsRecord.read(path)
-    plan = files.plan.cohorts[cohort]
-    pairs, _ = find_pairs(files.cohort_folder(cohort), plan.of_task)
-    kept = [p for p in pairs if p.id not in plan.exclude]
-    split = make_folds(kept, files.plan.folds, seed=files.plan.split_seed)
-    split.write(path)
-    return split
-
-
 def _train(
     files: StudyFiles, jobs: int | None, executor: str, monitor: Monitor, failed: dict[str, str], rates: _Rates
 ) -> None:
@@ -202,7 +181,7 @@ def _train(
     work = []
     for cell in files.cells:
         try:
-            split = split_of(files, cell.cohort)
+            split, skipped = split_of(files, cell.cohort), left_out(files, cell)
         except ProductError as error:
             failed[cell.name] = str(error)
             continue
@@ -211,7 +190,7 @@ def _train(
                 cases = [c for c in study_cases(files, cell.cohort) if str(c.key) in split.validation[fold]]
                 arguments = (
                     files.training_plan(cell), files.pairs_folder(cell.cohort, cell.pairs), split, fold,
-                    files.fold_folder(cell, fold), files.fold_key(cell, fold), cases, files.plan.device,
+                    files.fold_folder(cell, fold), files.fold_key(cell, fold), cases, files.plan.device, skipped,
                 )  # fmt: skip
                 work.append((f"{cell.name}/fold{fold}", arguments))
     total = len(files.cells) * files.plan.folds
@@ -235,19 +214,34 @@ def train_fold(
     key: str,
     cases: list[Case],
     device: str,
+    skipped: Set[str] = frozenset(),
 ) -> float:
     """Train one fold, pack it, and predict the cases that it has not seen.
 
+    Args:
+        plan: What is trained.
+        pairs: Cohort of pairs.
+        split: The division that all cells share.
+        fold: Which of its parts validates.
+        folder: Where run, bundle and predictions go.
+        key: Content key, written last.
+        cases: What is predicted.
+        device: Of training and prediction.
+        skipped: Keys of cases that are not trained on.
+
     Returns:
-        Seconds per iteration, preparation and prediction included.
+        Processor seconds per iteration, preparation and prediction included.
     """
-    start = time.perf_counter()
+    start = time.process_time()
     run = folder / "run"
     found, _ = find_pairs(pairs, plan.recipe.task, target=plan.data.target)
     keys = {p.key for p in found} & set(split.patients)
     # Every cell has the same division; a pair that a registration lost is missing from its own cell only.
     FoldsRecord(
-        validation=tuple(tuple(k for k in part if k in keys) for part in split.validation),
+        validation=tuple(
+            tuple(k for k in part if k in keys and (index == fold or k not in skipped))
+            for index, part in enumerate(split.validation)
+        ),
         seed=split.seed,
         patients={k: p for k, p in split.patients.items() if k in keys},
     ).write(run / FOLDS)
@@ -261,96 +255,4 @@ def train_fold(
         reasons = "; ".join(f"{k}: {result.results[k].error}" for k in result.failed)
         raise InputError(folder / "predictions", found=reasons, expected="a prediction of every case")
     mark_finished(folder, key)
-    return (time.perf_counter() - start) / sum(s.iterations for s in plan.stages)
-
-
-def score_cell(plan: StudyPlan, out: Path, cell: Cell) -> None:
-    """Score a cell's predictions against every reference and the truth, and write the file."""
-    files = StudyFiles(plan, out)
-    missing = [k for k in range(plan.folds) if not files.finished(cell, k)]
-    if missing:
-        folds = ", ".join(map(str, missing))
-        raise InputError(cell.name, found=f"fold {folds} is not trained", expected="all folds")
-    split = split_of(files, cell.cohort)
-    rows = []
-    for case in study_cases(files, cell.cohort):
-        fold = next((k for k, keys in enumerate(split.validation) if str(case.key) in keys), None)
-        references = references_of(files, cell.cohort, case)
-        if fold is None or not references:
-            continue
-        predictions = files.fold_folder(cell, fold) / "predictions"
-        path, spread = prediction_files(predictions, case)
-        mask = _mask(case)
-        scores = score_case(read_volume(path), read_volume(spread) if spread else None, references, mask)
-        rows += [
-            {"case": str(case.key), "region": str(case.region), "evaluate": name, **values}
-            for name, values in scores.items()
-        ]
-    write_json(files.scores_file(cell), {"cell": cell.name, "key": files.scores_key(cell), "rows": rows})
-
-
-def references_of(files: StudyFiles, cohort: str, case: Case) -> dict[str, Reference]:
-    """The columns of a case by name, the truth first where it is known."""
-    references: dict[str, Reference] = {}
-    truth = find_truth(case)
-    if truth is not None:
-        ct = read_volume(truth)
-        references[TRUTH] = Reference(ct, _mask(case))
-    for pairs in files.pair_sets:
-        if pairs.plan.kind != "truth":
-            folder = files.pairs_folder(cohort, pairs) / str(case.key)
-            reference = load_reference(case, folder, pairs.convention)
-            if reference is not None:
-                references[pairs.name] = reference
-    return references
-
-
-def reference_rows(files: StudyFiles, cohort: str) -> list[dict[str, float | str]]:
-    """The references themselves against the truth: HU, and the displacement that the same measure finds in them."""
-    rows: list[dict[str, float | str]] = []
-    for case in study_cases(files, cohort):
-        references, mask = references_of(files, cohort, case), _mask(case)
-        truth = references.pop(TRUTH, None)
-        for name, reference in references.items():
-            if truth is None:
-                continue
-            scores = score_case(reference.ct, None, {TRUTH: truth, name: reference}, mask)[TRUTH]
-            rows.append({"case": str(case.key), "region": str(case.region), "train": name, **scores})
-    return rows
-
-
-def control_rows(files: StudyFiles, cohort: str) -> list[dict[str, float | str]]:
-    """The control: a case's CT through registration A, then through B, against itself, for every two different ones."""
-    rows: list[dict[str, float | str]] = []
-    registered = [p for p in files.pair_sets if p.plan.registered]
-    for case in study_cases(files, cohort):
-        for own in registered:
-            for partner in registered:
-                folders = [files.pairs_folder(cohort, p) / str(case.key) for p in (own, partner)]
-                ct = find_image(folders[0], "ct")
-                mask = find_image(folders[0], "mask")
-                if own.plan == partner.plan or ct is None or mask is None:
-                    continue
-                found = control_of_pairs(read_volume(ct), read_mask(mask).array > 0, *folders)
-                if not isinstance(found, str):
-                    name = f"{partner.name} then {own.name}"
-                    rows.append({"case": str(case.key), "region": str(case.region), "train": name, "mae": found.mae})
-    return rows
-
-
-def prediction_files(folder: Path, case: Case) -> tuple[Path, Path | None]:
-    """A case's sCT and the ensemble's spread.
-
-    Raises:
-        InputError: The case was not predicted.
-    """
-    image, spread = output_paths(case, folder)
-    if not image.is_file():
-        raise InputError(folder, found=f"no prediction of {case.key}", expected="one")
-    return image, spread if spread.is_file() else None
-
-
-def _mask(case: Case) -> np.ndarray:
-    """The body on the source's grid."""
-    assert isinstance(case.mask, Path)
-    return read_mask(case.mask).array > 0
+    return (time.process_time() - start) / sum(s.iterations for s in plan.stages)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import edt
 import numpy as np
-import SimpleITK as sitk
-from scipy.ndimage import gaussian_gradient_magnitude
+from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
+from scipy.stats import spearmanr
 
+from sctlab.evaluation.tissues import TISSUES
 from sctlab.measures.image import image_metrics
 from sctlab.measures.ssim import ssim
 from sctlab.registration.settings import Convention
+from sctlab.study.displacement import WINDOW, edge_shift
 from sctlab.transforms.apply import apply_to_image, field_of_view
 from sctlab.transforms.files import read_transform
 from sctlab.transforms.invert import invert
@@ -20,9 +23,12 @@ from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.volume import AIR_HU, Volume
 
 TRUTH = "truth"
-METRICS = ("mae", "psnr", "ms_ssim", "ssim", "mean_error", "rmse", "sharpness")
-DISPLACEMENT = ("dx_mm", "dy_mm", "dz_mm", "spread_mm")
-WINDOW = (-500.0, 700.0)  # HU; outside, air and metal would lead the registration
+METRICS = ("mae", "psnr", "ms_ssim", "ssim", "mean_error", "rmse", "sharpness", "bone_dice")
+ORGANS = "organ_error"  # only where labels are known
+SMALLEST_ORGAN = 100  # voxels; a smaller one's mean says little
+BONE_HU = TISSUES["spongy bone"][0]
+PROFILE_STEPS = np.arange(-4, 5)  # voxels in the plane, from inside a bone (negative) to outside
+FACING = 0.7  # cosine to the axis from which on a surface faces along it
 
 
 @dataclass(frozen=True)
@@ -65,32 +71,127 @@ def load_reference(case: Case, folder: Path, convention: Convention | None) -> R
 
 
 def score_case(
-    prediction: Volume, spread: Volume | None, references: dict[str, Reference], mask: np.ndarray
+    prediction: Volume,
+    spread: Volume | None,
+    references: dict[str, Reference],
+    mask: np.ndarray,
+    organs: np.ndarray | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Scores of one prediction, by reference.
+    """Scores of one prediction, by reference; what was learnt of the displacement is `displacement`'s.
 
     All references are scored over one mask, the body where each of them has data, so that columns can be compared.
 
     Args:
         prediction: HU, on the source's grid.
         spread: The ensemble's standard deviation (HU).
-        references: With `truth` where it is known; its scores hold the displacement that was learnt.
+        references: With `truth` where it is known; its scores hold the shift of the edges, too.
         mask: The body (bool, z y x).
+        organs: Label ids on the source's grid.
+
+    Returns:
+        Reference → metric → value. `organ_error`: mean over organs of the difference (HU, no sign) of an organ's mean in
+        both images. `spread_rho`: over voxels, Spearman's correlation of the ensemble's spread with what it should
+        tell: against the truth the absolute error, against a reference the size of that reference's bias,
+        ||sCT - reference| - |sCT - truth||.
     """
-    common = mask.copy()
-    for reference in references.values():
-        common &= reference.seen
+    common = common_mask(references, mask)
     rows: dict[str, dict[str, float]] = {}
     for name, reference in references.items():
         row = image_metrics(prediction.array, reference.ct.array, common).as_dict()
         row["ssim"] = ssim(prediction.array, reference.ct.array, common)
         row["sharpness"] = sharpness(prediction, common) / sharpness(reference.ct, common)
+        row["bone_dice"] = bone_dice(prediction, reference.ct, common)
         rows[name] = {k: float(row[k]) for k in METRICS}
-        if spread is not None:
-            rows[name]["ensemble_spread"] = float(spread.array[common].mean())
+        if organs is not None:
+            rows[name][ORGANS] = organ_error(prediction, reference.ct, np.where(common, organs, 0))
     if TRUTH in references:
-        rows[TRUTH] |= displacement(prediction, references[TRUTH].ct, common)
+        rows[TRUTH] |= edge_shift(prediction, references[TRUTH].ct, common)
+    if spread is not None:
+        _add_spread(rows, prediction, spread.array[common], references, common)
     return rows
+
+
+def common_mask(references: dict[str, Reference], mask: np.ndarray) -> np.ndarray:
+    """The body where every reference has data."""
+    common = mask.copy()
+    for reference in references.values():
+        common &= reference.seen
+    return common
+
+
+def _add_spread(
+    rows: dict[str, dict[str, float]],
+    prediction: Volume,
+    spread: np.ndarray,
+    references: dict[str, Reference],
+    common: np.ndarray,
+) -> None:
+    """Mean spread of the ensemble, and what it tells voxel by voxel."""
+    sct = prediction.array[common].astype(np.float32)
+    errors = {name: np.abs(sct - r.ct.array[common]) for name, r in references.items()}
+    for name, error in errors.items():
+        rows[name]["ensemble_spread"] = float(spread.mean())
+        if TRUTH not in errors:
+            continue
+        told = error if name == TRUTH else np.abs(error - errors[TRUTH])
+        if np.ptp(told) > 0 and np.ptp(spread) > 0:  # a constant has no ranks
+            rows[name]["spread_rho"] = float(spearmanr(spread, told).statistic)
+
+
+def bone_dice(a: Volume, b: Volume, mask: np.ndarray) -> float:
+    """Dice of bone, by its HU in each image, in the mask; 1 where neither has any."""
+    first, second = (v.array[mask] >= BONE_HU for v in (a, b))
+    total = int(first.sum() + second.sum())
+    return float(2 * (first & second).sum() / total) if total else 1.0
+
+
+def organ_error(a: Volume, b: Volume, organs: np.ndarray) -> float:
+    """Mean over organs of |mean of `a` - mean of `b`| in the organ, HU; NaN without an organ that is large enough.
+
+    Args:
+        a, b: HU, same grid.
+        organs: Label ids, 0 for none.
+    """
+    labels = organs.ravel().astype(np.int64)
+    count = np.bincount(labels)
+    difference = a.array.astype(np.float64).ravel() - b.array.ravel()
+    sums = np.bincount(labels, difference)
+    kept = [k for k in range(1, len(count)) if count[k] >= SMALLEST_ORGAN]
+    return float(np.mean([abs(sums[k] / count[k]) for k in kept])) if kept else float("nan")
+
+
+def edge_profiles(
+    images: dict[str, Volume], truth: Volume, mask: np.ndarray, axis: int
+) -> dict[str, list[list[float]]]:
+    """Mean HU across the surfaces of the truth's bones, apart for surfaces that face along an axis and against it.
+
+    A blurred image has a flat profile on both sides; a shifted one has the profile of one side moved out and that of
+    the other moved in.
+
+    Args:
+        images: On the truth's grid.
+        truth: Its bones are the places.
+        mask: The body (bool, z y x).
+        axis: Of the arrays: 0 (z), 1 (y), 2 (x).
+
+    Returns:
+        Image → for surfaces along and against the axis the mean at every one of `PROFILE_STEPS` (NaN without voxels).
+    """
+    spacing = truth.geometry.spacing_xyz[::-1]
+    bone = truth.array >= BONE_HU
+    distance = edt.edt(~bone, anisotropy=spacing) - edt.edt(bone, anisotropy=spacing)
+    steepness = np.gradient(gaussian_filter(distance, 1.0), *spacing)
+    length = np.sqrt(sum(g**2 for g in steepness)) + 1e-6
+    step = np.rint(distance / spacing[2]).astype(int) - PROFILE_STEPS[0]
+    found = {name: [] for name in images}  # type: dict[str, list[list[float]]]
+    for sign in (1, -1):
+        chosen = mask & (sign * steepness[axis] / length > FACING) & (step >= 0) & (step < len(PROFILE_STEPS))
+        count = np.bincount(step[chosen], minlength=len(PROFILE_STEPS))
+        for name, image in images.items():
+            total = np.bincount(step[chosen], image.array[chosen], len(PROFILE_STEPS))
+            with np.errstate(invalid="ignore"):
+                found[name].append([round(float(v), 2) for v in total / count])
+    return found
 
 
 def sharpness(volume: Volume, mask: np.ndarray) -> float:
@@ -99,43 +200,3 @@ def sharpness(volume: Volume, mask: np.ndarray) -> float:
     scale = [spacing[2] / s for s in spacing]
     values = np.clip(volume.array.astype(np.float32), *WINDOW)
     return float(gaussian_gradient_magnitude(values, scale)[mask].mean() / spacing[2])
-
-
-def displacement(image: Volume, truth: Volume, mask: np.ndarray) -> dict[str, float]:
-    """Where an image lies against the truth: image(x) ≈ truth(x + d(x)); mean of d over the body, and its spread.
-
-    Measured by ITK's translation and symmetric-force demons (Vercauteren et al., 2009), which make no training pairs
-    here. They see what both images show: a blurred edge moves the spread more than the mean, so the same measure on the
-    references themselves, whose displacement was planted, says how far it can be believed.
-
-    Args:
-        image: HU, e.g. an sCT.
-        truth: HU, same grid.
-        mask: The body (bool).
-
-    Returns:
-        `dx_mm`, `dy_mm`, `dz_mm`: mean vector (LPS). `spread_mm`: RMS distance from that mean.
-    """
-    fixed, moving = _windowed(image), _windowed(truth)
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMeanSquares()
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.01, 60)
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetInitialTransform(sitk.TranslationTransform(3), inPlace=False)
-    translation = method.Execute(fixed, moving)
-    shifted = sitk.Resample(moving, fixed, translation, sitk.sitkLinear, 0.0)
-    demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
-    demons.SetNumberOfIterations(30)
-    demons.SetSmoothDisplacementField(True)
-    demons.SetStandardDeviations(2.0)
-    field = sitk.GetArrayFromImage(demons.Execute(fixed, shifted))[mask]
-    field = field + np.array(translation.GetParameters())
-    mean = field.mean(0)
-    spread = float(np.sqrt(((field - mean) ** 2).sum(1).mean()))
-    return dict(zip(DISPLACEMENT, (*map(float, mean), spread), strict=True))
-
-
-def _windowed(volume: Volume) -> sitk.Image:
-    """Values in the window. Not masked: one mask in both images would hold the body's outline where it is."""
-    return volume.with_array(np.clip(volume.array.astype(np.float32), *WINDOW)).to_sitk()

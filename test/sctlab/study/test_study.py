@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from sctlab.cohort.splits import FoldsRecord
+from sctlab.registration.records import ExclusionsRecord
 from sctlab.registration.settings import Convention
 from sctlab.study.analysis import Row, bias, dose_response, rankings
 from sctlab.study.cells import StudyFiles, estimate
+from sctlab.study.displacement import coarse_map, displacement, edge_shift
+from sctlab.study.folds import left_out
 from sctlab.study.plan import PairsPlan, StudyPlan, load_study, plan_names
 from sctlab.study.planted import planted_field
-from sctlab.study.scores import Reference, displacement, score_case
+from sctlab.study.questions import as_good_as_registrations, exclusion_effect
+from sctlab.study.scores import Reference, bone_dice, edge_profiles, organ_error, score_case
+from sctlab_model.cases import Task
 from sctlab_model.errors import ExitCode, InputError
 from sctlab_model.volume import Geometry, Volume
 
@@ -57,7 +63,9 @@ def test_shipped_plans_can_run(name: str, tmp_path: Path) -> None:
         ("systematic_mm: 5", "systematic_mm: 9", "line 7: pairs.shift.systematic_mm"),
         ("kind: truth", "kind: rigid", "pairs.truth is of kind rigid"),
         ("kind: planted", "kind: mi", "belong to kind planted"),
-        ("cases: 2", "cases: 1", "too few for 2 folds"),
+        ("cases: 2", "cases: 1", "line 3: cohorts.made: 1 cases, too few for 2 folds"),
+        ("  shift: {", "  other: {kind: impact, presets: [no-such]}\n  shift: {", "line 7: pairs.other"),
+        ("device: cpu", "exclusions: [rule, rule]", "each one once"),
         ("folds: 2", "fold: 2", "expected 'folds'"),
         ("encoder", "encoder", ""),
         ("  shift:", "  Shift/..:", "other characters"),
@@ -154,7 +162,115 @@ def test_one_prediction_is_scored_in_every_column() -> None:
     seen = np.ones_like(mask)
     rows = score_case(moved, None, {"truth": Reference(truth, seen), "shift": Reference(moved, seen)}, mask)
     assert rows["shift"]["mae"] == 0 < rows["truth"]["mae"]
-    assert rows["truth"]["dy_mm"] == pytest.approx(5, abs=0.7)
+    assert rows["shift"]["bone_dice"] == 1 > rows["truth"]["bone_dice"]
+    assert rows["truth"]["edge_dy_mm"] == pytest.approx(5, abs=1)
+
+
+def test_the_spread_is_ranked_against_error_and_against_bias() -> None:
+    truth = blobs()
+    mask, seen = truth.array > -500, np.ones(truth.array.shape, dtype=bool)
+    rng = np.random.default_rng(0)
+    error = rng.uniform(0, 100, truth.array.shape)
+    image, spread = (truth.with_array((a).astype(np.float32)) for a in (truth.array + error, error / 3))
+    # a reference that lies by as much as the image, on the other side: its bias is the error once more
+    other = truth.with_array((truth.array - error).astype(np.float32))
+    rows = score_case(image, spread, {"truth": Reference(truth, seen), "other": Reference(other, seen)}, mask)
+    assert rows["truth"]["spread_rho"] == pytest.approx(1, abs=1e-3)
+    assert rows["other"]["spread_rho"] == pytest.approx(1, abs=1e-3)
+    shuffled = spread.with_array(rng.permutation(spread.array.ravel()).reshape(mask.shape))
+    rows = score_case(image, shuffled, {"truth": Reference(truth, seen)}, mask)
+    assert abs(rows["truth"]["spread_rho"]) < 0.05
+
+
+def test_edges_move_by_what_was_planted_where_the_outline_stays() -> None:
+    truth, moved = blobs(), blobs(5.0)
+    mask = truth.array > -500
+    cut = moved.with_array(np.where(mask, moved.array, -1000).astype(np.float32))  # as a prediction is
+    found = edge_shift(cut, truth, mask)
+    assert found["edge_dy_mm"] == pytest.approx(5, abs=1)
+    assert abs(found["edge_dx_mm"]) < 0.5 > abs(found["edge_dz_mm"])
+    assert np.isnan(edge_shift(moved, truth, np.zeros_like(mask))["edge_dx_mm"])
+
+
+def test_profiles_of_a_shifted_image_part_by_side_and_of_a_blurred_one_do_not() -> None:
+    truth = blobs()
+    mask = truth.array > -500
+    images = {"truth": truth, "moved": blobs(3.0)}
+    profiles = edge_profiles(images, truth, mask, 1)
+    change = np.array(profiles["moved"]) - np.array(profiles["truth"])
+    middle = slice(3, 6)
+    # the bone moved to smaller y: less of it on the surface that faces y, more on the other
+    assert np.nanmean(change[0, middle]) < -20
+    assert np.nanmean(change[1, middle]) > 20
+
+
+def test_a_coarse_map_keeps_where_the_field_points() -> None:
+    mask = np.zeros((3, 40, 56), dtype=bool)
+    mask[:, 5:35, 7:49] = True
+    field = np.zeros((int(mask.sum()), 3))
+    right = np.argwhere(mask)[:, 2] >= 28
+    field[right] = (2, 0, 1)
+    cells = np.array(coarse_map(field, mask))
+    assert cells.shape == (10, 14, 3)
+    assert (cells[:, 7:] == (2, 0, 1)).all()
+    assert (cells[:, :7] == 0).all()
+
+
+def test_bones_and_organs_are_compared_by_hand() -> None:
+    grid = Geometry((10, 10, 4), (1.0, 1.0, 1.0))
+    first, second = np.zeros(grid.shape_zyx, np.float32), np.zeros(grid.shape_zyx, np.float32)
+    first[:, :4], second[:, 2:6] = 300, 300
+    a, b = Volume(first, grid), Volume(second, grid)
+    assert bone_dice(a, b, np.ones(first.shape, dtype=bool)) == pytest.approx(0.5)
+    organs = np.zeros(first.shape, np.uint8)
+    organs[:, :4], organs[:, 6:] = 1, 2  # in the first 300 against 150, in the second nothing
+    assert organ_error(a, b, organs) == pytest.approx((150 + 0) / 2)
+    assert np.isnan(organ_error(a, b, np.zeros_like(organs)))
+
+
+def test_registrations_set_the_line_and_exclusion_is_paired_by_case() -> None:
+    rows = [row("mi", "truth", c, mae) for c, mae in (("a", 40.0), ("b", 44.0), ("c", 42.0))]
+    rows += [row("mi+without-rule", "truth", c, mae) for c, mae in (("a", 37.0), ("b", 41.0))]
+    control = [{"train": "rigid then mi", "case": c, "mae": 50.0} for c in "abc"]
+    line = as_good_as_registrations(rows, control)[0]
+    assert (line.n, line.mae, line.difference, line.verdict) == (3, 42, -8, "better than the registrations agree")
+    found = exclusion_effect(rows, {"mi+without-rule": ("mi", 4)})[0]
+    assert (found.n, found.mean, found.quantity) == (2, -3, "mae, 4 pairs left out")
+
+
+def test_exclusions_multiply_registered_pairs_and_keep_their_keys(tmp_path: Path) -> None:
+    plan = load_study(str(plan_of(tmp_path, TINY.replace("folds: 2", "  mi: {kind: mi}\nfolds: 2"))))
+    more = plan.changed(exclusions=("none", "rule", "random"))
+    old, new = StudyFiles(plan, tmp_path), StudyFiles(more, tmp_path)
+    assert {old.fold_key(c, 0) for c in old.cells} < {new.fold_key(c, 0) for c in new.cells}
+    names = [new.train_name(c) for c in new.cells]
+    assert names == ["truth", "shift", "mi", "mi+without-rule", "mi+without-random"]
+    assert len({new.fold_key(c, 0) for c in new.cells}) == 5
+    rule, chance = new.cells[3:]
+    FoldsRecord(
+        validation=(("Task1/HN/a", "Task1/HN/b"), ("Task1/HN/c",)),
+        patients={f"Task1/HN/{k}": k for k in "abc"},
+    ).write(tmp_path / "splits" / f"made-{new.split_key('made')[:12]}.json")
+    assert left_out(new, rule) == set()
+    ExclusionsRecord(exclude={"b": "folds"}).write(new.pairs_folder("made", rule.pairs) / "exclusions.json")
+    assert left_out(new, rule) == {"Task1/HN/b"}
+    assert len(left_out(new, chance)) == 1
+    assert left_out(new, new.cells[2]) == set()
+
+
+def test_an_objective_can_have_values_of_its_own(tmp_path: Path) -> None:
+    tail = (
+        "supervision: {supervised: {kind: supervised}, cut: {kind: cut}}\n"
+        "supervision_changes: {cut: {optimiser: {learning_rate: 2.0e-4}}}\ndevice: cpu"
+    )
+    plan = load_study(str(plan_of(tmp_path, TINY.replace("device: cpu", tail))))
+    rates = [
+        plan.training_plan(Task.MRI, plan.pairs["truth"], "recipe", name, 0).optimiser.learning_rate
+        for name in ("supervised", "cut")
+    ]
+    assert rates == [3e-3, 2e-4]
+    with pytest.raises(InputError, match=r"supervision_changes\.cat"):
+        load_study(str(plan_of(tmp_path, TINY.replace("device: cpu", tail.replace("{cut: {opt", "{cat: {opt")))))
 
 
 def row(train: str, evaluate: str, case: str, mae: float, dy: float = 0.0, seed: int = 0) -> Row:

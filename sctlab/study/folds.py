@@ -1,0 +1,52 @@
+"""The cases of a study's cohort, their division into folds, and which registered pairs are left out of training."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sctlab.cohort.pairs import find_pairs
+from sctlab.cohort.splits import FoldsRecord, make_folds
+from sctlab.registration.records import EXCLUSIONS, ExclusionsRecord
+from sctlab.study.cells import Cell, StudyFiles
+from sctlab_model.cases import Case, Selection, find_cases
+
+
+def study_cases(files: StudyFiles, cohort: str) -> list[Case]:
+    """The cohort's cases without the excluded ones."""
+    plan = files.plan.cohorts[cohort]
+    found = find_cases(files.cohort_folder(cohort), Selection(task=plan.of_task)).cases
+    return [c for c in found if c.id not in plan.exclude]
+
+
+def split_of(files: StudyFiles, cohort: str) -> FoldsRecord:
+    """The division into folds that every cell of a cohort shares, one file; excluded cases are out before it."""
+    path = files.out / "splits" / f"{cohort}-{files.split_key(cohort)[:12]}.json"
+    if path.is_file():
+        return FoldsRecord.read(path)
+    plan = files.plan.cohorts[cohort]
+    pairs, _ = find_pairs(files.cohort_folder(cohort), plan.of_task)
+    kept = [p for p in pairs if p.id not in plan.exclude]
+    split = make_folds(kept, files.plan.folds, seed=files.plan.split_seed)
+    split.write(path)
+    return split
+
+
+def left_out(files: StudyFiles, cell: Cell) -> set[str]:
+    """Keys of the pairs that no fold of a cell trains on; they are predicted and scored like the others.
+
+    `rule` leaves out what the registration's report proposes; `random` as many, drawn from all: what the loss of so
+    much data costs.
+
+    Raises:
+        InputError: The registration's `exclusions.json` can't be read.
+    """
+    path = files.pairs_folder(cell.cohort, cell.pairs) / EXCLUSIONS
+    if cell.exclusion == "none" or not path.is_file():
+        return set()
+    keys = sorted(split_of(files, cell.cohort).patients)
+    proposed = set(ExclusionsRecord.read(path).exclude)
+    chosen = {k for k in keys if k in proposed or k.rsplit("/", 1)[-1] in proposed}
+    if cell.exclusion == "random":
+        rng = np.random.default_rng([files.plan.split_seed, cell.seed])
+        chosen = set(rng.choice(keys, len(chosen), replace=False).tolist())
+    return chosen
