@@ -62,10 +62,13 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
     groups: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.train, row.evaluate, row.region, row.case].append(row)
-    return [
-        Row(*key, 0, {m: float(np.mean([r.scores[m] for r in group])) for m in group[0].scores})
-        for key, group in groups.items()
-    ]
+    return [Row(*key, 0, _means(group)) for key, group in groups.items()]
+
+
+def _means(group: Sequence[Row]) -> dict[str, float]:
+    """Of the metrics that all rows have."""
+    shared = [m for m in group[0].scores if all(m in r.scores for r in group)]
+    return {m: float(np.mean([r.scores[m] for r in group])) for m in shared}
 
 
 def mean_of(name: str, quantity: str, values: Sequence[float]) -> Estimate:

@@ -14,13 +14,12 @@ from sctlab.evaluation.figures import STYLE
 from sctlab.pictures import CT_WINDOW, DIFFERENCE_WINDOW, plane
 from sctlab.study.analysis import Slope
 from sctlab.study.displacement import MAP_YX
-from sctlab.study.scores import PROFILE_STEPS
+from sctlab.study.scores import PROFILE_STEPS, Profiles
 from sctlab_model.volume import Volume
 
 COLUMNS = 4
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#999999")
 FACING_NAMES = {0: ("up", "down"), 1: ("back", "front"), 2: ("left", "right")}  # of the patient; axes point to LPS
-Profiles = Mapping[str, list[list[float]]]
 
 
 def dose_figure(slopes: Sequence[Slope]) -> bytes | None:
@@ -72,7 +71,7 @@ def slices_figure(images: Mapping[str, Volume], title: str, *, minus: Volume | N
         return _png(figure)
 
 
-def profiles_figure(profiles: Mapping[str, Sequence[list[list[float]]]], axis: int, step_mm: float) -> bytes | None:
+def profiles_figure(profiles: Mapping[str, Sequence[Profiles]], axis: int, step_mm: float) -> bytes | None:
     """Mean HU across the surfaces of bones, for surfaces that face along an axis and against it.
 
     Args:

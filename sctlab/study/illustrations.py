@@ -12,7 +12,7 @@ from sctlab.study.analysis import Slope
 from sctlab.study.cells import StudyFiles
 from sctlab.study.figures import curves_figure, dose_figure, maps_figure, profiles_figure, slices_figure
 from sctlab.study.folds import split_of, study_cases
-from sctlab.study.scores import TRUTH
+from sctlab.study.scores import TRUTH, Profiles
 from sctlab.study.scoring import prediction_files, references_of
 from sctlab.training.log import METRICS_FILE
 from sctlab_model.io.reading import read_volume
@@ -71,9 +71,9 @@ def validation_curves(files: StudyFiles) -> tuple[dict[str, Points], str]:
     return curves, "MAE against the validation pairs, HU" if several else "training loss"
 
 
-def _profiles(pictures: Mapping[str, Mapping[str, Any]]) -> dict[str, list[list[list[float]]]]:
+def _profiles(pictures: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Profiles]]:
     """The truth's first, then every training's."""
-    found: dict[str, list[list[list[float]]]] = {}
+    found: dict[str, list[Profiles]] = {}
     for name, cases in pictures.items():
         for case in cases.values():
             found.setdefault(name, []).append(case["profiles"]["image"])

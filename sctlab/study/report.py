@@ -154,8 +154,13 @@ def _reference_estimates(rows: Sequence[dict[str, Any]]) -> list[Estimate]:
 
 
 def _means(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[Estimate]:
-    names = dict.fromkeys(str(r["train"]) for r in rows)
-    return [analysis.mean_of(n, k, [float(r[k]) for r in rows if r["train"] == n]) for n in names for k in keys]
+    """By name and quantity, over the rows that have it."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        for key in keys:
+            if key in row:
+                groups.setdefault((str(row["train"]), key), []).append(float(row[key]))
+    return [analysis.mean_of(name, key, values) for (name, key), values in groups.items()]
 
 
 def _lines(estimates: Sequence[Estimate]) -> list[tuple[str, ...]]:

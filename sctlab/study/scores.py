@@ -28,6 +28,7 @@ ORGANS = "organ_error"  # only where labels are known
 SMALLEST_ORGAN = 100  # voxels; a smaller one's mean says little
 BONE_HU = TISSUES["spongy bone"][0]
 PROFILE_STEPS = np.arange(-4, 5)  # voxels in the plane, from inside a bone (negative) to outside
+Profiles = list[list[float | None]]
 FACING = 0.7  # cosine to the axis from which on a surface faces along it
 
 
@@ -160,9 +161,7 @@ def organ_error(a: Volume, b: Volume, organs: np.ndarray) -> float:
     return float(np.mean([abs(sums[k] / count[k]) for k in kept])) if kept else float("nan")
 
 
-def edge_profiles(
-    images: dict[str, Volume], truth: Volume, mask: np.ndarray, axis: int
-) -> dict[str, list[list[float]]]:
+def edge_profiles(images: dict[str, Volume], truth: Volume, mask: np.ndarray, axis: int) -> dict[str, Profiles]:
     """Mean HU across the surfaces of the truth's bones, apart for surfaces that face along an axis and against it.
 
     A blurred image has a flat profile on both sides; a shifted one has the profile of one side moved out and that of
@@ -175,7 +174,7 @@ def edge_profiles(
         axis: Of the arrays: 0 (z), 1 (y), 2 (x).
 
     Returns:
-        Image → for surfaces along and against the axis the mean at every one of `PROFILE_STEPS` (NaN without voxels).
+        Image → for surfaces along and against the axis the mean at every one of `PROFILE_STEPS` (None without voxels).
     """
     spacing = truth.geometry.spacing_xyz[::-1]
     bone = truth.array >= BONE_HU
@@ -183,14 +182,15 @@ def edge_profiles(
     steepness = np.gradient(gaussian_filter(distance, 1.0), *spacing)
     length = np.sqrt(sum(g**2 for g in steepness)) + 1e-6
     step = np.rint(distance / spacing[2]).astype(int) - PROFILE_STEPS[0]
-    found = {name: [] for name in images}  # type: dict[str, list[list[float]]]
+    found: dict[str, Profiles] = {name: [] for name in images}
     for sign in (1, -1):
         chosen = mask & (sign * steepness[axis] / length > FACING) & (step >= 0) & (step < len(PROFILE_STEPS))
         count = np.bincount(step[chosen], minlength=len(PROFILE_STEPS))
         for name, image in images.items():
             total = np.bincount(step[chosen], image.array[chosen], len(PROFILE_STEPS))
             with np.errstate(invalid="ignore"):
-                found[name].append([round(float(v), 2) for v in total / count])
+                means = total / count
+            found[name].append([round(float(v), 2) if np.isfinite(v) else None for v in means])
     return found
 
 

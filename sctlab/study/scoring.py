@@ -45,7 +45,7 @@ def score_cell(plan: StudyPlan, out: Path, cell: Cell) -> None:
             found, pictures[str(case.key)] = against_truth(files, image, references, mask)
             scores[TRUTH] |= found
         own = {"case": str(case.key), "region": str(case.region)}
-        rows += [{**own, "evaluate": name, **values} for name, values in scores.items()]
+        rows += [{**own, "evaluate": name, **_finite(values)} for name, values in scores.items()]
     content = {"cell": cell.name, "key": files.scores_key(cell), "rows": rows, "pictures": pictures}
     write_json(files.scores_file(cell), content)
 
@@ -78,11 +78,17 @@ def score_references(files: StudyFiles, cohort: str) -> dict[str, Any]:
             columns = {TRUTH: references[TRUTH], name: reference}
             scores = score_case(reference.ct, None, columns, mask, organs_of(case))[TRUTH]
             found, picture = against_truth(files, reference.ct, columns, mask)
-            rows.append({"case": str(case.key), "region": str(case.region), "train": name, **scores, **found})
+            own = {"case": str(case.key), "region": str(case.region), "train": name}
+            rows.append({**own, **_finite(scores | found)})
             pictures.setdefault(name, {})[str(case.key)] = picture
     content = {"rows": rows, "pictures": pictures, "control": control_rows(files, cohort)}
     write_json(path, content)
     return content
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    """Without what could not be measured in a case; JSON has no NaN."""
+    return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
 def references_of(files: StudyFiles, cohort: str, case: Case) -> dict[str, Reference]:

@@ -197,7 +197,7 @@ def test_profiles_of_a_shifted_image_part_by_side_and_of_a_blurred_one_do_not() 
     mask = truth.array > -500
     images = {"truth": truth, "moved": blobs(3.0)}
     profiles = edge_profiles(images, truth, mask, 1)
-    change = np.array(profiles["moved"]) - np.array(profiles["truth"])
+    change = np.array(profiles["moved"], dtype=float) - np.array(profiles["truth"], dtype=float)
     middle = slice(3, 6)
     # the bone moved to smaller y: less of it on the surface that faces y, more on the other
     assert np.nanmean(change[0, middle]) < -20
