@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
@@ -123,6 +123,7 @@ class Slope:
     """A line through the planted levels, least squares.
 
     Args:
+        family: The other choices of the trainings (objective, losses, cohort); empty where the study has one of each.
         part: `systematic` or `variable`.
         quantity: What responds.
         levels: Planted mm, the truth as 0.
@@ -132,6 +133,7 @@ class Slope:
         n: Cases.
     """
 
+    family: str
     part: str
     quantity: str
     levels: tuple[float, ...]
@@ -142,7 +144,9 @@ class Slope:
     n: int
 
 
-def dose_response(rows: Sequence[Row], trainings: dict[str, PairsPlan], *, seed: int = 0) -> list[Slope]:
+def dose_response(
+    rows: Sequence[Row], trainings: dict[str, PairsPlan], families: Mapping[str, str] | None = None, *, seed: int = 0
+) -> list[Slope]:
     """Response per planted millimetre: HU, sharpness, ensemble spread, and the displacement that was learnt.
 
     `shift_mm` is the learnt mean vector along the planted direction, `edge_shift_mm` the same by edges; a slope of 1 says
@@ -151,12 +155,14 @@ def dose_response(rows: Sequence[Row], trainings: dict[str, PairsPlan], *, seed:
     Args:
         rows: Scores.
         trainings: Row of the matrix → the pairs that it trained on.
+        families: Row of the matrix → its other choices: each has curves of its own.
         seed: Of the resampling.
     """
     table = {(r.train, r.case): r.scores for r in over_seeds(rows) if r.evaluate == TRUTH}
     slopes = []
-    for part in ("systematic", "variable"):
-        chosen = {t: _level(p, part) for t, p in trainings.items()}
+    own = {t: (families or {}).get(t, "") for t in trainings}
+    for family, part in product(dict.fromkeys(own.values()), ("systematic", "variable")):
+        chosen = {t: _level(p, part) for t, p in trainings.items() if own[t] == family}
         levels = {t: mm for t, mm in chosen.items() if mm is not None and any(t == name for name, _ in table)}
         if len(set(levels.values())) < 2:
             continue
@@ -179,6 +185,7 @@ def dose_response(rows: Sequence[Row], trainings: dict[str, PairsPlan], *, seed:
             slope = float(np.polyfit(x, means, 1)[0])
             slopes.append(
                 Slope(
+                    family,
                     part,
                     quantity,
                     tuple(map(float, x)),
@@ -226,6 +233,8 @@ class Agreement:
         tau: Kendall's tau-b; None for one method.
         lost: Share of the pairs of methods in which the one that is better by the truth loses.
         winner, true_winner: First by the reference and by the truth.
+        n: Cases that every method has.
+        lost_in_cases, low, high: `lost` of each case's own scores, mean over those cases with its 95 % interval.
     """
 
     evaluate: str
@@ -234,33 +243,61 @@ class Agreement:
     lost: float
     winner: str
     true_winner: str
+    n: int
+    lost_in_cases: float | None
+    low: float | None
+    high: float | None
 
 
-def rankings(rows: Sequence[Row], metric: str = "mae") -> list[Agreement]:
-    """How far each reference ranks the trainings as the truth does."""
-    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+def rankings(rows: Sequence[Row], cohorts: Mapping[str, str] | None = None, *, metric: str = "mae") -> list[Agreement]:
+    """How far each reference ranks the trainings as the truth does.
+
+    Args:
+        rows: Scores.
+        cohorts: Row of the matrix → whose cases it is scored on; only trainings of one cohort are ranked together.
+        metric: Lower is better.
+    """
+    table: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for row in over_seeds(rows):
-        groups[row.evaluate, row.train].append(row.scores[metric])
-    means = {k: float(np.mean(v)) for k, v in groups.items()}
+        table[row.evaluate, row.train][row.case] = row.scores[metric]
     results = []
-    for evaluate in dict.fromkeys(e for e, _ in means if e != TRUTH):
-        methods = [t for e, t in means if e == evaluate and (TRUTH, t) in means]
+    for evaluate, cohort in dict.fromkeys((e, (cohorts or {}).get(t, "")) for e, t in table if e != TRUTH):
+        own = [t for e, t in table if e == evaluate and (cohorts or {}).get(t, "") == cohort]
+        methods = [t for t in own if (TRUTH, t) in table]
         if len(methods) < 2:
             continue
-        by_reference, by_truth = ([means[e, t] for t in methods] for e in (evaluate, TRUTH))
-        pairs = list(combinations(range(len(methods)), 2))
-        lost = [(by_reference[i] - by_reference[j]) * (by_truth[i] - by_truth[j]) < 0 for i, j in pairs]
+        by_reference, by_truth = ([_mean(table[e, t].values()) for t in methods] for e in (evaluate, TRUTH))
+        shared = set.intersection(*(set(table[e, t]) for t in methods for e in (evaluate, TRUTH)))
+        by_case = [
+            _lost([table[evaluate, t][c] for t in methods], [table[TRUTH, t][c] for t in methods])
+            for c in sorted(shared)
+        ]
+        one = mean_of("", "", by_case) if by_case else None
         results.append(
             Agreement(
                 evaluate,
                 len(methods),
                 float(kendalltau(by_reference, by_truth).statistic),
-                float(np.mean(lost)),
+                _lost(by_reference, by_truth),
                 methods[int(np.argmin(by_reference))],
                 methods[int(np.argmin(by_truth))],
+                len(by_case),
+                one.mean if one else None,
+                one.low if one else None,
+                one.high if one else None,
             )
         )
     return results
+
+
+def _lost(by_reference: Sequence[float], by_truth: Sequence[float]) -> float:
+    """Share of the pairs of methods that the two order differently."""
+    pairs = combinations(zip(by_reference, by_truth, strict=True), 2)
+    return float(np.mean([(a[0] - b[0]) * (a[1] - b[1]) < 0 for a, b in pairs]))
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
 
 
 def spread_tells_bias(rows: Sequence[Row]) -> dict[str, float]:

@@ -99,12 +99,18 @@ class StudyFiles:
 
     def train_name(self, cell: Cell) -> str:
         """The row of the matrix: the pairs, and of the other axes those that have several values (not the seed)."""
-        parts = [cell.pairs.name]
-        parts += [cell.loss] if len(self.plan.losses) > 1 else []
+        return "+".join([cell.pairs.name, *self._others(cell)])
+
+    def family(self, cell: Cell) -> str:
+        """The row's name without the pairs: rows of one family differ in their pairs alone."""
+        return "+".join(self._others(cell))
+
+    def _others(self, cell: Cell) -> list[str]:
+        parts = [cell.loss] if len(self.plan.losses) > 1 else []
         parts += [cell.supervision] if len(self.plan.supervision) > 1 else []
         parts += [cell.cohort] if len(self.plan.cohorts) > 1 else []
         parts += [f"without-{cell.exclusion}"] if cell.exclusion != "none" else []
-        return "+".join(parts)
+        return parts
 
     def cohort_key(self, name: str) -> str:
         """Of the cases; a real cohort's by names, sizes and times of its images."""

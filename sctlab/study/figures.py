@@ -35,19 +35,22 @@ def dose_figure(slopes: Sequence[Slope]) -> bytes | None:
             middle = sum(slope.levels) / len(slope.levels), sum(slope.means) / len(slope.means)
             ends = (min(slope.levels), max(slope.levels))
             axis.plot(ends, [middle[1] + slope.slope * (x - middle[0]) for x in ends], color="#D55E00")
-            axis.set_title(f"{slope.quantity}, {slope.part}")
+            axis.set_title(f"{slope.quantity}, {slope.part}" + (f"\n{slope.family}" if slope.family else ""))
             axis.set_xlabel("planted, mm")
         return _png(figure)
 
 
-def slices_figure(images: Mapping[str, Volume], title: str, *, minus: Volume | None = None) -> bytes:
-    """The middle axial slice of every image, in one window.
+def slices_figure(images: Mapping[str, Volume], title: str, mask: np.ndarray, *, minus: Volume | None = None) -> bytes:
+    """The middle axial slice of every image, in one window, cut to the body.
 
     Args:
         images: By name, on one grid.
         title: Of the figure.
-        minus: The difference of every image to this one is drawn below it.
+        mask: The body (bool, z y x).
+        minus: The difference of every image to this one in the body is drawn below it.
     """
+    box = tuple(slice(max(0, int(i.min()) - 2), int(i.max()) + 3) for i in np.nonzero(mask.any(0)))
+    inside = mask[len(mask) // 2][box]
     lines = -(-len(images) // COLUMNS)
     rows = lines * (2 if minus is not None else 1)
     with rc_context(STYLE):
@@ -58,14 +61,14 @@ def slices_figure(images: Mapping[str, Volume], title: str, *, minus: Volume | N
             place = (index // COLUMNS) * COLUMNS * (rows // lines) + index % COLUMNS + 1
             axis = figure.add_subplot(rows, COLUMNS, place)
             cut, aspect = plane(volume, "axial", middle)
-            axis.imshow(cut, cmap="gray", vmin=CT_WINDOW[0], vmax=CT_WINDOW[1], aspect=aspect)
+            axis.imshow(cut[box], cmap="gray", vmin=CT_WINDOW[0], vmax=CT_WINDOW[1], aspect=aspect)
             axis.set_title(name)
             axis.set_axis_off()
             if minus is not None and volume is not minus:
                 axis = figure.add_subplot(rows, COLUMNS, place + COLUMNS)
                 difference = cut.astype(np.float32) - plane(minus, "axial", middle)[0]
                 low, high = DIFFERENCE_WINDOW
-                axis.imshow(difference, cmap="RdBu_r", vmin=low, vmax=high, aspect=aspect)
+                axis.imshow(np.where(inside, difference[box], 0), cmap="RdBu_r", vmin=low, vmax=high, aspect=aspect)
                 axis.set_title("minus the truth", fontsize="small")
                 axis.set_axis_off()
         return _png(figure)
@@ -118,7 +121,7 @@ def maps_figure(maps: Mapping[str, Sequence[list[list[list[float] | None]]]]) ->
             axis.quiver(vectors[..., 0], vectors[..., 1], color="white", angles="xy", scale_units="xy", scale=longest)
             axis.set_title(name)
             axis.set_axis_off()
-        figure.colorbar(image, ax=figure.axes, label="mean displacement in the plane, mm", shrink=0.8)
+        figure.colorbar(image, ax=figure.axes, label="mm in the plane", shrink=0.8)
         return _png(figure)
 
 

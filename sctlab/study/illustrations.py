@@ -13,7 +13,7 @@ from sctlab.study.cells import StudyFiles
 from sctlab.study.figures import curves_figure, dose_figure, maps_figure, profiles_figure, slices_figure
 from sctlab.study.folds import split_of, study_cases
 from sctlab.study.scores import TRUTH, Profiles
-from sctlab.study.scoring import prediction_files, references_of
+from sctlab.study.scoring import body_of, prediction_files, references_of
 from sctlab.training.log import METRICS_FILE
 from sctlab_model.io.reading import read_volume
 
@@ -93,4 +93,6 @@ def _slices(files: StudyFiles) -> bytes | None:
         if cell.cohort == cohort and fold is not None and files.finished(cell, fold):
             path, _ = prediction_files(files.fold_folder(cell, fold) / "predictions", case)
             images.setdefault(files.train_name(cell) + " (sCT)", read_volume(path))
-    return slices_figure(images, str(case.key), minus=None if truth is None else truth.ct) if images else None
+    if not images:
+        return None
+    return slices_figure(images, str(case.key), body_of(case), minus=None if truth is None else truth.ct)

@@ -64,8 +64,12 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
     results: dict[str, Any] = {
         "against_truth": analysis.against_truth(rows),
         "bias": analysis.bias(rows),
-        "dose_response": analysis.dose_response(rows, {files.train_name(c): c.pairs.plan for c in files.cells}),
-        "rankings": analysis.rankings(rows),
+        "dose_response": analysis.dose_response(
+            rows,
+            {files.train_name(c): c.pairs.plan for c in files.cells},
+            {files.train_name(c): files.family(c) for c in files.cells},
+        ),
+        "rankings": analysis.rankings(rows, {files.train_name(c): c.cohort for c in files.cells}),
         "references": _reference_estimates(references),
         "control": _means(controls, ("mae",)),
         "as_good_as_registrations": questions.as_good_as_registrations(rows, controls),

@@ -27,7 +27,7 @@ METRICS = ("mae", "psnr", "ms_ssim", "ssim", "mean_error", "rmse", "sharpness", 
 ORGANS = "organ_error"  # only where labels are known
 SMALLEST_ORGAN = 100  # voxels; a smaller one's mean says little
 BONE_HU = TISSUES["spongy bone"][0]
-PROFILE_STEPS = np.arange(-4, 5)  # voxels in the plane, from inside a bone (negative) to outside
+PROFILE_STEPS = np.arange(-3.5, 4)  # voxels in the plane from the surface of a bone, inside (negative) to outside
 Profiles = list[list[float | None]]
 FACING = 0.7  # cosine to the axis from which on a surface faces along it
 
@@ -181,7 +181,9 @@ def edge_profiles(images: dict[str, Volume], truth: Volume, mask: np.ndarray, ax
     distance = edt.edt(~bone, anisotropy=spacing) - edt.edt(bone, anisotropy=spacing)
     steepness = np.gradient(gaussian_filter(distance, 1.0), *spacing)
     length = np.sqrt(sum(g**2 for g in steepness)) + 1e-6
-    step = np.rint(distance / spacing[2]).astype(int) - PROFILE_STEPS[0]
+    # the distance is to the nearest voxel of the other kind: 1 for both neighbours of the surface
+    layers = np.rint(np.abs(distance) / spacing[2]).astype(int)
+    step = len(PROFILE_STEPS) // 2 + np.where(bone, -layers, layers - 1)
     found: dict[str, Profiles] = {name: [] for name in images}
     for sign in (1, -1):
         chosen = mask & (sign * steepness[axis] / length > FACING) & (step >= 0) & (step < len(PROFILE_STEPS))
