@@ -3,7 +3,8 @@
     python benchmarks/register.py run --data ../shared/data --convexadam PYTHON --impact PYTHON MODEL.pt
     python benchmarks/register.py table benchmarks/register.csv
 
-Pairs come from real CTs (`registration_pairs.py`) or from a simulated cohort (`--cohort`). Every method gets the
+Pairs come from real CTs (`registration_pairs.py`; `registration_motion.py` for organs that slide and a neck that bends: name
+them in `--cases`, with a CSV of their own) or from a simulated cohort (`--cohort`). Every method gets the
 fixed image, the moving image and the fixed mask. Peers without a rigid stage start from ours, whose time is added
 to theirs. Each runs in a process of its own, so that its peak memory is its own. Rows that are in the CSV already
 are kept: a run that was stopped goes on.
@@ -24,6 +25,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from registration_motion import MEASURES, MOTIONS, Motion, make_motion, motion_errors
 from registration_pairs import CASES, MODALITIES, Pair, errors, load_ct, make_pair, simulated_pairs
 
 HERE = Path(__file__).parent
@@ -35,25 +37,25 @@ def run(options: argparse.Namespace) -> None:
     """Measure every method on every pair that the CSV lacks."""
     out = Path(options.out)
     done = {(row["pair"], row["method"]) for row in read(out)} if out.is_file() else set()
-    for pair in pairs(options, done):
+    for pair, motion in pairs(options, done):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "pair.pkl"
-            path.write_bytes(pickle.dumps(pair))
+            path.write_bytes(pickle.dumps((pair, None if motion is None else motion.ct_cavity)))
             for method in options.methods.split(","):
                 if (pair.name, method) in done:
                     continue
-                row = measure(method, pair, path, options)
+                row = measure(method, pair, motion, path, options)
                 append(out, row)
-                print(" ".join(f"{k}={row[k]}" for k in FIELDS if row.get(k) not in (None, "")), flush=True)
+                print(" ".join(f"{k}={v}" for k, v in row.items() if v not in (None, "")), flush=True)
 
 
 def pairs(options: argparse.Namespace, done: set[tuple[str, str]]):
-    """The pairs that lack a row."""
+    """The pairs that lack a row, and what their motion is where it is counted by place."""
     methods = options.methods.split(",")
     if options.cohort:
         for pair in simulated_pairs(Path(options.cohort)):
             if any((pair.name, m) not in done for m in methods):
-                yield pair
+                yield pair, None
         return
     for case in options.cases.split(","):
         ct = None
@@ -61,15 +63,25 @@ def pairs(options: argparse.Namespace, done: set[tuple[str, str]]):
             for seed in map(int, options.seeds.split(",")):
                 if all((f"{case}/{modality}/{seed}", m) in done for m in methods):
                     continue
+                if case in MOTIONS:
+                    motion = make_motion(case, Path(options.data), modality, seed)
+                    yield motion.pair, motion
+                    continue
                 ct = ct or load_ct(case, Path(options.data))
-                yield make_pair(case, ct, modality, seed)
+                yield make_pair(case, ct, modality, seed), None
 
 
-def measure(method: str, pair: Pair, path: Path, options: argparse.Namespace) -> dict[str, object]:
+def measure(
+    method: str, pair: Pair, motion: Motion | None, path: Path, options: argparse.Namespace
+) -> dict[str, object]:
     """A row of the table; a method that fails leaves its reason in `note`."""
     row: dict[str, object] = {"pair": pair.name, "method": method}
+
+    def measured(field: np.ndarray) -> dict[str, float]:
+        return errors(pair, field) if motion is None else motion_errors(motion, field)
+
     if method == "none":
-        return row | rounded(errors(pair, np.zeros_like(pair.truth)))
+        return row | rounded(measured(np.zeros_like(pair.truth)))
     result = path.with_name(f"{method}.npz")
     command = [sys.executable, __file__, "one", method, str(path), str(result)]
     if method.startswith("convexadam"):
@@ -81,24 +93,29 @@ def measure(method: str, pair: Pair, path: Path, options: argparse.Namespace) ->
         return row | {"note": (finished.stderr.strip().splitlines() or ["no result"])[-1][:160]}
     found = np.load(result)
     costs = {k: float(found[k]) for k in ("seconds", "processor_seconds", "memory_gb")}
-    return row | rounded(errors(pair, found["field"]) | costs)
+    return row | rounded(measured(found["field"]) | costs)
 
 
 def one(options: argparse.Namespace) -> None:
     """One method on one pair, in this process (ours, elastix) or in the peer's."""
-    pair: Pair = pickle.loads(Path(options.pair).read_bytes())
+    pair, known = pickle.loads(Path(options.pair).read_bytes())
     grid = pair.fixed.geometry
-    if options.method.startswith(("ours", "rigid")):
+    if options.method.startswith(("ours", "rigid", "sliding")):
         import torch
 
+        from sctlab.registration.cavity import find_cavity
         from sctlab.registration.engine.register import register
         from sctlab.registration.presets import default_preset, find_presets
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         preset = options.method.partition(":")[2] or default_preset(pair.task, pair.region)
         preset = "rigid" if options.method == "rigid" else preset
+        sliding = options.method.startswith("sliding")
+        preset = f"{preset}-sliding" if sliding else preset
         started, processor = time.perf_counter(), time.process_time()
-        result = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=find_presets(preset))
+        cavity = (known if options.method == "sliding-known" else find_cavity(pair.moving)) if sliding else None
+        chosen = find_presets(preset)
+        result = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=chosen, cavity=cavity)
         field = result.displacement_mm(grid)
         save(options.result, field, time.perf_counter() - started, time.process_time() - processor)
     elif options.method in ("elastix", "elastix-tuned"):
@@ -199,6 +216,21 @@ def table(options: argparse.Namespace) -> None:
             )
 
 
+def places(options: argparse.Namespace) -> None:
+    """Markdown: the errors by place on pairs whose motion is known, means over their seeds."""
+    rows = [r for r in read(Path(options.csv)) if r["body_mm"]]
+    columns = ("body_mm", "edges_mm", "p95_mm", *MEASURES, "folds_percent", "processor_seconds", "memory_gb")
+    print("| pairs | method | n | " + " | ".join(columns) + " |")
+    print("|---" * (3 + len(columns)) + "|")
+    for group in sorted({r["pair"].rpartition("/")[0] for r in rows}):
+        for method in dict.fromkeys(r["method"] for r in rows):
+            mine = [r for r in rows if r["method"] == method and r["pair"].rpartition("/")[0] == group]
+            if mine:
+                values = [[float(r[k]) for r in mine if r.get(k)] for k in columns]
+                texts = [f"{np.mean(v):.2f}" if v else "" for v in values]
+                print(f"| {group} | {method} | {len(mine)} | " + " | ".join(texts) + " |")
+
+
 def paired(differences: list[float], rounds: int = 5000) -> tuple[float, float, float]:
     """Mean of paired differences with its bootstrap interval."""
     values = np.array(differences)
@@ -222,7 +254,8 @@ def append(path: Path, row: dict[str, object]) -> None:
             handle.write(
                 f"# {platform.system()} {platform.machine()}, {cores} cores, Python {platform.python_version()}\n"
             )
-        writer = csv.DictWriter(handle, FIELDS)
+        by_place = MEASURES if str(row["pair"]).split("/")[0] in MOTIONS else ()  # such rows want a file of their own
+        writer = csv.DictWriter(handle, (*FIELDS, *by_place))
         if new:
             writer.writeheader()
         writer.writerow(row)
@@ -261,8 +294,10 @@ def main() -> None:
     show = commands.add_parser("table")
     show.add_argument("csv")
     show.add_argument("--reference", default="ours")
+    by_place = commands.add_parser("places")
+    by_place.add_argument("csv")
     options = parser.parse_args()
-    {"run": run, "one": one, "table": table}[options.command](options)
+    {"run": run, "one": one, "table": table, "places": places}[options.command](options)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def make_pair(case: str, ct: Volume, modality: str, seed: int, *, breathing_mm: 
         breathing_mm: A deep breath of that amplitude beside 0.6 of the usual deformation.
     """
     random = np.random.default_rng([seed, sorted(CASES).index(case)])
-    grid = _fixed_grid(ct.geometry, random)
+    grid = fixed_grid(ct.geometry, random)
     # In a stack of few slices a patient must not leave it: no motion along an axis beyond a fifth of the extent.
     room = np.minimum(1.0, 0.2 * np.array(grid.size_xyz) * np.array(grid.spacing_xyz) / 23.0)
     rigid = EulerTransform(
@@ -98,7 +98,7 @@ def make_pair(case: str, ct: Volume, modality: str, seed: int, *, breathing_mm: 
         tuple(random.uniform(-8, 8, 3) * room),
         tuple(grid.centre_xyz),
     )
-    local = _local_field(grid, random)
+    local = local_field(grid, random)
     if breathing_mm:
         local = 0.6 * local + _deep_breath(grid, random, breathing_mm)
     local = local * room[::-1, None, None, None]
@@ -106,25 +106,43 @@ def make_pair(case: str, ct: Volume, modality: str, seed: int, *, breathing_mm: 
         DisplacementField(grid, local), AffineTransform(rigid.affine().matrix, rigid.translation_xyz, rigid.centre_xyz)
     )
     field = displacement_field(truth, grid)
+    return pair_of(f"{case}/{modality}/{seed}", ct, field, random, crop=case.endswith("crop"), region=CASES[case][2])
+
+
+def pair_of(
+    name: str, ct: Volume, field: DisplacementField, random: np.random.Generator, *, crop: bool, region: str
+) -> Pair:
+    """The pair of a CT and a truth: the fixed image is the CT where the field takes it from, in another contrast.
+
+    Args:
+        name: `case/modality/seed`.
+        ct: The moving image.
+        field: The truth at the voxels of the fixed grid.
+        random: Of contrast, shading and noise.
+        crop: The CT lies inside the patient: all of it is body.
+        region: SynthRAD region.
+    """
+    grid = field.grid
     deformed = resample(ct, grid, interpolation="bspline", outside=AIR_HU, transform=field.to_sitk()).array
     deformed = np.clip(deformed, AIR_HU, 3071)
     whole = ct.with_array(np.ones(ct.array.shape, np.uint8))
     covered = resample(whole, grid, interpolation="nearest", transform=field.to_sitk()).array > 0
-    mask = covered & (case.endswith("crop") | _body(deformed))
-    image = (_mr_like if modality == "mr" else _cbct_like)(deformed, mask, grid, random)
+    mask = covered & (crop | _body(deformed))
+    make_contrast = _mr_like if name.split("/")[-2] == "mr" else _cbct_like
+    image = make_contrast(deformed, mask, grid, random)
     slope = gaussian_filter(np.clip(deformed, -300, 500), 0.7)
     slope = np.sqrt(sum((np.gradient(slope, axis=a) / s) ** 2 for a, s in enumerate(grid.spacing_xyz[::-1])))
     inner = binary_erosion(mask & covered, iterations=2)
     edges = inner & (slope > np.quantile(slope[inner], 0.85))
     return Pair(
-        f"{case}/{modality}/{seed}",
+        name,
         Volume(image.astype(np.float32), grid, "fixed"),
         Volume(ct.array, ct.geometry, "moving"),
         Volume(mask, grid, "fixed mask"),
         field.vectors.astype(np.float32),
         mask,
         edges,
-        Region(CASES[case][2]),
+        Region(region),
     )
 
 
@@ -167,7 +185,7 @@ def errors(pair: Pair, displacement: np.ndarray) -> dict[str, float]:
     }
 
 
-def _fixed_grid(geometry: Geometry, random: np.random.Generator) -> Geometry:
+def fixed_grid(geometry: Geometry, random: np.random.Generator) -> Geometry:
     """A part of the CT's grid, off its voxels: what the moving image shows beyond it is the field of view's excess."""
     size = np.array(geometry.size_xyz)
     spacing = np.array(geometry.spacing_xyz)
@@ -178,7 +196,7 @@ def _fixed_grid(geometry: Geometry, random: np.random.Generator) -> Geometry:
     return Geometry(grid.size_xyz, grid.spacing_xyz, tuple(np.array(grid.origin_xyz) + shift), grid.direction)
 
 
-def _local_field(grid: Geometry, random: np.random.Generator) -> np.ndarray:
+def local_field(grid: Geometry, random: np.random.Generator) -> np.ndarray:
     """Smoothed noise of four widths and a breathing-like part [3, z, y, x]: at most 15 mm, no folding."""
     spacing = np.array(grid.spacing_xyz[::-1])
     field = np.zeros((3, *grid.shape_zyx))

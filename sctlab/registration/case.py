@@ -19,7 +19,7 @@ from sctlab.registration.records import FAILURE, PAIR, QUALITY, FailureRecord, P
 from sctlab.registration.scratch import scratch_folder
 from sctlab.registration.settings import RegistrationSettings
 from sctlab.transforms.apply import apply_to_image, apply_to_labels, field_of_view
-from sctlab.transforms.elastix_writing import write_elastix
+from sctlab.transforms.elastix_writing import fits_elastix, write_elastix
 from sctlab.transforms.field import displacement_field
 from sctlab.transforms.itk_files import write_displacement, write_itk
 from sctlab_model.errors import InputError, ProductError
@@ -221,11 +221,13 @@ def write_images(pair: Pair, result: MethodResult, folder: Path) -> list[str]:
 
 
 def write_transforms(pair: Pair, result: MethodResult, folder: Path, *, displacement: bool) -> TransformFiles:
-    """elastix text files, an ITK composite and, if asked for, vectors on the fixed grid."""
+    """elastix text files (none for a field too large for text), an ITK composite and, if asked for, vectors on the fixed grid."""
     grid = pair.fixed.geometry
-    paths = write_elastix(result.transform, folder, grid, default_value=pair.outside)
+    paths: list[Path] = []
+    if fits_elastix(result.transform):
+        paths = write_elastix(result.transform, folder, grid, default_value=pair.outside)
     itk_path = write_itk(result.transform, folder / "transform.h5", grid=grid)
-    digest = hashlib.sha256(b"".join(p.read_bytes() for p in paths)).hexdigest()
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in paths or [itk_path])).hexdigest()
     field = None
     if displacement:
         field = write_displacement(displacement_field(result.transform, grid), folder / "displacement.mha").name

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sctlab.registration.cavity import find_cavity
 from sctlab.registration.elastix.register import BONE_HU, register_elastix
 from sctlab.registration.pairs import Pair, PairFiles, exchanged
 from sctlab.registration.settings import Method, RegistrationSettings
@@ -157,16 +158,25 @@ def _with_engine(pair: Pair, settings: RegistrationSettings) -> MethodResult:
 
     # The engine's rigidity follows the moving image; the CT is the one that shows bone.
     bone = None if pair.ct_is_fixed else pair.moving.with_array(pair.moving.array > BONE_HU)
+    presets = presets_of(settings, pair.task, pair.region)
+    cavity: Volume | None = None
+    notes: tuple[str, ...] = ()
+    if any(preset.sliding for preset in presets):
+        cavity = find_cavity(pair.fixed if pair.ct_is_fixed else pair.moving)
+        if cavity is None:
+            notes = ("no cavity was found in the CT: nothing slides, the field is smooth",)
     result = register(
         pair.fixed,
         pair.moving,
         fixed_mask=pair.fixed_mask,
         bone=bone,
-        preset=presets_of(settings, pair.task, pair.region),
+        cavity=cavity,
+        cavity_is_fixed=pair.ct_is_fixed,
+        preset=presets,
         device=settings.device,
         seed=settings.seed,
     )
-    return MethodResult(result.transform, result.device, spread=result.spread, details=result.record())
+    return MethodResult(result.transform, result.device, notes, spread=result.spread, details=result.record())
 
 
 def _version(package: str) -> str:

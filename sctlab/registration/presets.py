@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sctlab.features import load_extractor
-from sctlab.registration.engine.settings import FeatureTerm, Preset
+from sctlab.registration.engine.settings import FeatureTerm, Preset, Sliding
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError, ProductError
 from sctlab_model.settings import load_yaml
@@ -38,6 +38,8 @@ for _task in Task:
     for _region in Region:
         _name = default_preset(_task, _region)
         PRESETS[_name] = Preset(name=_name, mutual_information=_INFORMATION[_task])
+        if _region is not Region.HN:  # organs of thorax and abdomen slide along the wall
+            PRESETS[f"{_name}-sliding"] = PRESETS[_name].changed(name=f"{_name}-sliding", sliding=Sliding())
 
 
 class PresetFile(Preset):
@@ -104,6 +106,13 @@ def find_presets(names: str) -> tuple[Preset, ...]:
             found=", ".join(f"{p.name} with {len(p.levels)} levels" for p in chosen),
             expected="presets with as many levels each",
             advice="only such fields can be averaged",
+        )
+    if len(chosen) > 1 and any(p.sliding for p in chosen):
+        raise InputError(
+            "--preset",
+            found=f"{next(p.name for p in chosen if p.sliding)} among {len(chosen)} presets",
+            expected="it alone",
+            advice="two splines with a surface between them can't be averaged with others",
         )
     return tuple(chosen)
 

@@ -34,7 +34,7 @@ class Part(BaseModel):
 
 
 class TransformFiles(Part):
-    """Names of a pair's transform files, and SHA-256 of the elastix ones."""
+    """Names of a pair's transform files, and SHA-256 of the elastix ones (of the ITK one where there are none)."""
 
     elastix: list[str] = Field(default_factory=list)
     itk: str = ""

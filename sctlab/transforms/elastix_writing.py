@@ -53,13 +53,20 @@ def write_elastix(
     return paths
 
 
+def fits_elastix(transform: Transform) -> bool:
+    """Whether text files can hold the transform: a displacement field of a few million voxels at most."""
+    return all(
+        step.vectors[0].size <= MAX_FIELD_VOXELS for step in flatten(transform) if isinstance(step, DisplacementField)
+    )
+
+
 def _text(values: npt.ArrayLike) -> str:
     return " ".join(repr(float(v)) for v in np.ravel(values))
 
 
 def _as_spline(field: DisplacementField) -> BSplineTransform:
     """A field as a B-spline of order 1, which interpolates linearly too; a border voxel keeps its outer half."""
-    if field.vectors[0].size > MAX_FIELD_VOXELS:
+    if not fits_elastix(field):
         raise InputError(
             "transform",
             found=f"a displacement field of {field.vectors[0].size} voxels",

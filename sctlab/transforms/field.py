@@ -28,15 +28,15 @@ def grid_points(grid: Geometry) -> np.ndarray:
 def displacement_field(transform: Transform, grid: Geometry) -> DisplacementField:
     """The transform as vectors at the voxels of `grid`, float64 mm."""
     steps = tuple(flatten(transform))
-    spline = steps[0].displacement(grid) if steps and isinstance(steps[0], BSplineTransform) else None
+    first = _at_voxels(steps[0], grid) if steps else None
     if isinstance(transform, Sum):
         vectors = (
             displacement_field(transform.initial, grid).vectors + displacement_field(transform.current, grid).vectors
         )
-    elif len(steps) == 1 and isinstance(steps[0], DisplacementField) and steps[0].grid.same_grid(grid, 1e-9):
-        vectors = np.asarray(steps[0].vectors, dtype=np.float64)
-    elif spline is not None and all(isinstance(step, LINEAR) for step in steps[1:]):
-        vectors = _linear_displacement(as_affine(Composite(steps[1:])), grid, spline)
+    elif first is not None and len(steps) == 1:
+        vectors = first
+    elif first is not None and all(isinstance(step, LINEAR) for step in steps[1:]):
+        vectors = _linear_displacement(as_affine(Composite(steps[1:])), grid, first)
     elif is_linear(transform):
         vectors = _linear_displacement(as_affine(transform), grid, None)
     elif any(isinstance(step, Sum) for step in steps):
@@ -45,6 +45,15 @@ def displacement_field(transform: Transform, grid: Geometry) -> DisplacementFiel
     else:
         vectors = _displacement_with_itk(transform, grid)
     return DisplacementField(grid, np.ascontiguousarray(vectors))
+
+
+def _at_voxels(step: Transform, grid: Geometry) -> np.ndarray | None:
+    """Vectors [3, z, y, x] in mm where a step has them at the voxels of a grid, or nearly for nothing; else None."""
+    if isinstance(step, BSplineTransform):
+        return step.displacement(grid)
+    if isinstance(step, DisplacementField) and step.grid.same_grid(grid, 1e-9):
+        return np.asarray(step.vectors, dtype=np.float64)
+    return None
 
 
 def _linear_displacement(linear: AffineTransform, grid: Geometry, first: np.ndarray | None) -> np.ndarray:

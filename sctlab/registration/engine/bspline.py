@@ -84,7 +84,7 @@ def evaluate(coefficients: Tensor, bases: tuple[Tensor, Tensor, Tensor]) -> Tens
 
 
 def evaluate_at(coefficients: Tensor, grid: ControlGrid, points: Tensor) -> Tensor:
-    """The spline [N, 3] at scattered points [N, 3] (mm, z, y, x), 64 control points each; with gradient."""
+    """The spline [N, C] at scattered points [N, 3] (mm, z, y, x), 64 control points each; with gradient."""
     index, weights = [], []
     for axis in range(3):
         t = (points[:, axis] - grid.start_zyx[axis]) / grid.spacing_zyx[axis]
@@ -94,7 +94,7 @@ def evaluate_at(coefficients: Tensor, grid: ControlGrid, points: Tensor) -> Tens
         weights.append(torch.stack(cubic_weights(f)))
         index.append(base.long() + torch.arange(-1, 3, device=points.device)[:, None])
     flat = coefficients.flatten(1).T
-    total = points.new_zeros(len(points), 3)
+    total = points.new_zeros(len(points), flat.shape[1])
     _, ny, nx = grid.size_zyx
     for i in range(4):
         for j in range(4):

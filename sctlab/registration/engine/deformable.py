@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sctlab.registration.engine.articulated import articulated_start
 from sctlab.registration.engine.bspline import ControlGrid, refine
 from sctlab.registration.engine.images import Images
 from sctlab.registration.engine.lattice import extent_zyx
 from sctlab.registration.engine.level import Problem, minimise
 from sctlab.registration.engine.level_images import LevelImages
 from sctlab.registration.engine.settings import Preset
+from sctlab.registration.engine.sliding import Domains, Surface, domains
 from sctlab.registration.engine.start import coarse_start
 from sctlab.transforms.data import EulerTransform
+
+
+@dataclass(frozen=True)
+class Deformed:
+    """The outcome of the deformable stage.
+
+    Args:
+        coefficients: [3 (z, y, x), control points] in mm along the fixed image's axes; [6, …] with two splines.
+        grid: The control points.
+        values: The metric at the start and the end of each level.
+        surface: Along which organs slide; None with one spline.
+        domains: Which of both moved a point at the last level.
+    """
+
+    coefficients: Tensor
+    grid: ControlGrid
+    values: dict[str, float]
+    surface: Surface | None = None
+    domains: Domains | None = None
 
 
 def deform(
@@ -24,7 +46,7 @@ def deform(
     *,
     seed: int,
     progress: Callable[[float], None] = lambda share: None,
-) -> tuple[Tensor, ControlGrid, dict[str, float]]:
+) -> Deformed:
     """The B-spline that a preset asks for.
 
     Args:
@@ -35,9 +57,10 @@ def deform(
         progress: Called with the share of the iterations that are done.
 
     Returns:
-        Coefficients [3 (z, y, x), control points] in mm along the fixed image's axes, their grid, and the metric at
-        the start and the end of each level.
+        The field and the metric at the start and the end of each level.
     """
+    surface = Surface.of(images, rigid) if preset.sliding is not None else None
+    split: Domains | None = None
     generator = torch.Generator().manual_seed(seed)
     coarsest = preset.knots_mm * 2 ** (len(preset.levels) - 1)
     extent = extent_zyx(images.fixed_geometry)
@@ -48,9 +71,17 @@ def deform(
     for number, level in enumerate(preset.levels):
         if number:
             coefficients, grid = refine(coefficients), grid.refined()
-        problem = Problem.of(LevelImages(images, rigid, preset, level.voxel_mm), preset, generator)
+        level_images = LevelImages(images, rigid, preset, level.voxel_mm)
+        problem = Problem.of(level_images, preset, generator)
+        if number == 0 and preset.articulated is not None:
+            coefficients = articulated_start(problem, coefficients, grid, preset.articulated)
         if number == 0 and preset.discrete is not None:
             coefficients = coarse_start(problem, coefficients, grid, preset.discrete)
+        if surface is not None and preset.sliding is not None and number >= preset.sliding.from_level:
+            lattice, blend = level_images.lattice, preset.sliding.blend_mm
+            split = level_images.domains = domains(surface, coefficients, grid, lattice, split, blend)
+            if len(coefficients) == 3:
+                coefficients = coefficients.repeat(2, 1, 1, 1)
 
         def step(count: int, start: int = done) -> None:
             progress((start + count) / total)
@@ -58,4 +89,4 @@ def deform(
         coefficients, first, last = minimise(problem, coefficients, grid, level, step)
         values |= {f"level{number + 1}_start": first, f"level{number + 1}_end": last}
         done += level.iterations
-    return coefficients, grid, values
+    return Deformed(coefficients, grid, values, surface if split is not None else None, split)

@@ -21,6 +21,8 @@ class Images:
     fixed_mask: Tensor
     moving_mask: Tensor
     bone: Tensor | None
+    cavity: Tensor | None
+    cavity_moves: bool
     fixed_geometry: Geometry
     moving_geometry: Geometry
     low_zyx: np.ndarray
@@ -35,16 +37,21 @@ class Images:
         moving_mask: Volume | None,
         bone: Volume | None,
         device: torch.device,
+        cavity: Volume | None = None,
+        cavity_moves: bool = True,
     ) -> Images:
         """Tensors on the device; masks on their image's grid, everything where there is no mask."""
         f_mask, m_mask = _on_grid(fixed_mask, fixed.geometry), _on_grid(moving_mask, moving.geometry)
         low, high = bounds_mm(f_mask)
+        side = moving if cavity_moves else fixed
         return cls(
             to_device(fixed.array, device),
             to_device(moving.array, device),
             to_device(f_mask.array, device),
             to_device(m_mask.array, device),
             None if bone is None else to_device(_on_grid(bone, moving.geometry).array, device),
+            None if cavity is None else to_device(_on_grid(cavity, side.geometry).array, device),
+            cavity_moves,
             fixed.geometry,
             moving.geometry,
             low,

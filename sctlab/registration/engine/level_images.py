@@ -16,10 +16,12 @@ from sctlab.registration.engine.images import Images
 from sctlab.registration.engine.lattice import Lattice, carry, extent_zyx, inside, reach_of, sample_at, smoothed
 from sctlab.registration.engine.sample import Sample
 from sctlab.registration.engine.settings import Preset
+from sctlab.registration.engine.sliding import Domains, mixed, share_of
 from sctlab.transforms.data import EulerTransform
 from sctlab_model.errors import InputError
 from sctlab_model.volume import triple
 
+MUTE = 0
 MARGIN_MM = 20.0  # around the fixed mask: context of the features
 REACH_MM = 40.0  # around that: where the field may point to
 FEATURE_BYTES = 800_000_000  # of the feature maps of a level; making them takes about twice that for a moment
@@ -35,11 +37,13 @@ class LevelImages:
         voxel_mm: Wanted voxels; never finer than the finest of both images.
 
     Attributes:
+        up: The patient's long axis along the fixed image's axes, z, y, x.
         lattice, moving_lattice: Voxels of the fixed and of the (wider) moving image.
         fixed, moving: Images [1, 1, z, y, x] on these.
         mask: Fixed mask, within the fixed image's grid.
         valid: Where the moving image and its mask have data.
         bone: Bone of the moving image; None where it isn't known.
+        domains: Which of two splines moves a voxel; None where one moves all.
         extractors: One for each of the preset's feature terms.
 
     Raises:
@@ -64,6 +68,7 @@ class LevelImages:
         spacing = planned_spacing((high - low, far - near), spacing, self._channels(preset))
         self.lattice = Lattice.between(low, high, spacing)
         self.moving_lattice = Lattice.between(near, far, spacing)
+        self.up = fixed.axes[2, ::-1]  # the patient's long axis in the fixed image's axes (z, y, x)
         own_fixed, own_moving = (np.array(g.spacing_xyz[::-1]) for g in (fixed, moving))
         self.fixed = carry(smoothed(images.fixed, own_fixed, spacing), fixed, self.lattice, fixed)
         self.moving = carry(smoothed(images.moving, own_moving, spacing), moving, self.moving_lattice, fixed, mapping)
@@ -72,6 +77,7 @@ class LevelImages:
         valid = carry(images.moving_mask, moving, self.moving_lattice, fixed, mapping, outside="zeros")
         valid = (valid > 0.5).float() * inside(moving, self.moving_lattice, fixed, images.device, mapping)
         self.valid = _without_border(valid)
+        self.domains: Domains | None = None
         self.bone = None
         if images.bone is not None:
             self.bone = carry(images.bone, moving, self.moving_lattice, fixed, mapping, outside="zeros")
@@ -109,10 +115,16 @@ class LevelImages:
         chosen = torch.nonzero(mask.flatten() > 0)[:, 0]
         field = evaluate(coefficients, triple(b[w] for b, w in zip(bases, window, strict=True)))
         points, index = self._points(window, chosen, mask.shape)
-        moved = points + field.flatten(1).index_select(1, chosen).T
+        displaced, apart = field.flatten(1).index_select(1, chosen), None
+        if self.domains is not None:
+            apart = (displaced[3:] - displaced[:3]).T
+            displaced = mixed(displaced, share_of(self.domains.flat[index], self.domains.blend_mm))
+        moved = points + displaced.T
         with torch.no_grad():
             weights = (sample_at(self.valid, self.moving_lattice, moved)[0] > 0.9).float()
-        return Sample(coefficients, grid, points, moved, weights, index, window, chosen)
+            if self.domains is not None:
+                weights = weights * (self.domains.flat[index].abs() >= MUTE)
+        return Sample(coefficients, grid, points, moved, weights, index, window, chosen, self.domains, apart)
 
     def intensities(self, index: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
         """Fixed intensities at voxels (flat index, [N]) and moving ones at points [N, 3], both scaled to [0, 1]."""

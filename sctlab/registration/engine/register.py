@@ -11,19 +11,21 @@ import numpy as np
 import torch
 
 from sctlab.registration.engine.bspline import ControlGrid
-from sctlab.registration.engine.deformable import deform
+from sctlab.registration.engine.deformable import Deformed, deform
 from sctlab.registration.engine.folding import FoldingReport, measure, repair
 from sctlab.registration.engine.images import Images
 from sctlab.registration.engine.lattice import extent_zyx
 from sctlab.registration.engine.rigid import MaskedImage, register_rigid
 from sctlab.registration.engine.settings import Preset
-from sctlab.transforms.data import BSplineTransform, Composite, EulerTransform, Transform, compose
+from sctlab.registration.engine.sliding_result import SlidingReport, compose_field, settle
+from sctlab.transforms.data import BSplineTransform, Composite, DisplacementField, EulerTransform, Transform, compose
 from sctlab.transforms.field import displacement_field
 from sctlab_model.device import choose_device, describe_device
 from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.volume import Geometry, Volume, triple
 
 Progress = Callable[[str, float], None]
+LEAST = 0.05  # determinant below which a place is repaired
 
 
 @dataclass(frozen=True)
@@ -32,22 +34,25 @@ class EngineResult:
 
     Args:
         rigid: The rigid part.
-        spline: The deformation in the fixed image's space; None for a rigid registration.
+        spline: The deformation in the fixed image's space, vectors at its voxels where organs slide; None for a rigid
+            registration.
         presets: Names of the presets that made it.
         device: What it ran on.
         seed: Of every random choice.
         folding: Jacobian determinant over the body; None for a rigid registration.
+        sliding: What happens at the surface along which organs slide; None without one.
         spread: Standard deviation of the presets' displacements at the fixed voxels in mm; None for one preset.
         metrics: Values at start and end, a stage each.
         seconds: Time of each stage.
     """
 
     rigid: EulerTransform
-    spline: BSplineTransform | None
+    spline: BSplineTransform | DisplacementField | None
     presets: tuple[str, ...]
     device: str
     seed: int
     folding: FoldingReport | None = None
+    sliding: SlidingReport | None = None
     spread: Volume | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -69,6 +74,7 @@ class EngineResult:
             "device": self.device,
             "seed": self.seed,
             "folding": None if self.folding is None else vars(self.folding),
+            "sliding": None if self.sliding is None else vars(self.sliding),
             "spread_mm": None if self.spread is None else float(self.spread.array.mean()),
             "metrics": self.metrics,
             "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
@@ -82,6 +88,8 @@ def register(
     fixed_mask: Volume | None = None,
     moving_mask: Volume | None = None,
     bone: Volume | None = None,
+    cavity: Volume | None = None,
+    cavity_is_fixed: bool = False,
     preset: Preset | Sequence[Preset] = Preset(name="mind"),
     initial: EulerTransform | None = None,
     device: str = "auto",
@@ -95,6 +103,9 @@ def register(
         fixed_mask: Where similarity counts, on any grid in the fixed image's space (the body; all when left out).
         moving_mask: Where the moving image can be believed, likewise in its own space.
         bone: Bone in the moving image, for presets with a rigidity weight.
+        cavity: What slides along its wall (the thoracic and abdominal cavity, > 0) in the moving image, for presets with
+            `sliding`; without it their field is smooth.
+        cavity_is_fixed: The cavity is the fixed image's.
         preset: What to do; of several with as many levels each the fields are averaged and their spread measured.
         initial: A rigid start that is already known: the search for one is skipped.
         device: `auto`, `cpu` or `cuda[:N]`.
@@ -109,7 +120,7 @@ def register(
     target = choose_device(device)
     check_images(fixed, moving, fixed_mask, moving_mask)
     report = progress or (lambda stage, share: None)
-    images = Images.prepare(fixed, moving, fixed_mask, moving_mask, bone, target)
+    images = Images.prepare(fixed, moving, fixed_mask, moving_mask, bone, target, cavity, not cavity_is_fixed)
     seconds: dict[str, float] = {}
     metrics: dict[str, float] = {}
 
@@ -137,18 +148,18 @@ def register(
     for number, settings in enumerate(chosen):
         started = time.perf_counter()
         name = settings.name
-        coefficients, grid, values = deform(
+        deformed = deform(
             images,
             rigid,
             settings.changed(knots_mm=knots),
             seed=seed,
             progress=partial(_report_share, report, number, len(chosen)),
         )
-        every.append(coefficients)
+        every.append(deformed)
         seconds[name] = time.perf_counter() - started
-        metrics |= {f"{name}_{k}": v for k, v in values.items()}
+        metrics |= {f"{name}_{k}": v for k, v in deformed.values.items()}
     report("deformable", 1.0)
-    return _finish(result, torch.stack(every), grid, images, fixed)
+    return _finish(result, every, images, fixed)
 
 
 def check_images(fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None) -> None:
@@ -196,41 +207,50 @@ def _inside_share(mask: Volume, geometry: Geometry) -> float:
     return float(np.all((where > -0.5) & (where < np.array(geometry.size_xyz) - 0.5), axis=1).mean())
 
 
-def _finish(
-    result: EngineResult, every: torch.Tensor, grid: ControlGrid, images: Images, fixed: Volume
-) -> EngineResult:
+def _finish(result: EngineResult, every: Sequence[Deformed], images: Images, fixed: Volume) -> EngineResult:
     """Average the presets' splines, guard against folding, and put the result into physical space.
 
     Args:
         result: The rigid part and what is recorded.
-        every: Coefficients [presets, 3 (z, y, x), control points] in mm, on `grid`.
+        every: What each preset found, on one grid of control points.
         images, fixed: The masks, and the fixed image.
 
     Raises:
         RegistrationError: A field that folds and can't be repaired.
     """
     started = time.perf_counter()
-    coefficients = every.mean(0)
+    grid, surface, domains = every[0].grid, every[0].surface, every[0].domains
+    stacked = torch.stack([d.coefficients for d in every])
+    coefficients = stacked.mean(0)
     voxels = tuple(_at_most_mm(fixed.geometry, axis, grid.spacing_zyx[axis] / 4) for axis in range(3))
-    body = images.mask_at(voxels)
-    coefficients, folding = repair(coefficients, grid, voxels, body, least=0.05)
     own = tuple(
         np.arange(n) * s for n, s in zip(fixed.geometry.shape_zyx, fixed.geometry.spacing_xyz[::-1], strict=True)
     )
-    final = measure(coefficients, grid, own, images.fixed_mask[0, 0] > 0.5)
-    if min(final.smallest, folding.smallest) <= 0:
+    inner, body = images.mask_at(voxels), images.fixed_mask[0, 0] > 0.5
+    sliding: SlidingReport | None = None
+    spline: BSplineTransform | DisplacementField
+    if surface is not None and domains is not None:
+        coefficients, folding = settle(
+            coefficients, grid, surface, domains, coarse=voxels, coarse_body=inner, own=own, body=body, least=LEAST
+        )
+        spline, sliding = compose_field(coefficients, grid, surface, domains, own, body, fixed.geometry)
+    else:
+        coefficients, repaired = repair(coefficients, grid, voxels, inner, least=LEAST)
+        final = measure(coefficients, grid, own, body)
+        folding = replace(final, smallest=min(final.smallest, repaired.smallest), repaired=repaired.repaired)
+        spline = _physical(coefficients, grid, fixed.geometry)
+    if folding.smallest <= 0:
         raise RegistrationError(
             fixed.name or "registration",
-            found=f"a field that folds in {final.folded_percent:.2f} % of the body and can't be repaired",
+            found=f"a field that folds in {folding.folded_percent:.2f} % of the body and can't be repaired",
             expected="a Jacobian determinant above 0",
             advice="use a preset with more bending energy or wider knots",
         )
-    folding = replace(final, smallest=min(final.smallest, folding.smallest), repaired=folding.repaired)
     spread = None
     if len(every) > 1:
-        spread = _spread(every, grid, own, fixed.geometry)
+        spread = _spread(stacked, grid, own, fixed.geometry)
     result.seconds["guard"] = time.perf_counter() - started
-    return replace(result, spline=_physical(coefficients, grid, fixed.geometry), folding=folding, spread=spread)
+    return replace(result, spline=spline, folding=folding, sliding=sliding, spread=spread)
 
 
 def _at_most_mm(geometry: Geometry, axis: int, pitch: float) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sctlab.registration.engine.bspline import ControlGrid, evaluate_at
+from sctlab.registration.engine.sliding import Domains, mixed
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Sample:
     """Points of the fixed mask on a strided subgrid of the level's lattice, and the field at them.
 
     Args:
-        coefficients: Control points [3 (z, y, x), z, y, x] in mm, with gradient.
+        coefficients: Control points [3 (z, y, x), z, y, x] in mm, with gradient; [6, …] where two splines share the body.
         grid: Where the control points lie.
         points: Fixed points [N, 3] in mm (z, y, x).
         moved: Where the field sends them, with gradient.
@@ -22,6 +23,8 @@ class Sample:
         index: Flat index of the points' voxels in the fixed lattice, [N].
         window: The subgrid as slices of the lattice, z, y, x.
         chosen: Flat index of the points in the subgrid, [N].
+        domains: Which of two splines moves a point; None where there is one.
+        apart: Displacement by the inner spline minus that by the wall's, mm [N, 3], with gradient.
     """
 
     coefficients: Tensor
@@ -32,7 +35,12 @@ class Sample:
     index: Tensor
     window: tuple[slice, ...]
     chosen: Tensor
+    domains: Domains | None = None
+    apart: Tensor | None = None
 
     def field(self, points: Tensor) -> Tensor:
         """Where the field sends any fixed points [M, 3] (mm; z, y, x), with gradient."""
-        return points + evaluate_at(self.coefficients, self.grid, points)
+        moved = evaluate_at(self.coefficients, self.grid, points).T
+        if self.domains is not None:
+            moved = mixed(moved, self.domains.share(points))
+        return points + moved.T

@@ -131,6 +131,38 @@ class RigidSettings(Settings):
         return self
 
 
+class Articulated(Settings):
+    """Bands along the body that move rigidly before the spline does: a neck that bends.
+
+    Args:
+        band_mm: Length of a band.
+        iterations: Steps of Adam at the coarsest level.
+        rate_mm: First step; it shrinks to a tenth.
+        chain: Weight of the squared distance in mm² by which neighbours part around their joint.
+        gain: Share by which the metric must fall before the result is used.
+    """
+
+    band_mm: Positive = 40.0
+    iterations: Number = 120
+    rate_mm: Positive = 1.5
+    chain: Weight = 0.0005
+    gain: Share = 0.02
+
+
+class Sliding(Settings):
+    """Organs slide along the wall: a spline for either side, where the surface between them is known.
+
+    Args:
+        gap: Weight of the squared distance in mm² by which both part across the surface.
+        blend_mm: Thickness of the sheet in which one passes into the other.
+        from_level: The first level with two splines, counted from 0; the coarser ones have one.
+    """
+
+    gap: Weight = 0.01
+    blend_mm: Positive = 3.0
+    from_level: Count = 0
+
+
 _LEVELS = (
     Level(voxel_mm=6.0, iterations=50, rate_mm=1.0),
     Level(voxel_mm=3.0, iterations=50, rate_mm=0.6),
@@ -153,6 +185,8 @@ class Preset(Settings):
         folding: Weight that keeps the Jacobian determinant above `least_determinant` while optimising.
         least_determinant: The guard's margin.
         terms: Weights of further terms by their registered name (see `engine.terms`).
+        sliding: Two splines, where a cavity is given; None keeps one smooth field.
+        articulated: Rigid bands before the spline; None leaves them out.
         discrete: The coarse search; None leaves it out.
         rigid: The rigid start.
     """
@@ -168,6 +202,8 @@ class Preset(Settings):
     folding: Weight = 1.0
     least_determinant: Share = 0.2
     terms: dict[str, Weight] = Field(default_factory=dict)
+    sliding: Sliding | None = None
+    articulated: Articulated | None = None
     discrete: Discrete | None = Discrete()
     rigid: RigidSettings = RigidSettings()
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from sctlab.features import load_extractor
 from sctlab.registration.engine.bspline import ControlGrid
 from sctlab.registration.engine.discrete import search
-from sctlab.registration.engine.lattice import Lattice
+from sctlab.registration.engine.fitting import fitted
 from sctlab.registration.engine.level import Problem
 from sctlab.registration.engine.level_images import LevelImages
 from sctlab.registration.engine.settings import Discrete
@@ -32,7 +32,7 @@ def coarse_start(problem: Problem, coefficients: Tensor, grid: ControlGrid, sett
         field, cells = search(
             (fixed, images.lattice), (moving, images.moving_lattice), images.mask, images.valid, settings
         )
-        start = _fitted(field, cells, grid)
+        start = fitted(field, cells, grid)
         bases, stride = images.bases(grid), images.stride(POINTS)
         state = generator.get_state()
         scores, information = [], []
@@ -60,16 +60,3 @@ def _information(
         return 0.0
     fixed, moving = images.intensities(sample.index, sample.moved)
     return float(valid.float().mean() * mutual_information(fixed[valid], moving[valid], bins=32))
-
-
-def _fitted(values: Tensor, cells: Lattice, grid: ControlGrid) -> Tensor:
-    """Least-squares spline coefficients of [3, z, y, x] on a lattice, a little ridge where nothing is known."""
-    out = values
-    for axis in range(3):
-        basis = grid.basis(axis, cells.positions(axis)).double().to(values.device)
-        normal = basis.T @ basis
-        smooth = torch.eye(len(normal), dtype=torch.float64, device=values.device).diff(n=2, dim=0)
-        normal = normal + 0.05 * smooth.T @ smooth + 1e-6 * torch.eye(len(normal), device=values.device)
-        solution = torch.linalg.solve(normal, basis.T).float()  # [control points, cells]
-        out = torch.tensordot(solution, out, dims=([1], [axis + 1])).movedim(0, axis + 1)
-    return out

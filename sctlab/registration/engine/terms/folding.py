@@ -34,7 +34,10 @@ class FoldingPenalty(Term):
     def __call__(self, sample: Sample) -> Tensor:
         """The term's value."""
         positions = tuple(_between(sample.grid, axis) for axis in range(3))
-        return self.weight * penalty(sample.coefficients, sample.grid, positions, self.least)
+        splines = sample.coefficients.split(3)
+        return self.weight * sum(
+            (penalty(spline, sample.grid, positions, self.least) for spline in splines), sample.moved.new_zeros(())
+        )
 
 
 def penalty(coefficients: Tensor, grid: ControlGrid, positions_zyx: tuple[np.ndarray, ...], least: float) -> Tensor:

@@ -32,7 +32,8 @@ class Rigidity(Term):
         """The term's value."""
         lattice = self.level.lattice
         positions = tuple(lattice.positions(a)[w] for a, w in zip(range(3), sample.window, strict=True))
-        matrix = jacobian(sample.coefficients, sample.grid, positions).flatten(2).index_select(2, sample.chosen)
+        # Bone belongs to the wall.
+        matrix = jacobian(sample.coefficients[:3], sample.grid, positions).flatten(2).index_select(2, sample.chosen)
         with torch.no_grad():
             bone = sample_at(self.bone, self.level.moving_lattice, sample.moved)[0]
         product = torch.einsum("kin,kjn->ijn", matrix, matrix)

@@ -1,0 +1,177 @@
+"""Organs that slide: one spline for the wall and one for what slides inside it, with the surface between them.
+
+Two splines share one grid of control points: channels 0 to 2 are the wall's (z, y, x), 3 to 5 those of the inside. The surface
+belongs to the CT. Where the CT is the moving image, a fixed point lies inside when the field sends it inside, and so the
+surface on the fixed side is found again at each level; sliding along it doesn't move it. Across half a blend on either side
+one spline passes into the other, so that the field stays a map without holes: a thin sheet that is sheared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from sctlab.registration.engine.bspline import ControlGrid, evaluate
+from sctlab.registration.engine.images import Images
+from sctlab.registration.engine.lattice import Lattice, carry, extent_zyx, sample_at
+from sctlab.transforms.data import EulerTransform
+from sctlab_model.volume import triple
+
+SURFACE_MM = 3.0  # voxels of the distance to the surface
+AROUND_MM = 40.0  # around the fixed mask
+SLAB = 16  # slices at a time
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Signed distance to the surface along which organs slide, in the fixed image's axes.
+
+    Args:
+        distance: mm, positive inside [1, 1, z, y, x].
+        lattice: Its voxels; the moving image's are carried over rigidly.
+        moves: It belongs to the moving image.
+    """
+
+    distance: Tensor
+    lattice: Lattice
+    moves: bool
+
+    @classmethod
+    def of(cls, images: Images, rigid: EulerTransform) -> Surface | None:
+        """The surface of the images' cavity; None without one, or where it lies outside what is registered."""
+        if images.cavity is None:
+            return None
+        affine = rigid.affine()
+        extent = extent_zyx(images.fixed_geometry)
+        low = np.maximum(images.low_zyx, 0) - AROUND_MM
+        high = np.minimum(images.high_zyx, extent) + AROUND_MM
+        lattice = Lattice.between(low, high, SURFACE_MM)
+        own = images.moving_geometry if images.cavity_moves else images.fixed_geometry
+        mapping = (affine.matrix, affine.offset) if images.cavity_moves else None
+        # Beyond the image its last slices are repeated: a cavity goes on there.
+        cavity = carry(images.cavity, own, lattice, images.fixed_geometry, mapping)[0, 0].cpu().numpy()
+        distance = _signed_distance(cavity)
+        if distance is None:
+            return None
+        return cls(torch.from_numpy(distance)[None, None].to(images.device), lattice, images.cavity_moves)
+
+    def at(self, points: Tensor, moved: Tensor) -> Tensor:
+        """Signed distance [N] in mm of fixed points [N, 3] (mm; z, y, x) that a field moves to `moved`."""
+        return sample_at(self.distance, self.lattice, moved if self.moves else points)[0]
+
+
+@dataclass(frozen=True)
+class Domains:
+    """Which spline moves a fixed point.
+
+    Args:
+        distance: To the surface on the fixed side, mm, positive inside [1, 1, z, y, x].
+        lattice: Its voxels.
+        blend_mm: Thickness of the sheet in which one spline passes into the other.
+        surface: What the distance comes from.
+    """
+
+    distance: Tensor
+    lattice: Lattice
+    blend_mm: float
+    surface: Surface
+
+    def share(self, points: Tensor) -> Tensor:
+        """Share [N] of the inner spline at points [N, 3] (mm; z, y, x)."""
+        return share_of(sample_at(self.distance, self.lattice, points)[0], self.blend_mm)
+
+    @cached_property
+    def flat(self) -> Tensor:
+        """Distances of the lattice's voxels [N]."""
+        return self.distance.flatten()
+
+    def gap(self, index: Tensor, wall: Tensor, inner: Tensor) -> Tensor:
+        """How far apart, across the surface, both splines send fixed points: mm [N], with gradient.
+
+        Args:
+            index: Flat index of the points' voxels in the lattice [N].
+            wall, inner: Where they are sent [N, 3] (mm; z, y, x).
+        """
+        if self.surface.moves:  # exact on a curved surface: both must land at one distance from it
+            return self.surface.at(wall, inner) - self.surface.at(wall, wall)
+        return ((inner - wall) * self.normals[index]).sum(1)
+
+    @cached_property
+    def normals(self) -> Tensor:
+        """Unit normals (z, y, x) of the voxels of the lattice, inwards [N, 3]."""
+        slopes = torch.stack(torch.gradient(self.distance[0, 0], spacing=self.lattice.spacing), dim=-1).reshape(-1, 3)
+        return slopes / slopes.norm(dim=1, keepdim=True).clamp_min(1e-6)
+
+
+def _signed_distance(cavity: np.ndarray) -> np.ndarray | None:
+    """Distance in mm, positive inside, to the level 0.5 of a mask in voxels of `SURFACE_MM` [z, y, x]; None without one."""
+    soft = ndimage.gaussian_filter(cavity, 0.7)
+    inside = soft > 0.5
+    if inside.all() or not inside.any():
+        return None
+    within = ndimage.distance_transform_edt(inside, sampling=SURFACE_MM)
+    beyond = ndimage.distance_transform_edt(~inside, sampling=SURFACE_MM)
+    whole = np.where(inside, within - SURFACE_MM / 2, SURFACE_MM / 2 - beyond)
+    # Near the surface the interpolated mask tells within a voxel where it lies.
+    slope = np.sqrt(sum(s**2 for s in np.gradient(soft, SURFACE_MM)))
+    near = np.clip((soft - 0.5) / np.maximum(slope, 1e-3), -SURFACE_MM, SURFACE_MM)
+    distance = np.where(np.abs(whole) <= SURFACE_MM, near, whole)
+    return ndimage.gaussian_filter(distance.astype(np.float32), 0.7)
+
+
+def share_of(distance: Tensor, blend_mm: float) -> Tensor:
+    """Share of the inner spline at a signed distance in mm."""
+    return (0.5 + distance / blend_mm).clamp(0, 1)
+
+
+def mixed(field: Tensor, share: Tensor) -> Tensor:
+    """Displacements [3, …] of both splines' [6, …] by the share of the inner one."""
+    wall, inner = field[:3], field[3:]
+    return wall + share * (inner - wall)
+
+
+def distances(
+    surface: Surface,
+    coefficients: Tensor,
+    grid: ControlGrid,
+    positions_zyx: tuple[np.ndarray, ...],
+    previous: Domains | None,
+) -> Tensor:
+    """Signed distance to the surface, under a field, at the points of a rectilinear grid [z, y, x].
+
+    Args:
+        surface: The surface.
+        coefficients: Of one spline [3, …] or of both [6, …].
+        grid: Their control points.
+        positions_zyx: mm.
+        previous: Which of both moved a point so far.
+    """
+    bases = [grid.basis(axis, positions_zyx[axis]).to(coefficients) for axis in range(3)]
+    axes = [torch.as_tensor(p, dtype=torch.float32, device=coefficients.device) for p in positions_zyx]
+    parts = []
+    for start in range(0, len(axes[0]), SLAB):
+        window = slice(start, start + SLAB)
+        points = torch.stack(torch.meshgrid(axes[0][window], axes[1], axes[2], indexing="ij"), dim=-1).reshape(-1, 3)
+        field = evaluate(coefficients, triple((bases[0][window], bases[1], bases[2]))).flatten(1)
+        if previous is not None:
+            field = mixed(field, previous.share(points))
+        parts.append(surface.at(points, points + field.T).reshape(-1, len(axes[1]), len(axes[2])))
+    return torch.cat(parts)
+
+
+def domains(
+    surface: Surface,
+    coefficients: Tensor,
+    grid: ControlGrid,
+    lattice: Lattice,
+    previous: Domains | None,
+    blend_mm: float,
+) -> Domains:
+    """Which spline moves a point, for the voxels of a level's lattice."""
+    positions = tuple(lattice.positions(axis) for axis in range(3))
+    return Domains(distances(surface, coefficients, grid, positions, previous)[None, None], lattice, blend_mm, surface)

@@ -1,0 +1,65 @@
+"""The cavity of a CT: a trunk of fat, muscles, ribs, and organs that lie against them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import distance_transform_edt
+
+from sctlab.registration import cavity as module
+from sctlab.registration.cavity import cavity_by_wall, find_cavity, register_cavity_finder
+from sctlab_model.volume import Geometry, Volume
+
+GRID = Geometry((120, 90, 24), (3.0, 3.0, 6.0), (-178.5, -133.5, 0.0))
+
+
+def trunk() -> tuple[np.ndarray, np.ndarray]:
+    """HU and the true cavity [z, y, x]: 14 mm of wall, on the right an organ against it, ribs in every third slice."""
+    y, x = (np.arange(n) * 3.0 + o for n, o in ((90, -133.5), (120, -178.5)))
+    y, x = np.meshgrid(y, x, indexing="ij")
+
+    def ellipse(shrink: float) -> np.ndarray:
+        return (x / (165 - shrink)) ** 2 + (y / (120 - shrink)) ** 2 < 1
+
+    hu = np.full(y.shape, -1000.0)
+    hu[ellipse(0)] = -100
+    hu[ellipse(25)] = 50
+    inside = ellipse(39)
+    hu[inside] = -100
+    hu[inside & (x < -30)] = 60  # an organ
+    hu[inside & (np.hypot(x - 40, y + 30) < 30)] = -900  # gas
+    spine = np.hypot(x, y - 70) < 22
+    volume = np.broadcast_to(hu, GRID.shape_zyx).copy()
+    volume[:, spine] = 400
+    ribs = ellipse(29) & ~ellipse(37)
+    volume[::3, ribs] = 400
+    true = np.broadcast_to(inside & ~spine, GRID.shape_zyx)
+    return volume + np.random.default_rng(0).normal(0, 10, volume.shape), true
+
+
+def test_the_wall_is_found_beside_fat_gas_and_organs() -> None:
+    hu, true = trunk()
+    found = cavity_by_wall(Volume(hu.astype(np.float32), GRID))
+    z, y, x = np.indices(GRID.shape_zyx)
+    index = found.geometry.to_index(GRID.to_physical(np.stack([x, y, z], -1)))
+    on_grid = found.array[tuple(np.clip(np.rint(index[..., ::-1]).astype(int), 0, np.array(found.array.shape) - 1).T)].T
+    surface = distance_transform_edt(true[2], sampling=3.0) == 3.0
+    depth = np.where(on_grid, 1, -1) * (
+        distance_transform_edt(on_grid, sampling=(6, 3, 3)) + distance_transform_edt(~on_grid, sampling=(6, 3, 3))
+    )
+    side = surface & (y[2] * 3.0 - 133.5 < 40)  # beside the spine the wall has no clear end
+    assert np.median(np.abs(depth[4:-4, side])) < 5
+    assert (on_grid[4:-4] & true[4:-4]).sum() / true[4:-4].sum() > 0.85
+    assert (on_grid[4:-4] & ~true[4:-4]).sum() / true[4:-4].sum() < 0.15
+
+
+def test_no_body_has_no_cavity() -> None:
+    air = np.full((10, 20, 20), -1000.0, np.float32)
+    assert find_cavity(Volume(air, Geometry((20, 20, 10), (6.0, 6.0, 6.0)))) is None
+
+
+def test_a_finder_that_knows_more_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FINDERS", list(module._FINDERS))
+    known = Volume(np.ones((4, 4, 4), bool), Geometry((4, 4, 4), (1.0, 1.0, 1.0)))
+    register_cavity_finder(position=1)(lambda ct: known)
+    assert find_cavity(Volume(np.zeros((4, 4, 4), np.float32), known.geometry)) is known
