@@ -100,22 +100,26 @@ def one(options: argparse.Namespace) -> None:
     """One method on one pair, in this process (ours, elastix) or in the peer's."""
     pair, known = pickle.loads(Path(options.pair).read_bytes())
     grid = pair.fixed.geometry
-    if options.method.startswith(("ours", "rigid", "sliding")):
+    if options.method.startswith(("ours", "rigid", "sliding", "articulated")):
         import torch
 
         from sctlab.registration.cavity import find_cavity
+        from sctlab.registration.elastix.register import BONE_HU
         from sctlab.registration.engine.register import register
         from sctlab.registration.presets import default_preset, find_presets
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         preset = options.method.partition(":")[2] or default_preset(pair.task, pair.region)
         preset = "rigid" if options.method == "rigid" else preset
-        sliding = options.method.startswith("sliding")
-        preset = f"{preset}-sliding" if sliding else preset
+        if options.method in ("sliding", "sliding-known", "articulated"):
+            preset = f"{preset}-{options.method.partition('-')[0]}"
         started, processor = time.perf_counter(), time.process_time()
-        cavity = (known if options.method == "sliding-known" else find_cavity(pair.moving)) if sliding else None
         chosen = find_presets(preset)
-        result = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=chosen, cavity=cavity)
+        cavity = None
+        if chosen[0].sliding:
+            cavity = known if options.method == "sliding-known" else find_cavity(pair.moving)
+        bone = pair.moving.with_array(pair.moving.array > BONE_HU)
+        result = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=chosen, cavity=cavity, bone=bone)
         field = result.displacement_mm(grid)
         save(options.result, field, time.perf_counter() - started, time.process_time() - processor)
     elif options.method in ("elastix", "elastix-tuned"):

@@ -154,7 +154,7 @@ class _Rays:
         limit = np.where(back, 100.0, 40.0)[None, :, None]
         bone = np.where(counts & (self.hu > BONE_HU) & (depth < limit), depth, 0.0).max(2)
         open_ = counts & (self.hu < LEAN_HU)
-        length = int(round(RUN_MM / STEP_MM))
+        length = round(RUN_MM / STEP_MM)
         run = open_.copy()  # fat or gas from here inwards, for as long as counts
         for k in range(1, length):
             run[..., k:] &= open_[..., :-k]

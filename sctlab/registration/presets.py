@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sctlab.features import load_extractor
-from sctlab.registration.engine.settings import FeatureTerm, Preset, Sliding
+from sctlab.registration.engine.settings import Articulated, FeatureTerm, Level, Preset, Sliding
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError, ProductError
 from sctlab_model.settings import load_yaml
@@ -34,12 +34,24 @@ def default_preset(task: Task, region: Region) -> str:
 # Measured on real and simulated pairs (docs/registration.md): some mutual information beside MIND helps everywhere, more
 # of it for MR, whose noise MIND sees and whose contrast it doesn't; no region asks for settings of its own.
 _INFORMATION = {Task.MRI: 0.5, Task.CBCT: 0.3}
+# Two splines part, and a neck bends, by more than the coarse levels of the others have steps for.
+_FAR_LEVELS = (
+    Level(voxel_mm=6.0, iterations=100, rate_mm=1.5),
+    Level(voxel_mm=3.0, iterations=100, rate_mm=0.8),
+    Level(voxel_mm=2.0, iterations=120, rate_mm=0.4),
+)
 for _task in Task:
     for _region in Region:
         _name = default_preset(_task, _region)
         PRESETS[_name] = Preset(name=_name, mutual_information=_INFORMATION[_task])
-        if _region is not Region.HN:  # organs of thorax and abdomen slide along the wall
-            PRESETS[f"{_name}-sliding"] = PRESETS[_name].changed(name=f"{_name}-sliding", sliding=Sliding())
+        if _region is Region.HN:  # a neck bends
+            _own = f"{_name}-articulated"
+            PRESETS[_own] = PRESETS[_name].changed(
+                name=_own, levels=_FAR_LEVELS, articulated=Articulated(), rigidity=0.3
+            )
+        else:  # organs of thorax and abdomen slide along the wall
+            _own = f"{_name}-sliding"
+            PRESETS[_own] = PRESETS[_name].changed(name=_own, levels=_FAR_LEVELS, sliding=Sliding())
 
 
 class PresetFile(Preset):

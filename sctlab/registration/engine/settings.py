@@ -158,7 +158,7 @@ class Sliding(Settings):
         from_level: The first level with two splines, counted from 0; the coarser ones have one.
     """
 
-    gap: Weight = 0.01
+    gap: Weight = 0.005
     blend_mm: Positive = 3.0
     from_level: Count = 0
 
