@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sctlab.cli import main
-from sctlab.registration.engine.settings import Discrete, FeatureTerm, Level, Preset
+from sctlab.registration.engine.settings import Articulated, Discrete, FeatureTerm, Level, Preset, Sliding
 from sctlab.registration.presets import PRESETS, PresetFile, find_presets, load_preset
 from sctlab_model.cases import Task, read_json
 from sctlab_model.errors import InputError, WeightsError
@@ -153,3 +153,10 @@ def test_a_cohort_with_a_preset_of_its_own(write, tmp_path, samples, capfd) -> N
     assert "1 of 1 cases were finished before" in run()
     path.write_text(PRESET.replace("bending: 3", "bending: 4"))
     assert "finished before" not in run()  # the same name, another content
+
+
+def test_a_file_may_let_organs_slide_and_a_neck_bend(write) -> None:
+    preset = load_preset(write("base: mri-ab\nsliding: {gap: 0.02}\narticulated: {band_mm: 50}\n"))
+    assert preset.sliding == Sliding(gap=0.02)
+    assert preset.articulated == Articulated(band_mm=50.0)
+    assert load_preset(write("base: mri-ab-sliding\nsliding: null\n")).sliding is None

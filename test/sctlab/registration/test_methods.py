@@ -1,0 +1,44 @@
+"""What a method hands to the engine beside the images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sctlab.registration import methods
+from sctlab.registration.methods import register_pair
+from sctlab.registration.pairs import make_pair
+from sctlab.registration.settings import RegistrationSettings
+from sctlab.transforms.data import BSplineTransform, DisplacementField
+from sctlab_model.cases import Region, Task
+
+PRESET = """
+base: cbct-th-sliding
+levels:
+  - {voxel_mm: 8, iterations: 3, rate_mm: 1, points: 500}
+discrete: null
+rigid: {levels_mm: [8], iterations: [3], samples: 500, candidates: 1, orientation_voxel_mm: null}
+"""
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_organs_slide_where_the_ct_shows_a_cavity(
+    cbct_sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(PRESET)
+    ct = cbct_sample.ct
+    half = np.arange(ct.array.shape[2]) > ct.array.shape[2] / 2
+    cavity = ct.with_array(np.broadcast_to(half, ct.array.shape)) if known else None
+    monkeypatch.setattr(methods, "find_cavity", lambda image: cavity)
+    pair = make_pair(cbct_sample.source, ct, task=Task.CBCT, region=Region.TH, mask=cbct_sample.mask)
+    result = register_pair(pair, RegistrationSettings(presets=(str(path),)))
+    assert isinstance(result.transform.steps[0], DisplacementField if known else BSplineTransform)
+    if known:
+        assert result.details["sliding"]["voxels"] > 100
+        assert not result.notes
+    else:
+        assert result.details["sliding"] is None
+        assert "no cavity" in result.notes[0]
