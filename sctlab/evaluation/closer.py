@@ -28,7 +28,7 @@ from sctlab_model.io.reading import read_volume
 from sctlab_model.volume import Volume
 
 ALL_WATER, RAW_IMAGE = "all water", "raw image"
-LPIPS_NETWORK = "vgg16"
+LPIPS_NAME, LPIPS_NETWORK = "lpips", "vgg16"
 
 
 def look_closer(
@@ -133,7 +133,7 @@ def extractor_of(name: str) -> FeatureExtractor:
         InputError: No such extractor.
         WeightsError: Its weights are not here.
     """
-    return load_extractor(LPIPS_NETWORK if name == "lpips" else name)
+    return load_extractor(LPIPS_NETWORK if name == LPIPS_NAME else name)
 
 
 def _feature_distance(name: str, images: Images, device: str) -> float:
@@ -142,7 +142,8 @@ def _feature_distance(name: str, images: Images, device: str) -> float:
         images.prediction.array,
         images.reference.array,
         images.mask,
-        unit=name == "lpips",
+        unit=name == LPIPS_NAME,
+        centred=name == LPIPS_NAME,
         device=device,
     )
 

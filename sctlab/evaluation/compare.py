@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from sctlab.evaluation import figures
-from sctlab.evaluation.definitions import METRICS, used_metrics
+from sctlab.evaluation.definitions import CHALLENGE_IMAGE, METRICS, used_metrics
 from sctlab.evaluation.records import CaseRecord, read_evaluation
 from sctlab.measures.statistics import PairedDifference, paired_difference
 from sctlab.reporting import number, render
@@ -39,6 +39,17 @@ class Difference(BaseModel):
     b_better: int
 
 
+class Baseline(BaseModel):
+    """Mean of an image metric for what costs nothing, over the cases of one region that both evaluations have."""
+
+    region: str = Field(description="Region, or `all`.")
+    metric: str = Field(description="Key of the metric.")
+    name: str = Field(description="`all water` or `raw image`.")
+    count: int
+    mean_a: float = Field(description="Against A's references.")
+    mean_b: float = Field(description="Against B's references.")
+
+
 class ComparisonRecord(Record):
     """`comparison.json`."""
 
@@ -46,6 +57,7 @@ class ComparisonRecord(Record):
     b: str
     warnings: list[str] = Field(default_factory=list, description="What makes the comparison doubtful.")
     differences: list[Difference]
+    baselines: list[Baseline] = Field(default_factory=list, description="What a method must beat.")
 
 
 @dataclass(frozen=True)
@@ -66,8 +78,14 @@ class Comparison:
         return list(dict.fromkeys(d.region for d in self.record.differences))
 
     def rows(self, region: str) -> list[list[str]]:
-        """The table of a region, one row per metric, columns as `HEADER`."""
-        return [_row(d) for d in self.record.differences if d.region == region]
+        """The table of a region, one row per metric and per baseline of it, columns as `HEADER`."""
+        rows = []
+        for difference in (d for d in self.record.differences if d.region == region):
+            rows.append(_row(difference))
+            rows += [
+                _baseline_row(b) for b in self.record.baselines if (b.region, b.metric) == (region, difference.metric)
+            ]
+        return rows
 
 
 def compare_evaluations(a: str | Path, b: str | Path, out: str | Path | None = None) -> Comparison:
@@ -98,8 +116,13 @@ def compare_evaluations(a: str | Path, b: str | Path, out: str | Path | None = N
     couples = [(cases_a[k], cases_b[k]) for k in shared]
     pairs = {key: _values(couples, key) for key in used_metrics(k for a, _ in couples for k in a.metrics)}
     pairs[SHARED_DICE] = _shared_dice(couples)
+    differences = _differences(pairs)
     record = ComparisonRecord(
-        a=a.resolve().name, b=b.resolve().name, warnings=warnings, differences=_differences(pairs)
+        a=a.resolve().name,
+        b=b.resolve().name,
+        warnings=warnings,
+        differences=differences,
+        baselines=_baselines(couples, list(dict.fromkeys(d.region for d in differences))),
     )
     comparison = Comparison(record, pairs)
     if out is not None:
@@ -153,6 +176,26 @@ def _differences(pairs: dict[str, list[tuple[str, float, float]]]) -> list[Diffe
             first, second = zip(*regions[region], strict=True)
             found[region, key] = paired_difference(first, second, better=METRICS[key].better)
     return [Difference(region=r, metric=k, **asdict(d)) for (r, k), d in found.items()]
+
+
+def _baselines(couples: list[tuple[CaseRecord, CaseRecord]], regions: list[str]) -> list[Baseline]:
+    found = []
+    for region in regions:
+        chosen = [pair for pair in couples if region in (ALL, pair[0].region)]
+        for name in dict.fromkeys(n for a, b in chosen for n in a.baselines if n in b.baselines):
+            for key in CHALLENGE_IMAGE:
+                values = [[case.baselines.get(name, {}).get(key) for case in pair] for pair in chosen]
+                both = [(x, y) for x, y in values if x is not None and y is not None]
+                if both:
+                    a, b = (float(np.mean(column)) for column in zip(*both, strict=True))
+                    found.append(Baseline(region=region, metric=key, name=name, count=len(both), mean_a=a, mean_b=b))
+    return found
+
+
+def _baseline_row(b: Baseline) -> list[str]:
+    metric = METRICS[b.metric]
+    means = [number(v, metric.digits) for v in (b.mean_a, b.mean_b)]
+    return [f"{metric.title}, {b.name}", str(b.count), *means, "", "", "", ""]
 
 
 def _row(d: Difference) -> list[str]:

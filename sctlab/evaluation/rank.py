@@ -43,6 +43,9 @@ class RankingRecord(Record):
     significant: dict[str, list[list[int]]] = Field(
         default_factory=dict, description="Metric and [method][other]: 1 better, -1 worse, 0 the cases don't tell."
     )
+    baselines: dict[str, dict[str, float]] = Field(
+        default_factory=dict, description="`all water`, `raw image`: metric and mean over the shared cases; not ranked."
+    )
     notes: list[str] = Field(default_factory=list)
 
 
@@ -115,6 +118,7 @@ def _rank_folders(paths: Sequence[Path], scheme_name: str, samples: int, seed: i
     significant = significance(cases, used, ranking.methods)
     notes += _notes(ranking)
     record = _record(scheme_name, ranking, stability, significant, len(shared), notes)
+    record.baselines = _baselines(next(iter(records.values())), shared, used)
     return RankResult(record, ranking, stability, significant)
 
 
@@ -127,6 +131,16 @@ def _values(record: EvaluationRecord, shared: Sequence[str], metrics: Sequence[s
     by_key = {c.key: c for c in record.cases}
     rows = [[by_key[k].metrics.get(m) for m in metrics] for k in shared]
     return np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=np.float64)
+
+
+def _baselines(record: EvaluationRecord, shared: Sequence[str], metrics: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Means of what costs nothing, against the first evaluation's references."""
+    cases = [c for c in record.cases if c.key in set(shared)]
+    found: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(n for c in cases for n in c.baselines):
+        values = {m: [v for c in cases if (v := c.baselines.get(name, {}).get(m)) is not None] for m in metrics}
+        found[name] = {m: float(np.mean(v)) for m, v in values.items() if v}
+    return found
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -192,6 +206,9 @@ def table(record: RankingRecord) -> tuple[list[str], list[list[str]]]:
         row += [number(entry["score"], 2), *(number(v, 2) for v in entry["groups"].values())]
         row += [f"{number(v, METRICS[m].digits)} ({entry['ranks'][m]:g})" for m, v in entry["values"].items()]
         rows.append(row)
+    for name, means in record.baselines.items():
+        row = ["–", name, *(["", ""] if record.samples else []), "–", *("–" for _ in first["groups"])]
+        rows.append(row + [number(means.get(m), METRICS[m].digits) for m in first["values"]])
     return header, rows
 
 

@@ -195,8 +195,18 @@ def _worst_slice(record: CaseRecord, spacing_mm: float) -> int | None:
 
 def _case_table(records: Sequence[CaseRecord]) -> dict[str, list]:
     keys = [k for k in CASE_COLUMNS if any(r.metrics.get(k) is not None for r in records)]
-    rows = [[r.id, r.region, *(shown(r.metrics.get(k), METRICS[k]) for k in keys)] for r in records]
-    return {"header": ["case", "region", *(METRICS[k].label for k in keys)], "rows": rows}
+    names = list(dict.fromkeys(name for r in records for name in r.baselines))
+    rows = [
+        [
+            r.id,
+            r.region,
+            *(shown(r.metrics.get(k), METRICS[k]) for k in keys),
+            *(shown(r.baselines.get(name, {}).get("mae"), METRICS["mae"]) for name in names),
+        ]
+        for r in records
+    ]
+    header = ["case", "region", *(METRICS[k].label for k in keys), *(f"{METRICS['mae'].label}, {n}" for n in names)]
+    return {"header": header, "rows": rows}
 
 
 def _notes(records: Sequence[CaseRecord]) -> list[dict[str, str]]:

@@ -22,6 +22,7 @@ def feature_distance(
     mask: np.ndarray,
     *,
     unit: bool = False,
+    centred: bool = False,
     device: str | torch.device = "cpu",
 ) -> float:
     """Mean absolute difference of features, over the layers' means.
@@ -35,6 +36,7 @@ def feature_distance(
         mask: Body mask, same shape.
         unit: Feature vectors are divided by their length and squared differences summed over channels, as LPIPS does (Zhang et
             al., CVPR 2018) before its learnt weights: what a layer's scale is doesn't count then.
+        centred: Slices are padded on both sides instead of at the end, as the study's LPIPS.
         device: Where to compute.
 
     Returns:
@@ -51,7 +53,7 @@ def feature_distance(
         batches = [torch.from_numpy(np.stack(images))[:, None]]
     else:
         used = np.flatnonzero(inside.any(axis=(1, 2)))
-        batches = [_padded(torch.from_numpy(np.stack([a[z] for a in images]))[:, None]) for z in used]
+        batches = [_padded(torch.from_numpy(np.stack([a[z] for a in images]))[:, None], centred) for z in used]
     extractor = extractor.to(device)
     total = 0.0
     with torch.inference_mode():
@@ -69,8 +71,8 @@ def _layer_distance(features: Tensor, unit: bool) -> float:
     return float((x - y).square().sum(0).mean())
 
 
-def _padded(images: Tensor) -> Tensor:
-    """Air at the end of both axes, up to 512."""
-    rows, columns = images.shape[-2:]
-    ends = (0, max(0, EDGE - columns), 0, max(0, EDGE - rows))
-    return torch.nn.functional.pad(images, ends, value=HU_RANGE[0])
+def _padded(images: Tensor, centred: bool) -> Tensor:
+    """Air at the end of both axes, or half of it (rounded down) before them, up to 512."""
+    rows, columns = (max(0, EDGE - n) for n in images.shape[-2:])
+    left, top = (columns // 2, rows // 2) if centred else (0, 0)
+    return torch.nn.functional.pad(images, (left, columns - left, top, rows - top), value=HU_RANGE[0])

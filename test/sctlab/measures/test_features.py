@@ -54,3 +54,15 @@ def test_the_study_s_definition() -> None:
         layers = zip(*(extractor(p, statistics=Statistics.from_range(-1024, 3071)) for p in padded), strict=True)
         expected.append(np.mean([float((a - b).abs().double().mean()) for a, b in layers]))
     assert feature_distance(extractor, sct, ct, mask) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_lpips_s_slices_stand_in_the_middle() -> None:
+    """Zeros of a convolution beyond the border are far from a centred body, so its place must not matter, as it does at the end."""
+    from sctlab.measures import features
+
+    image = torch.arange(6.0).reshape(1, 1, 2, 3)
+    padded = features._padded(image, centred=True)
+    assert padded.shape[-2:] == (512, 512)
+    assert torch.equal(padded[..., 255:257, 254:257], image)
+    assert torch.equal(features._padded(image, centred=False)[..., :2, :3], image)
+    assert float(padded.sum() - image.sum()) == -1024.0 * (512 * 512 - 6)
