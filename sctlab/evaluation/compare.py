@@ -122,7 +122,7 @@ def compare_evaluations(a: str | Path, b: str | Path, out: str | Path | None = N
         b=b.resolve().name,
         warnings=warnings,
         differences=differences,
-        baselines=_baselines(couples, list(dict.fromkeys(d.region for d in differences))),
+        baselines=_baselines(couples, differences),
     )
     comparison = Comparison(record, pairs)
     if out is not None:
@@ -178,12 +178,14 @@ def _differences(pairs: dict[str, list[tuple[str, float, float]]]) -> list[Diffe
     return [Difference(region=r, metric=k, **asdict(d)) for (r, k), d in found.items()]
 
 
-def _baselines(couples: list[tuple[CaseRecord, CaseRecord]], regions: list[str]) -> list[Baseline]:
+def _baselines(couples: list[tuple[CaseRecord, CaseRecord]], differences: list[Difference]) -> list[Baseline]:
+    """Of the image metrics that the differences hold, in the same regions."""
     found = []
-    for region in regions:
+    shown = {(d.region, d.metric) for d in differences}
+    for region in dict.fromkeys(d.region for d in differences):
         chosen = [pair for pair in couples if region in (ALL, pair[0].region)]
         for name in dict.fromkeys(n for a, b in chosen for n in a.baselines if n in b.baselines):
-            for key in CHALLENGE_IMAGE:
+            for key in (k for k in CHALLENGE_IMAGE if (region, k) in shown):
                 values = [[case.baselines.get(name, {}).get(key) for case in pair] for pair in chosen]
                 both = [(x, y) for x, y in values if x is not None and y is not None]
                 if both:

@@ -60,7 +60,7 @@ def test_lpips_s_slices_stand_in_the_middle() -> None:
     """Zeros of a convolution beyond the border are far from a centred body, so its place must not matter, as it does at the end."""
     from sctlab.measures import features
 
-    image = torch.arange(6.0).reshape(1, 1, 2, 3)
+    image = torch.arange(6.0, dtype=torch.float64).reshape(1, 1, 2, 3)
     padded = features._padded(image, centred=True)
     assert padded.shape[-2:] == (512, 512)
     assert torch.equal(padded[..., 255:257, 254:257], image)
