@@ -23,7 +23,7 @@ from simulation_realism import Patient, RealImage, compare, edge_sharpness, nois
 from sctlab.simulation.case import simulate
 from sctlab.simulation.settings import CaseSettings
 from sctlab_model.cases import Region, Task
-from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
+from sctlab_model.volume import Geometry, Volume, resample
 
 ROOT = Path(__file__).resolve().parent.parent
 # names of simulation_realism.REGIONS for what the CT tells apart
@@ -65,17 +65,6 @@ def inside_contours(points: list[np.ndarray], grid: Geometry) -> np.ndarray:
     return mask
 
 
-def without_couch(ct: Volume) -> Volume:
-    """Air outside the largest part above -300 HU: in this crop the couch's foam (-900 HU) fills a third of the image, and
-    the body mask refuses to tell it from lung."""
-    solid = ndimage.binary_opening(ct.array > -300, iterations=3)
-    parts, _ = ndimage.label(solid)
-    body = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    body = ndimage.binary_dilation(body, iterations=3) & (ct.array > -300)
-    body = np.stack([ndimage.binary_fill_holes(s) for s in body])
-    return ct.with_array(np.where(body, ct.array, np.float32(AIR_HU)))
-
-
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -86,7 +75,6 @@ def main() -> None:
     mr, ct = read_series(arguments.pair / "MR_T1" / "image"), read_series(arguments.pair / "CT" / "image")
     tumour = inside_contours(contours(arguments.pair / "CT" / "mask" / "RS.dcm"), ct.geometry)
     away = ndimage.distance_transform_edt(~tumour, sampling=ct.geometry.spacing_xyz[::-1]) > 5
-    ct = without_couch(ct)
     moved = resample(mr, ct.geometry, outside=0.0)
     settings = CaseSettings(spacing_xyz=ct.geometry.spacing_xyz, amplitude_mm=0)
     case = simulate(Task.MRI, Region.AB, settings, ct=ct)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
@@ -12,10 +14,11 @@ from sctlab_model.volume import Volume
 BODY_THRESHOLD_HU = -400.0  # between lung/air and fat (-100)
 LUNG_HU = -930.0  # aerated lung lies above, room air below
 _ABOVE_AIR_HU = 70.0  # lung lies so far above the image's own air, where that isn't room air
-# A couch's foam is as dark as the darkest lungs, but even: 3 mm blocks differ from the mean of the 5x5 around by 3 to 10 HU
-# (median over a slice), of real lungs by 13 to 28.
-_DARK_LUNG_HU, _EVEN_HU, _EVEN_BLOCKS = -860.0, 11.5, 5
+# A couch's foam is as dark as the darkest lungs, but even: blocks of 3 mm differ from the mean of 15 mm around by 3 to 10 HU
+# (median over a slice; noise), in real lungs by 13 to 28.
+_DARK_LUNG_HU, _EVEN_HU = -860.0, 11.5
 _NO_TISSUE_HU = -700.0  # the couch's shell is none of its foam
+_NEAR_MM, _AROUND_MM = 3.0, 15.0
 _AIR_AROUND = 0.6  # share of the slices' corners outside the body that says that there is air around it
 _EVERYTHING = 0.99  # a mask of more than this share of the image needs evidence
 _COARSE_MM = 3.0
@@ -64,7 +67,7 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     body = near & coarse | core
     body = _distance(~body, coarse_mm) <= _CLOSING_MM
     body = _distance(body, coarse_mm) > _CLOSING_MM
-    body = _fill_slices(body | core, means if task is Task.CBCT else None)
+    body = _fill_slices(body | core, means if task is Task.CBCT else None, coarse_mm)
     if body.mean() > _EVERYTHING and not (task is Task.CBCT and coarse.mean() > 0.95):
         raise InputError(
             volume.name or "image",
@@ -153,7 +156,7 @@ def _largest_part(mask: np.ndarray) -> np.ndarray | None:
     return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
 
 
-def _fill_slices(mask: np.ndarray, hu: np.ndarray | None) -> np.ndarray:
+def _fill_slices(mask: np.ndarray, hu: np.ndarray | None, spacing: np.ndarray) -> np.ndarray:
     """Fill the holes of every axial slice; with HU, also lung that the field of view cuts open."""
     filled = np.stack([ndimage.binary_fill_holes(s) for s in mask])
     if hu is not None and not filled.all():
@@ -162,15 +165,25 @@ def _fill_slices(mask: np.ndarray, hu: np.ndarray | None) -> np.ndarray:
             labels, count = ndimage.label(~inside)
             medians = np.asarray(ndimage.median(values, labels, range(1, count + 1)))
             for k in (1 + np.flatnonzero(medians > lung)).tolist():
-                if medians[k - 1] > _DARK_LUNG_HU or not _even(values, labels == k):
+                if not even_and_dark(values[None], (labels == k)[None], spacing):
                     inside |= labels == k
     return filled
 
 
-def _even(hu: np.ndarray, region: np.ndarray) -> bool:
-    """Whether a dark region of a slice is foam or air, even but for noise: lung has vessels everywhere."""
-    block = np.ones((_EVEN_BLOCKS, _EVEN_BLOCKS), bool)
-    inner = ndimage.binary_erosion(region & (hu < _NO_TISSUE_HU), block)
+def even_and_dark(hu: np.ndarray, region: np.ndarray, spacing_zyx: Sequence[float], even_hu: float = _EVEN_HU) -> bool:
+    """Whether a region is air or foam: dark, and even but for noise. The darkest lung has vessels everywhere.
+
+    Args:
+        hu: HU [z, y, x], axial slices first.
+        region: bool, same shape.
+        spacing_zyx: Voxels in mm.
+        even_hu: Median difference of 3 mm from the 15 mm around, below which a region is even.
+    """
+    if float(np.median(hu[region])) > _DARK_LUNG_HU:
+        return False
+    near, around = ([1, *(max(1, round(mm / s)) for s in spacing_zyx[1:])] for mm in (_NEAR_MM, _AROUND_MM))
+    inner = ndimage.binary_erosion(region & (hu < _NO_TISSUE_HU), np.ones(around, bool))
     if not inner.any():
         return False
-    return float(np.median(np.abs(hu - ndimage.uniform_filter(hu, _EVEN_BLOCKS))[inner])) < _EVEN_HU
+    unevenness = np.abs(ndimage.uniform_filter(hu, near) - ndimage.uniform_filter(hu, around))
+    return float(np.median(unevenness[inner])) < even_hu

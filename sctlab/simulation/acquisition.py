@@ -13,9 +13,14 @@ from scipy import fft, ndimage
 
 from sctlab.simulation.painter import smooth_noise
 from sctlab.simulation.sequences import Kind, Sequence
+from sctlab_model.cases import Region
 from sctlab_model.volume import Geometry
 
 COARSE_MM = 3.0
+# Acquired pixel in mm. Heads: 1 mm and less (UK Biobank, ADNI and MS protocols, Wattjes et al., Lancet Neurol 20 (2021) 653).
+TRUNK_MM, HEAD_MM, LOW_FIELD_MM = (0.7, 2.2), (0.5, 1.3), (1.3, 2.0)
+# Noise relative to the brightest tissue. BrainWeb's brains have 0 to 9 %, usually 3 (Kwan et al., IEEE TMI 18 (1999) 1085).
+NOISE, HEAD_NOISE, LOW_FIELD_NOISE = (0.0012, 0.035), (0.0012, 0.06), (0.012, 0.035)
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,16 @@ class Acquisition:
     phase_axis: int = 1
 
     @classmethod
-    def sample(cls, sequence: Sequence, rng: np.random.Generator) -> Acquisition:
-        """Draw settings that suit the sequence: noisier at 0.35 T, no shift where the bandwidth is high."""
+    def sample(cls, sequence: Sequence, rng: np.random.Generator, region: Region | None = None) -> Acquisition:
+        """Draw settings that suit the sequence: noisier at 0.35 T, finer in the head, no shift where the bandwidth is high."""
         low = sequence.field_tesla < 1
+        head = region is Region.HN or sequence.kind in (Kind.MPRAGE, Kind.FLAIR)
+        pixel = LOW_FIELD_MM if low else HEAD_MM if head else TRUNK_MM
+        noise = np.log(HEAD_NOISE if head else NOISE)
         loss = {Kind.GRE: 1.0, Kind.MPRAGE: 1.0, Kind.BSSFP: 0.6}.get(sequence.kind, 0.12)
         return cls(
-            resolution_mm=float(rng.uniform(1.3, 2.0) if low else rng.uniform(0.7, 2.2)),
-            noise=float(rng.uniform(0.012, 0.035) if low else np.exp(rng.uniform(np.log(0.0012), np.log(0.035)))),
+            resolution_mm=float(rng.uniform(*pixel)),
+            noise=float(rng.uniform(*LOW_FIELD_NOISE) if low else np.exp(rng.uniform(*noise))),
             bias=float(rng.uniform(0.08, 0.30) * (1.4 if sequence.field_tesla == 3 else 1.0)),
             shift_mm=float(rng.uniform(-1, 1) * sequence.field_tesla * 0.75),
             ghost=float(rng.uniform(0.02, 0.10) if rng.random() < 0.25 else 0.0),

@@ -297,7 +297,7 @@ def _mr(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """The MR of fraction maps (sub-slices), the voxels inside its field of view, and its settings."""
     sequence = Sequence.sample(region, rng)
-    settings = Acquisition.sample(sequence, rng)
+    settings = Acquisition.sample(sequence, rng, region)
     water, fat = (_pairs(a, grid) for a in magnetisation(fractions, tissue_signals(sequence, rng)))
     air = _pairs(fractions[Channel.AIR], grid) * np.float32(1 / 255)
     image = acquire(water, fat, air, grid, sequence, settings, rng)

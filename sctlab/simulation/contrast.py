@@ -54,7 +54,7 @@ def draw_contrast(
     else:
         signals = tissue_signals(sequence, rng)
     # ghosts and steps of the patient need the whole slice in k-space
-    settings = replace(Acquisition.sample(sequence, rng), ghost=0.0, motion=False, cut=0.0)
+    settings = replace(Acquisition.sample(sequence, rng, region), ghost=0.0, motion=False, cut=0.0)
     water, fat = magnetisation(fractions, signals)
     air = fractions[Channel.AIR] * np.float32(1 / 255)
     geometry = Geometry(fractions.shape[:0:-1], spacing_xyz)

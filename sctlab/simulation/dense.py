@@ -15,7 +15,9 @@ from skimage.segmentation import watershed
 from sctlab_model.volume import Geometry
 
 DENSE_HU = 130.0
-SHELL_HU = 230.0
+# Brighter than any contrast medium's blur is bone's shell; where there is no contrast medium, brighter than any soft tissue:
+# an old patient's cortex is thin, and blurred by voxels of 3 mm.
+SHELL_HU, PLAIN_SHELL_HU = 230.0, 150.0
 ALWAYS_BONE_HU = 750.0
 _THICK_MM = 4.5  # half of what is thicker than cortical bone, whose HU are above 750 there
 _WORKING_MM = 2.0
@@ -66,9 +68,10 @@ def bone_or_iodine(
     smooth = ndimage.gaussian_filter(coarse, 1.2 / spacing)
     even = _even_cores(smooth, dense & ~bone_marker, spacing)
     even = _to_their_edges(even, coarse, spacing) & ~bone_marker
-    marrow = _inside_shells(np.where(even | soft_marker, np.minimum(coarse, 100), coarse), spacing)
+    shell_hu = SHELL_HU if even.any() else PLAIN_SHELL_HU
+    marrow = _inside_shells(np.where(even | soft_marker, np.minimum(coarse, 100), coarse), spacing, shell_hu)
     marrow &= ~soft_marker & ~even
-    shell = (coarse > SHELL_HU) & ~even
+    shell = (coarse > shell_hu) & ~even
     thick = _thick(smooth, spacing)
     shell &= (coarse > ALWAYS_BONE_HU) | ~thick
     markers = np.zeros(coarse.shape, np.int32)
@@ -89,13 +92,13 @@ def bone_or_iodine(
     return Dense((bone | surface) & body, iodine & (hu > DENSE_HU - 30) & ~bone & body)
 
 
-def _inside_shells(hu: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+def _inside_shells(hu: np.ndarray, spacing: np.ndarray, shell_hu: float) -> np.ndarray:
     """Marrow: what a closed shell of bone surrounds, in slices along all three axes (two of them must agree).
 
     The spinal canal, the brain and the pelvis lie inside rings of bone, too: they are too large, or neither fat nor
     spongy bone.
     """
-    shell = hu > SHELL_HU
+    shell = hu > shell_hu
     reach = np.maximum(1, np.rint(_CLOSING_MM / spacing)).astype(int)
     votes = np.zeros(hu.shape, np.uint8)
     sure = np.zeros(hu.shape, bool)

@@ -11,13 +11,14 @@ from sctlab.dicom import read_dicom_series
 from sctlab.simulation.dense import bone_or_iodine
 from sctlab.simulation.phantom import CONVERTED_BONE, SPINE, Phantom
 from sctlab.simulation.tissues import Tissue
-from sctlab_model.body import body_mask
+from sctlab_model.body import body_mask, even_and_dark
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume
 from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
 SMALLEST_VOXELS, SMALLEST_MM = 24, 60.0
+EVEN_HU = 6.0  # see `even_and_dark`; denoised, real lungs have 7 to 11 and air and foam 0 to 5
 
 _T = Tissue
 _OF_LABEL: dict[int, Tissue] = {
@@ -147,7 +148,10 @@ def classify(hu: np.ndarray, label: np.ndarray, body: np.ndarray, grid: Geometry
 
 
 def _lungs(hu: np.ndarray, body: np.ndarray, grid: Geometry) -> np.ndarray:
-    """Gas-like voxels that are not as black as gas, in large connected parts."""
+    """Gas-like voxels that are not as black as gas, in large connected parts that are uneven as lungs are.
+
+    Air that thighs or arms enclose is as large, and its rims lift its mean above that of gas.
+    """
     airy = body & (hu < -350)
     parts, count = ndimage.label(ndimage.binary_opening(airy, iterations=1))
     if not count:
@@ -156,6 +160,10 @@ def _lungs(hu: np.ndarray, body: np.ndarray, grid: Geometry) -> np.ndarray:
     level = ndimage.mean(hu, parts, np.arange(count + 1))
     lungs = (sizes > 2e5) & (level > -930)
     lungs[0] = False
+    boxes = ndimage.find_objects(parts)
+    for k in np.flatnonzero(lungs).tolist():
+        box = boxes[k - 1]
+        lungs[k] = not even_and_dark(hu[box], parts[box] == k, grid.spacing_xyz[::-1], EVEN_HU)
     return ndimage.binary_dilation(lungs[parts], iterations=2) & airy
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from sctlab.simulation.acquisition import Acquisition, acquire
 from sctlab.simulation.sequences import Kind, Output, Sequence
+from sctlab_model.cases import Region
 from sctlab_model.volume import Geometry
 
 GRID = Geometry((64, 56, 6), (1.0, 1.0, 3.0))
@@ -116,3 +117,23 @@ def test_only_single_shot_protocols_decay():
     decays = [Acquisition.sample(p, rng).train_decay for p in protocols]
     assert all((d > 0) == p.single_shot for d, p in zip(decays, protocols, strict=True))
     assert any(d > 0 for d in decays)
+
+
+def test_heads_are_imaged_finer_than_trunks_and_not_only_by_the_heads_own_sequences():
+    def drawn(kind, region):
+        settings = []
+        for seed in range(120):
+            rng = np.random.default_rng(seed)
+            sequence = Sequence.sample_kind(kind, rng)
+            settings.append(Acquisition.sample(sequence, rng, region))
+        return np.array([s.resolution_mm for s in settings]), np.array([s.noise for s in settings])
+
+    for kind, region in ((Kind.FLAIR, None), (Kind.MPRAGE, None), (Kind.T1_TSE, Region.HN), (Kind.GRE, Region.HN)):
+        pixel, noise = drawn(kind, region)
+        assert pixel.min() < 0.6
+        assert pixel.max() <= 1.3
+        assert noise.max() > 0.045
+    pixel, noise = drawn(Kind.T1_TSE, Region.AB)
+    assert pixel.min() >= 0.7
+    assert pixel.max() > 2
+    assert noise.max() <= 0.035

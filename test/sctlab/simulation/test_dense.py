@@ -73,6 +73,17 @@ def test_vessels_and_bones_of_a_real_contrast_ct():
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no real images beside the checkout")
+def test_thin_cortex_of_an_old_patient_without_contrast():
+    """Voxels of 3 mm, vertebrae of 96 HU at the 10th percentile: with the limit for contrast CTs 0.65 of them are found."""
+    ct, labels = read_ct(SHARED / "abdomen_ct/ct.nii.gz"), read_labels(SHARED / "abdomen_ct/labels.nii.gz")
+    truth = phantom_from_ct(ct, labels, (3.0, 3.0, 3.0)).label
+    bone = np.isin(phantom_from_ct(ct, None, (3.0, 3.0, 3.0)).tissue, (Tissue.CORTICAL_BONE, Tissue.RED_MARROW))
+    assert bone[np.isin(truth, range(26, 51))].mean() > 0.69
+    assert bone[np.isin(truth, (77, 78))].mean() > 0.73
+    assert bone[(truth > 0) & (truth < 25)].mean() < 0.005
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no real images beside the checkout")
 def test_couch_goes_and_a_femur_has_fatty_marrow():
     phantom = phantom_from_ct(read_ct(SHARED / "pair_mrct_sts_044/ct.nii.gz"), None, (1.5, 1.5, 3.27))
     assert not np.isin(phantom.tissue, (Tissue.COUCH_SHELL, Tissue.COUCH_FOAM)).any()

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from sctlab.simulation.case import simulate_case
 from sctlab.simulation.from_ct import phantom_from_ct, read_ct, read_labels, source_grid
@@ -89,3 +90,24 @@ def test_a_real_ct_becomes_a_patient():
     assert abs(np.median(phantom.hu[phantom.tissue == Tissue.LIVER]) - 46) < 10
     share = np.mean(phantom.tissue == Tissue.FAT)
     assert 0.15 < share < 0.6
+
+
+@pytest.mark.parametrize("kind", ["air", "foam", "lung", "dark lung"])
+def test_air_that_thighs_enclose_is_no_lung(kind):
+    """A gap between two thighs: its rims lift its mean above that of gas, as in lungs; what it lacks is vessels."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-60:60, -60:60] * 3.0
+    body = (x / 170) ** 2 + (y / 120) ** 2 < 1
+    gap = (x / 22) ** 2 + (y / 80) ** 2 < 1
+    level = {"air": -1000, "foam": -900, "lung": -800, "dark lung": -900}[kind]
+    inside = np.full((40, *x.shape), level, np.float32)
+    if "lung" in kind:
+        texture = ndimage.gaussian_filter(rng.normal(size=inside.shape), 1.2)
+        inside += np.float32(45 / texture.std()) * texture.astype(np.float32)  # vessels everywhere
+    hu = np.where(gap, inside, np.where(body, 40, -1000)).astype(np.float32)
+    hu = ndimage.gaussian_filter(hu, (0, 1, 1)) + rng.normal(0, 8, hu.shape).astype(np.float32)
+    assert hu[:, gap][hu[:, gap] < -350].mean() > -930
+    phantom = phantom_from_ct(Volume(hu, Geometry((120, 120, 40), (3.0, 3.0, 3.0))), None, (3.0, 3.0, 3.0))
+    middle = phantom.tissue[:, (x / 10) ** 2 + (y / 60) ** 2 < 1]
+    share = np.mean(middle == Tissue.LUNG)
+    assert share > 0.9 if "lung" in kind else share == 0
