@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, float, str]] = {
     "lung-crop": ("lung_ct/ct.mha", 2.5, "TH"),
     # Behind the others in the alphabet: the place there is part of the seed.
     "trunk": ("abdomen_ct_crlm_1004/ct.nii.gz", 3.0, "AB"),
+    "upper-body": ("hn_ct_openkbp_109/ct.nii.gz", 3.0, "HN"),
 }
 MODALITIES = ("mr", "cbct")
 

@@ -1,16 +1,18 @@
 """Calibrate the judge of registrations on planted failures, and judge it on other cases, truths and failures.
 
-    sctlab simulate CALIBRATION --task mri  --cases 3 --spacing 4,4,4 --seed 111
-    sctlab simulate CALIBRATION --task cbct --cases 3 --spacing 4,4,4 --seed 112
-    sctlab simulate OTHERS --task mri --cases 2 --spacing 4,4,4 --seed 941 --centre T
-    python benchmarks/verdict.py collect CALIBRATION --rows cal_sim.jsonl --seed 21
-    python benchmarks/verdict.py collect --data ../shared/data --cts head,abdomen,abdomen-2 --rows cal_real.jsonl --seed 22
-    python benchmarks/verdict.py collect OTHERS --rows jud_sim.jsonl --seed 31
-    python benchmarks/verdict.py collect --data ../shared/data --cts trunk,thorax-crop,lung-crop --rows jud_real.jsonl --seed 32
-    python benchmarks/verdict.py gather --calibration cal_*.jsonl --judged jud_*.jsonl    # verdict_rows.csv, committed
-    python benchmarks/verdict.py cross                  # each calibration anatomy by a model of the others
-    python benchmarks/verdict.py fit --out sctlab/registration/judge/calibration.json
-    python benchmarks/verdict.py judge --out benchmarks/verdict.json
+    sctlab simulate CALIBRATION --task mri --cases 2 --spacing 4,4,4 --seed 113
+    sctlab simulate OTHERS --task mri --cases 2 --spacing 4,4,4 --seed 951 --centre T
+    python benchmarks/verdict.py collect CALIBRATION --rows cal_sim.jsonl --seed 23
+    python benchmarks/verdict.py collect OTHERS --rows jud_sim.jsonl --seed 35
+    python benchmarks/verdict.py collect --data ../shared/data --cts upper-body,thorax-crop --rows jud_real.jsonl --seed 34
+    python benchmarks/verdict.py gather --calibration verdict_rows.csv cal_sim.jsonl --judged jud_*.jsonl \
+        --out benchmarks/verdict_rows.csv               # earlier rows, judged ones too, calibrate now
+    python benchmarks/verdict.py fit --out model.json
+    python benchmarks/verdict.py judge --model model.json --out benchmarks/verdict.json        # once
+    python benchmarks/verdict.py cross --all --out benchmarks/verdict_cross.json   # each anatomy by a model of the others
+    python benchmarks/verdict.py fit --all --out sctlab/registration/judge/calibration.json    # what is shipped
+
+216 calibration rows are of an earlier round: simulated MR and CBCT of seeds 111, 112 and 941, CTs head, abdomen and trunk.
 
 Planted: sound results (the truth with a smooth error), shifts, turns, mirrored images, another patient, half a field of
 view with the other half's place, smooth and local errors of many sizes; and what the engine makes of wrong starts, which
@@ -206,7 +208,8 @@ def collect(options: argparse.Namespace) -> None:
     source = simulated(options.cohort) if options.cohort else real(options.data, options.cts.split(","), options.seed)
     done = {r["case"] for r in read_rows(options.rows)} if options.rows.is_file() else set()
     for pair, truth, other in source:
-        if pair.id in done:
+        name = f"{pair.id}@{options.seed}" if options.cohort else pair.id  # other cohorts have the same ids
+        if name in done:
             continue
         rng = np.random.default_rng([options.seed, zlib.crc32(pair.id.encode())])
         grid = pair.fixed.geometry
@@ -227,7 +230,7 @@ def collect(options: argparse.Namespace) -> None:
             known = kind not in ("mirrored", "other patient", "half")
             rows.append(
                 {
-                    "case": pair.id,
+                    "case": name,
                     "task": pair.task,
                     "kind": kind,
                     "signals": evidence.signals,
@@ -237,11 +240,13 @@ def collect(options: argparse.Namespace) -> None:
             )
         with options.rows.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-        print(f"{pair.id}: {len(rows)} registrations", flush=True)
+        print(f"{name}: {len(rows)} registrations", flush=True)
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Rows that `collect` wrote."""
+    """Rows that `collect` wrote, or all of a table of earlier ones."""
+    if path.suffix == ".csv":
+        return read_table(path)
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
@@ -269,12 +274,12 @@ def anatomy(case: str) -> str:
     return case.split("/")[0] if "/" in case else f"simulated {case[1:3]}"
 
 
-def read_table(path: Path, role: str) -> list[dict]:
-    """Rows of one role from the table that `gather` wrote."""
+def read_table(path: Path, role: str | None = None) -> list[dict]:
+    """Rows of one role (or of all) from the table that `gather` wrote."""
     rows = []
     with path.open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
-            if line["role"] == role:
+            if role in (None, line["role"]):
                 row: dict = {k: line[k] for k in FACTS}
                 row |= {k: float(line[k]) if line[k] else None for k in ("error_mm", "worst_mm")}
                 row["signals"] = {k: float(v) for k, v in line.items() if k not in FACTS and v}
@@ -284,8 +289,9 @@ def read_table(path: Path, role: str) -> list[dict]:
 
 def fit(options: argparse.Namespace) -> None:
     """Fit the judge's models and keep their coefficients."""
-    rows = read_table(options.table, "calibration")
-    model = fit_model(rows, gross=GROSS, command=f"python benchmarks/verdict.py fit {options.table.name} --out …")
+    rows = read_table(options.table, None if options.all else "calibration")
+    command = f"python benchmarks/verdict.py fit {options.table.name}{' --all' if options.all else ''} --out …"
+    model = fit_model(rows, gross=GROSS, command=command)
     model.write(options.out)
     print(f"{options.out}: {len(rows)} registrations of {len({r['case'] for r in rows})} cases")
 
@@ -334,7 +340,8 @@ def judge(options: argparse.Namespace) -> None:
     """The shipped (or another) model on rows that nothing was fitted on."""
     model = JudgeModel.read(options.model) if options.model else JudgeModel.shipped()
     rows = read_table(options.table, "judged")
-    result: dict[str, object] = {"command": f"python benchmarks/verdict.py judge {options.table.name}"}
+    which = f" --model {options.model.name}" if options.model else ""
+    result: dict[str, object] = {"command": f"python benchmarks/verdict.py judge {options.table.name}{which}"}
     real_cts = [row for row in rows if "/" in row["case"]]
     groups = {
         "all": rows,
@@ -352,9 +359,10 @@ def judge(options: argparse.Namespace) -> None:
 
 
 def cross(options: argparse.Namespace) -> None:
-    """Every anatomy of the calibration rows judged by a model that was fitted on the others."""
-    rows = read_table(options.table, "calibration")
-    result: dict[str, object] = {"command": f"python benchmarks/verdict.py cross {options.table.name}"}
+    """Every anatomy of the calibration rows judged by a model that was fitted on the others, its thresholds too."""
+    rows = read_table(options.table, None if options.all else "calibration")
+    command = f"python benchmarks/verdict.py cross {options.table.name}{' --all' if options.all else ''}"
+    result: dict[str, object] = {"command": command}
     collected: dict[str, tuple[list[dict], list[Judgement]]] = {}
     for held_out in sorted({row["anatomy"] for row in rows}):
         mine = [row for row in rows if row["anatomy"] == held_out]
@@ -395,11 +403,13 @@ def main() -> None:
     step = steps.add_parser("fit")
     step.add_argument("table", type=Path, nargs="?", default=TABLE)
     step.add_argument("--out", type=Path, required=True)
+    step.add_argument("--all", action="store_true", help="the rows that were judged, too: what is shipped")
     step.set_defaults(run=fit)
     for name, what in (("cross", cross), ("judge", judge)):
         step = steps.add_parser(name)
         step.add_argument("table", type=Path, nargs="?", default=TABLE)
-        step.add_argument("--model", type=Path)
+        step.add_argument("--model", type=Path, help="of judge; the shipped one when left out")
+        step.add_argument("--all", action="store_true", help="of cross: the rows that were judged, too")
         step.add_argument("--out", type=Path)
         step.set_defaults(run=what)
     options = parser.parse_args()

@@ -170,7 +170,9 @@ def _fill_slices(mask: np.ndarray, hu: np.ndarray | None, spacing: np.ndarray) -
     return filled
 
 
-def even_and_dark(hu: np.ndarray, region: np.ndarray, spacing_zyx: Sequence[float], even_hu: float = _EVEN_HU) -> bool:
+def even_and_dark(
+    hu: np.ndarray, region: np.ndarray, spacing_zyx: Sequence[float] | np.ndarray, even_hu: float = _EVEN_HU
+) -> bool:
     """Whether a region is air or foam: dark, and even but for noise. The darkest lung has vessels everywhere.
 
     Args:

@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from sctlab.registration.judge.model import CLIP, LAST, OFFSET_MM, Calibration, JudgeModel, Linear, transformed
+from sctlab.registration.judge.model import CLIP, OFFSET_MM, Calibration, JudgeModel, Linear, transformed
 from sctlab.registration.judge.witnesses import witnesses
 
 GROSS_MM, SOUND_MM = 15.0, 8.0  # mean errors between them teach the gross model nothing
 LOCAL_MM, FINE_MM = 10.0, 6.0  # errors of the worst place over visible tissue edges, likewise
 SILENT = ((), ("information",), ("self-similarity",), ("information", "self-similarity"))
 LOCAL = "elsewhere"  # signals that look at one place
-SPECIFICITY = 0.97  # of the local model on sound registrations
+SPECIFICITY = 0.90  # of the local model on sound registrations: a doubtful one costs a look
+MISSED_FAILURES, FALSE_FAILURES = 0.5, 3.0  # per cent of failures below the threshold; of sound ones above it, at most
+PENALTIES = {"gross": 1.0, "local": 30.0}  # inverse strength of the logistic models' regularisation
+GROUPS = 4  # of registrations by their predicted error, each with its own spread
 FOLDS = 6
 
 
@@ -51,10 +54,10 @@ def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Se
     worst = np.array([np.nan if row.get("worst_mm") is None else row["worst_mm"] for row in rows])
     folds = GroupKFold(min(FOLDS, len(set(cases))))
 
-    def logistic(positive: np.ndarray, negative: np.ndarray, about: str = "") -> tuple[Linear, np.ndarray]:
+    def logistic(what: str, positive: np.ndarray, negative: np.ndarray, about: str = "") -> tuple[Linear, np.ndarray]:
         used = positive | negative
         columns = [k for k, name in enumerate(names) if name.startswith(about)]
-        model = LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000)
+        model = LogisticRegression(C=PENALTIES[what], class_weight="balanced", max_iter=2000)
         held_out = np.full(len(rows), np.nan)
         held_out[used] = cross_val_predict(
             model, x[used][:, columns], positive[used], groups=cases[used], cv=folds, method="predict_proba"
@@ -64,13 +67,14 @@ def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Se
         return weights, held_out
 
     positive, negative = is_gross | (error > GROSS_MM), ~is_gross & (error < SOUND_MM)
-    gross, held_out = logistic(positive, negative)
-    # Half-way between the failures but for the hardest 1 % and the sound ones but for the worst 1 %.
-    low, high = np.nanpercentile(held_out[negative], 99), np.nanpercentile(held_out[positive], 1)
-    gross_threshold = float(np.clip((low + high) / 2, 0.05, 0.95))
+    gross, held_out = logistic("gross", positive, negative)
+    # As high as the hardest failures but for 0.5 % allow; never so low that more than 3 % of the others are taken for some.
+    low = np.nanpercentile(held_out[negative], 100 - FALSE_FAILURES)
+    high = np.nanpercentile(held_out[positive], MISSED_FAILURES)
+    gross_threshold = float(np.clip(max(low, high), 0.05, 0.95))
     # Gross failures are not among the local model's, nor signals of the whole: they tell what the gross model knows already.
     fine = np.array([row["kind"].startswith("sound") for row in rows]) & (worst < FINE_MM)
-    local, held_out = logistic(~is_gross & (worst > LOCAL_MM) & (error < SOUND_MM), fine, LOCAL)
+    local, held_out = logistic("local", ~is_gross & (worst > LOCAL_MM) & (error < SOUND_MM), fine, LOCAL)
     local_threshold = float(np.nanpercentile(held_out[fine], 100 * SPECIFICITY))
 
     known = np.isfinite(error)
@@ -78,13 +82,7 @@ def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Se
     ridge = Ridge(alpha=3.0)
     predicted = cross_val_predict(ridge, x[known], target, groups=cases[known], cv=folds)
     ridge.fit(x[known], target)
-    missed = target - predicted
-    ends = [*np.percentile(predicted, [25, 50, 75]).tolist(), LAST]
-    bands, start = [], -np.inf
-    for end in ends:
-        inside = missed[(predicted > start) & (predicted <= end)]
-        bands.append((float(end), *_conformal(inside)))
-        start = end
+    spread, missed = _normalised(predicted, target - predicted)
     return Calibration(
         mean=dict(zip(names, mean.round(6).tolist(), strict=True)),
         scale=dict(zip(names, scale.round(6).tolist(), strict=True)),
@@ -93,8 +91,23 @@ def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Se
         error=_linear(names, ridge.coef_, float(ridge.intercept_)),
         gross_threshold=round(gross_threshold, 4),
         local_threshold=round(local_threshold, 4),
-        bands=bands,
+        spread=spread,
+        missed=missed,
     )
+
+
+def _normalised(predicted: np.ndarray, missed: np.ndarray) -> tuple[list[tuple[float, float]], tuple[float, float]]:
+    """How much is missed by size of the prediction, and quantiles of all residuals in its units.
+
+    Quantiles of each group alone are those of its few largest residuals, and so too wide; in units of a spread all
+    registrations share them.
+    """
+    order = np.argsort(predicted, kind="stable")
+    groups = np.array_split(order, GROUPS)
+    spread = [(float(np.median(predicted[g])), float(np.abs(missed[g]).mean())) for g in groups]
+    at, size = np.array(spread).T
+    low, high = _conformal(missed / np.interp(predicted, at, size))
+    return [(round(at, 5), round(size, 5)) for at, size in spread], (round(low, 5), round(high, 5))
 
 
 def _conformal(missed: np.ndarray, cover: float = 0.9) -> tuple[float, float]:

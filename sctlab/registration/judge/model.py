@@ -37,8 +37,8 @@ class Calibration(BaseModel):
         local: Log odds of an error worth a look, somewhere.
         error: Logarithm of the mean error in mm plus 0.5.
         gross_threshold, local_threshold: Probabilities from which the verdict is `failed` and `doubtful`.
-        bands: Upper ends of the bands of the predicted logarithm, and each one's 5th and 95th percentile of what was
-            missed (split conformal prediction, Mondrian in the prediction).
+        spread: Predicted logarithms, rising, and how much is missed there on average; linear between them.
+        missed: 5th and 95th percentile of what was missed, as multiples of the spread (normalised conformal prediction).
     """
 
     mean: dict[str, float]
@@ -48,7 +48,14 @@ class Calibration(BaseModel):
     error: Linear
     gross_threshold: float
     local_threshold: float
-    bands: list[tuple[float, float, float]]
+    spread: list[tuple[float, float]]
+    missed: tuple[float, float]
+
+    def interval(self, log_error: float) -> tuple[float, float]:
+        """Ends of the 90 % interval around a predicted logarithm."""
+        at, size = np.array(self.spread).T
+        spread = float(np.interp(log_error, at, size))
+        return log_error + self.missed[0] * spread, log_error + self.missed[1] * spread
 
     def standard(self, signals: dict[str, float]) -> dict[str, float]:
         """Signals in standard deviations; one that is missing counts as the mean."""
@@ -62,7 +69,7 @@ class Calibration(BaseModel):
 class JudgeModel(Record):
     """Calibrations by the witnesses that stay silent, joined by `+`."""
 
-    current_version: ClassVar[int] = 1
+    current_version: ClassVar[int] = 2
 
     command: str = Field(default="", description="What made this file.")
     cases: int = 0
@@ -98,7 +105,7 @@ class JudgeModel(Record):
         standard = calibration.standard(signals)
         gross, local = (_sigmoid(_value(m, standard)) for m in (calibration.gross, calibration.local))
         log_error = _value(calibration.error, standard)
-        low, high = next((lo, hi) for end, lo, hi in calibration.bands if log_error <= end or end == LAST)
+        low, high = calibration.interval(log_error)
         verdict, reasons = Verdict.TRUSTED, []
         if gross >= calibration.gross_threshold:
             verdict, reasons = Verdict.FAILED, _reasons(calibration.gross, standard, signals)
@@ -108,14 +115,11 @@ class JudgeModel(Record):
             verdict=verdict,
             reasons=reasons,
             error_mm=_length(log_error),
-            interval_mm=(_length(log_error + low), _length(log_error + high)),
+            interval_mm=(_length(low), _length(high)),
             failure_probability=round(gross, 4),
             signals={name: round(value, 4) for name, value in signals.items()},
             left_out=sorted(silent),
         )
-
-
-LAST = 1e9  # the end of the last band
 
 
 @lru_cache
