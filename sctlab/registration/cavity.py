@@ -15,7 +15,7 @@ from scipy.sparse.linalg import spsolve
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
 from sctlab_model.errors import ProductError
-from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
+from sctlab_model.volume import AIR_HU, Geometry, Volume, resample, triple
 
 Finder = Callable[[Volume], Volume | None]
 _FINDERS: list[tuple[int, Finder]] = []
@@ -94,7 +94,7 @@ def _axial_grid(geometry: Geometry) -> Geometry:
     points = geometry.to_physical(corners.astype(float))
     low, high = points.min(0), points.max(0)
     size = np.maximum(np.floor((high - low) / VOXEL_MM).astype(int) + 1, 2)
-    return Geometry(tuple(int(n) for n in size), (VOXEL_MM,) * 3, tuple(float(v) for v in low))
+    return Geometry(triple(int(n) for n in size), (VOXEL_MM,) * 3, triple(float(v) for v in low))
 
 
 def _inside_fat(hu: np.ndarray, body: np.ndarray) -> np.ndarray:

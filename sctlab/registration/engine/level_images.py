@@ -21,7 +21,6 @@ from sctlab.transforms.data import EulerTransform
 from sctlab_model.errors import InputError
 from sctlab_model.volume import triple
 
-MUTE = 0
 MARGIN_MM = 20.0  # around the fixed mask: context of the features
 REACH_MM = 40.0  # around that: where the field may point to
 FEATURE_BYTES = 800_000_000  # of the feature maps of a level; making them takes about twice that for a moment
@@ -115,15 +114,14 @@ class LevelImages:
         chosen = torch.nonzero(mask.flatten() > 0)[:, 0]
         field = evaluate(coefficients, triple(b[w] for b, w in zip(bases, window, strict=True)))
         points, index = self._points(window, chosen, mask.shape)
-        displaced, apart = field.flatten(1).index_select(1, chosen), None
+        displaced = field.flatten(1).index_select(1, chosen)
+        apart: Tensor | None = None
         if self.domains is not None:
             apart = (displaced[3:] - displaced[:3]).T
             displaced = mixed(displaced, share_of(self.domains.flat[index], self.domains.blend_mm))
         moved = points + displaced.T
         with torch.no_grad():
             weights = (sample_at(self.valid, self.moving_lattice, moved)[0] > 0.9).float()
-            if self.domains is not None:
-                weights = weights * (self.domains.flat[index].abs() >= MUTE)
         return Sample(coefficients, grid, points, moved, weights, index, window, chosen, self.domains, apart)
 
     def intensities(self, index: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
