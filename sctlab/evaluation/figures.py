@@ -242,15 +242,16 @@ def ranking(ranking: Ranking, stability: Stability | None, significant: dict[str
         left, right = figure.subplots(1, 2)
         rows, places = np.nonzero(stability.shares)
         left.scatter(places + 1, rows, s=420 * stability.shares[rows, places], color="#0072B2", alpha=0.75, linewidth=0)
-        left.plot(ranking.places, range(count), "x", color="black", label="place on all cases")
+        left.plot(ranking.places, range(count), "x", color="black")
         left.set_xlim(0.5, count + 0.5)
         left.set_xticks(range(1, count + 1))
-        left.set_xlabel("place; area: share of resamplings")
-        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2 - 0.6 / count))
+        left.set_xlabel("place; area: share of resamplings, cross: place on all cases")
         limit = max(1, int(np.abs(balance).max()))
         right.imshow(balance, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
         for a, b in zip(*np.nonzero(~np.eye(count, dtype=bool)), strict=True):
-            right.text(b, a, f"{balance[a, b]:+d}" if balance[a, b] else "0", ha="center", va="center", fontsize=8)
+            colour = "white" if abs(balance[a, b]) > 0.6 * limit else "black"
+            text = f"{balance[a, b]:+d}" if balance[a, b] else "0"
+            right.text(b, a, text, ha="center", va="center", fontsize=8, color=colour)
         right.set_xticks(range(count), names, rotation=40, ha="right")
         right.set_title("metrics won minus lost, row against column")
         right.grid(visible=False)

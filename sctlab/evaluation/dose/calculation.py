@@ -101,7 +101,7 @@ def calculate_doses(
             raise InputError("dose", found=f"pyRadPlan failed ({last[:200]})", expected="a dose")
         if stored is not None:
             with np.load(answer, allow_pickle=False) as file, atomic_path(stored) as temporary:
-                np.savez_compressed(temporary, **{name: file[name] for name in file.files})  # type: ignore[arg-type]
+                np.savez_compressed(temporary, **{name: file[name] for name in file.files})
         return _read(answer, len(images))
 
 
