@@ -126,9 +126,9 @@ class _Rays:
         slices = np.flatnonzero(inner.any((1, 2)))
         centres = np.full((len(inner), 2), np.nan)
         for k in slices:
-            y, x = np.nonzero(inner[k])
+            rows, columns = np.nonzero(inner[k])
             # The centre of the muscles lies in the spine's front half; the cavity's lies further in front.
-            centres[k] = y.mean() - 0.15 * np.ptp(y), x.mean()
+            centres[k] = rows.mean() - 0.15 * np.ptp(rows), columns.mean()
         for axis in range(2):
             known = centres[slices, axis]
             filled = np.interp(np.arange(len(inner)), slices, known)
