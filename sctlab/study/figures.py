@@ -121,7 +121,8 @@ def maps_figure(maps: Mapping[str, Sequence[list[list[list[float] | None]]]]) ->
             axis.quiver(vectors[..., 0], vectors[..., 1], color="white", angles="xy", scale_units="xy", scale=longest)
             axis.set_title(name)
             axis.set_axis_off()
-        figure.colorbar(image, ax=figure.axes, label="mm in the plane", shrink=0.8)
+        if image is not None:
+            figure.colorbar(image, ax=figure.axes, label="mm in the plane", shrink=0.8)
         return _png(figure)
 
 
