@@ -19,6 +19,7 @@ from sctlab.features.extractor import (
     z_score,
 )
 from sctlab.features.registry import fill, register_architecture, save_extractor
+from sctlab.features.unet import unet_layers, unet_stages
 from sctlab_model.errors import InputError, WeightsError
 
 # The plan that TotalSegmentator v2 trains its 1.5 mm models with.
@@ -113,20 +114,9 @@ class TotalSegmentator(FeatureExtractor):
             x = z_score(x, statistics)
         x = pad_to_multiple(x, self.total_stride)
         network: Any = self.network  # the library has no types
-        encoder, decoder = network.encoder, network.decoder
-        skips = []
-        if getattr(encoder, "stem", None) is not None:
-            x = encoder.stem(x)
-        for stage in encoder.stages[:count]:
-            x = stage(x)
-            skips.append(x)
-        found = list(skips)
-        steps = list(zip(decoder.transpconvs, decoder.stages, strict=True))
-        for index, (up, stage) in enumerate(steps[: max(0, count - len(skips))]):
-            x = stage(torch.cat((up(x), skips[-(index + 2)]), dim=1))
-            found.append(x)
-        if count > len(skips) + len(steps):
-            found.append(decoder.seg_layers[-1](x).softmax(dim=1))
+        found = unet_stages(network, x, min(count, len(self.layers) - 1))
+        if count == len(self.layers):
+            found.append(network.decoder.seg_layers[-1](found[-1]).softmax(dim=1))
         return [crop_to_stride(f, size, layer.stride) for f, layer in zip(found, self.layers, strict=False)]
 
 
@@ -195,27 +185,24 @@ def read_plans(path: str | Path, configuration: str = "3d_fullres") -> tuple[dic
 
 
 def _describe(keywords: dict[str, Any], classes: int) -> list[Layer]:
-    """Layers of a plan: encoder stages, decoder stages, head. Normalisation over the image is not counted."""
+    """Layers of a plan: encoder stages, decoder stages, head."""
     residual = "n_blocks_per_stage" in keywords
     counts = keywords["n_blocks_per_stage" if residual else "n_conv_per_stage"]
-    layers, stride, view = [], 1, 3 if residual else 1  # a residual encoder begins with a stem convolution
-    for stage, (channels, steps) in enumerate(zip(keywords["features_per_stage"], keywords["strides"], strict=True)):
+    strides = []
+    for stage, steps in enumerate(keywords["strides"], 1):
         steps = set(steps) if isinstance(steps, list | tuple) else {steps}
         if len(steps) > 1:
             raise InputError(
-                "nnU-Net plans",
-                found=f"strides {sorted(steps)} in stage {stage + 1}",
-                expected="one stride for all axes",
+                "nnU-Net plans", found=f"strides {sorted(steps)} in stage {stage}", expected="one stride for all axes"
             )
-        count = counts[stage] if isinstance(counts, list | tuple) else counts
-        view += 2 * stride  # the first convolution strides: it still reads the finer grid
-        stride *= steps.pop()
-        view += 2 * stride * (count * (2 if residual else 1) - 1)
-        layers.append(Layer(f"encoder {stage + 1}", channels, stride, view))
-    for stage, skip in enumerate(reversed(layers[:-1])):
-        layers.append(Layer(f"decoder {stage + 1}", skip.channels, skip.stride, view))
-    layers.append(Layer("head", classes, 1, view))
-    return layers
+        strides.append(steps.pop())
+    return unet_layers(
+        keywords["features_per_stage"],
+        strides,
+        counts if isinstance(counts, list | tuple) else [counts] * len(strides),
+        residual=residual,
+        classes=classes,
+    )
 
 
 def _build(plans: dict[str, Any], classes: int) -> torch.nn.Module:

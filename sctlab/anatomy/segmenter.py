@@ -1,0 +1,170 @@
+"""Segment an image with the anatomy network: whatever grid and orientation, onto 3 mm and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sctlab.anatomy.bodies import SPACING_MM
+from sctlab.anatomy.classes import FILE_IDS, merge_total
+from sctlab.anatomy.network import HU_BELOW, AnatomyNetwork, normalised
+from sctlab.anatomy.shipped import NETWORK, load_network
+from sctlab.features.extractor import Statistics
+from sctlab_model.cases import Region
+from sctlab_model.errors import InputError
+from sctlab_model.resampling import anti_aliased
+from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
+
+_SLAB, _OVERLAP = 96, 32  # slices of 3 mm that the network sees at once, and how many of them twice
+_FINE = 0.7  # grids finer than this share of 3 mm get interpolated chances instead of the nearest label
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What the network sees in an image.
+
+    Args:
+        labels: Ids as in files (`classes.FILE_IDS`), uint8, on the image's own grid.
+        regions: Chance of every region (order of `Region`) for each slice of 3 mm, [z, regions], feet first.
+        volumes_ml: Millilitres of every class, [classes].
+    """
+
+    labels: Volume
+    regions: np.ndarray
+    volumes_ml: np.ndarray
+
+    @property
+    def region(self) -> Region:
+        """The region that most slices show."""
+        return list(Region)[int(self.regions.mean(0).argmax())]
+
+
+def see_anatomy(image: Volume, network: AnatomyNetwork | None = None) -> Anatomy:
+    """Labels, regions and volumes of a CT, CBCT, MR or sCT.
+
+    Args:
+        image: HU, or MR magnitudes; any grid and orientation.
+        network: The shipped one when left out.
+
+    Raises:
+        InputError: An image without contrast or finite values, or less than 30 mm along an axis.
+        WeightsError: The shipped weights are missing or altered.
+    """
+    network = network or load_network(NETWORK)
+    coarse = _on_three_mm(image)
+    chances, regions = _chances(coarse, network)
+    labels = _labels_on(image.geometry, chances, coarse.geometry)
+    counts = np.bincount(chances.argmax(0).ravel(), minlength=len(FILE_IDS))
+    return Anatomy(
+        Volume(FILE_IDS[labels], image.geometry, image.name), regions, counts * coarse.geometry.voxel_volume_mm3 / 1000
+    )
+
+
+class AnatomySegmenter:
+    """The network behind the evaluation's segmenter protocol.
+
+    Args:
+        name: Of a shipped network.
+    """
+
+    def __init__(self, name: str = NETWORK) -> None:
+        self.name = name
+        self._network = load_network(name)
+
+    def segment(self, ct: Volume) -> Volume:
+        """Ids of merged classes on the grid of `ct`; what `total` does not know is left out."""
+        labels = see_anatomy(ct, self._network).labels
+        return labels.with_array(np.where(labels.array > 200, 0, labels.array).astype(np.uint8))
+
+    def comparable(self, labels: Volume) -> Volume:
+        """A reference of `total` ids in the groups that `segment` tells apart."""
+        return labels.with_array(merge_total(labels.array))
+
+
+def _on_three_mm(image: Volume) -> Volume:
+    """The image along the patient's axes at 3 mm, without stray values; float32."""
+    import SimpleITK as sitk
+
+    values = image.array.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(image.name, found="values that are not finite", expected="numbers everywhere")
+    low, high = np.percentile(values[::2, ::2, ::2], (0.02, 99.98))
+    if not high > low:
+        raise InputError(image.name, found=f"{low:g} nearly everywhere", expected="an image of a patient")
+    extent = np.array(image.geometry.size_xyz) * image.geometry.spacing_xyz
+    if extent.min() < 10 * SPACING_MM / 2:
+        raise InputError(
+            image.name, found=f"{extent.min():.0f} mm along an axis", expected="at least 15 mm to tell anatomy by"
+        )
+    smooth = anti_aliased(image.with_array(np.clip(values, low, high)), SPACING_MM)
+    turned = Volume.from_sitk(sitk.DICOMOrient(smooth.to_sitk(), "LPS"), image.name)
+    grid = turned.geometry.resized((SPACING_MM,) * 3)
+    return resample(turned, grid, outside=AIR_HU if low < HU_BELOW else 0.0)
+
+
+def _chances(image: Volume, network: AnatomyNetwork) -> tuple[np.ndarray, np.ndarray]:
+    """Chance of every class [classes, z, y, x] (float16) and of every region [z, regions]."""
+    array = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))
+    statistics = Statistics.of(array)
+    stride, size = network.settings.stride, tuple(array.shape)
+    pads = [-n % stride for n in size]
+    fill = float(AIR_HU) if statistics.minimum < HU_BELOW else max(statistics.minimum, 0.0)
+    # air beside the patient; at both ends the body goes on
+    wide = torch.nn.functional.pad(array[None, None], (0, pads[2], 0, pads[1]), value=fill)
+    wide = torch.nn.functional.pad(wide, (0, 0, 0, 0, 0, pads[0]), mode="replicate")
+    x = normalised(wide, statistics)
+    depth = x.shape[2]
+    classes = np.zeros((len(FILE_IDS), *size), np.float16)
+    regions = np.zeros((depth, len(Region)), np.float32)
+    starts = list(range(0, max(1, depth - _OVERLAP), _SLAB - _OVERLAP)) if depth > _SLAB else [0]
+    with torch.inference_mode():
+        for start in starts:
+            stop = min(start + _SLAB, depth)
+            output = network(x[:, :, start:stop].contiguous(memory_format=torch.channels_last_3d))
+            first = start + (_OVERLAP // 2 if start else 0)
+            last = min(stop - (_OVERLAP // 2 if stop < depth else 0), size[0])
+            part = output.logits[0, :, first - start : last - start, : size[1], : size[2]].softmax(0)
+            classes[:, first:last] = part.numpy()
+            slices = output.regions[0].softmax(0).T.repeat_interleave(stride, 0)
+            regions[first : stop - (_OVERLAP // 2 if stop < depth else 0)] = slices[
+                first - start : len(slices) - (_OVERLAP // 2 if stop < depth else 0)
+            ].numpy()
+            if stop == depth:
+                break
+    return classes, regions[: size[0]]
+
+
+def _labels_on(geometry: Geometry, chances: np.ndarray, coarse: Geometry) -> np.ndarray:
+    """Class of every voxel of a grid: the likeliest, its chance interpolated where the grid is finer than the network's."""
+    labels = chances.argmax(0).astype(np.uint8)
+    if min(geometry.spacing_xyz) > _FINE * SPACING_MM:
+        return resample(Volume(labels, coarse), geometry, interpolation="nearest").array
+    best = np.full(geometry.shape_zyx, 0.0, np.float32)
+    result = np.zeros(geometry.shape_zyx, np.uint8)
+    for k in np.unique(labels):
+        seen = np.argwhere(chances[k] > 0.05)
+        low, high = np.maximum(seen.min(0) - 1, 0), np.minimum(seen.max(0) + 2, labels.shape)
+        part = coarse.cropped(tuple(low[::-1].tolist()), tuple((high - low)[::-1].tolist()))
+        target, box = _covering(geometry, part)
+        if target is None:
+            continue
+        values = chances[k][tuple(slice(a, b) for a, b in zip(low, high, strict=True))].astype(np.float32)
+        fine = resample(Volume(values, part), target, outside=0.0).array
+        better = fine > best[box]
+        best[box][better] = fine[better]
+        result[box][better] = k
+    return result
+
+
+def _covering(geometry: Geometry, part: Geometry) -> tuple[Geometry | None, tuple[slice, slice, slice]]:
+    """The part of a grid that covers another, and where it lies in the array [z, y, x]."""
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in part.size_xyz])).reshape(3, -1).T
+    index = geometry.to_index(part.to_physical(corners))
+    low = np.maximum(np.floor(index.min(0)).astype(int), 0)
+    high = np.minimum(np.ceil(index.max(0)).astype(int) + 1, geometry.size_xyz)
+    if (high <= low).any():
+        return None, (slice(0), slice(0), slice(0))
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return geometry.cropped(tuple(low.tolist()), tuple((high - low).tolist())), (z, y, x)

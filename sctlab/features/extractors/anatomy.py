@@ -1,0 +1,67 @@
+"""The anatomy network as an extractor: every stage of its U-Net, and the chance of every class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sctlab.anatomy.classes import CLASSES
+from sctlab.anatomy.network import AnatomyNetwork, NetworkSettings, normalised, read_network
+from sctlab.features.extractor import FeatureExtractor, Statistics, crop_to_stride, pad_to_multiple
+from sctlab.features.registry import register, register_architecture
+from sctlab.features.unet import unet_layers, unet_stages
+
+
+class Anatomy(FeatureExtractor):
+    """The network behind the extractors' protocol. It was trained on voxels of 3 mm: give it such.
+
+    Args:
+        network: In evaluation mode.
+        name: For messages and records.
+    """
+
+    def __init__(self, network: AnatomyNetwork, name: str = "anatomy") -> None:
+        settings = network.settings
+        super().__init__(
+            name,
+            dimension=3,
+            channels=1,
+            layers=unet_layers(
+                settings.features,
+                [1] + [2] * (len(settings.features) - 1),
+                settings.counts,
+                residual=settings.kind == "ResidualEncoderUNet",
+                classes=len(CLASSES),
+            ),
+            normalisation="HU by fixed numbers; MR by mean and deviation of the image",
+            minimum_size=1,
+        )
+        self.network = network
+        self.freeze()
+
+    def architecture(self) -> dict[str, object]:
+        return {"kind": "anatomy", "name": self.name, "network": self.network.settings.model_dump()}
+
+    def _extract(self, x: Tensor, count: int, statistics: Statistics | None) -> list[Tensor]:
+        size = x.shape[2:]
+        padded = pad_to_multiple(normalised(x, statistics), self.network.settings.stride)
+        unet: Any = self.network.unet
+        found = unet_stages(unet, padded, min(count, len(self.layers) - 1))
+        if count == len(self.layers):
+            found.append(unet.decoder.seg_layers[-1](found[-1]).softmax(1))
+        return [crop_to_stride(f, size, layer.stride) for f, layer in zip(found, self.layers, strict=False)]
+
+
+@register("anatomy", note="our own anatomy network at 3 mm, weights shipped: CT, CBCT, MR and sCT")
+def shipped_anatomy() -> Anatomy:
+    """The network that comes with the product."""
+    from sctlab.anatomy.shipped import network_path
+
+    return Anatomy(read_network(network_path("anatomy")))
+
+
+@register_architecture("anatomy")
+def build_again(network: dict[str, Any], name: str, **_: object) -> Anatomy:
+    """The network that a file describes, with random weights."""
+    return Anatomy(AnatomyNetwork(NetworkSettings.model_validate(network)), name)
