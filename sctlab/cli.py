@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "gamma": ("sctlab.commands.gamma", "gamma", "Compare two dose files by the gamma index."),
     "study": ("sctlab.commands.study", "app", "Experiments on registration, and their tables."),
     "weights": ("sctlab.commands.weights", "app", "List, fetch and verify published weights."),
+    "segment": ("sctlab.commands.segment", "segment", "Label the anatomy of a CT, CBCT, MR or sCT."),
+    "anatomy": ("sctlab.commands.anatomy", "app", "Train the anatomy network."),
     "features": ("sctlab.commands.features", "app", "List or download feature extractors."),
     "schemas": ("sctlab.commands.schemas", "schemas", "Write the JSON schemas of records and settings."),
     "info": ("sctlab.commands.info", "info", "Versions, devices and the bundles that are here."),

@@ -1,1 +1,1 @@
-"""The anatomy network: one small pretrained segmenter of CT, CBCT, MR and sCT, whose features register and judge, too."""
+"""Training of the anatomy network (`sctlab_model.anatomy`): bodies, samples, steps, scores."""

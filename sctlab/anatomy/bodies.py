@@ -13,7 +13,6 @@ import numpy as np
 from pydantic import Field
 from scipy import ndimage
 
-from sctlab.anatomy.classes import IGNORE, INDEX, OF_TOTAL, slice_regions
 from sctlab.simulation.anatomy.build import build_phantom, default_grid
 from sctlab.simulation.fractions import Channel, fractions_from_hu, sample_tissue_fat
 from sctlab.simulation.from_ct import phantom_from_ct, read_ct, read_labels
@@ -22,13 +21,14 @@ from sctlab.simulation.marrow import marrow_fat, sample_marrow_fat
 from sctlab.simulation.phantom import MANDIBLE, Phantom
 from sctlab.simulation.tissues import PROPERTIES, Tissue
 from sctlab.simulation.variation import vary_body
+from sctlab_model.anatomy.classes import IGNORE, INDEX, OF_TOTAL, slice_regions
+from sctlab_model.anatomy.network import SPACING_MM
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import atomic_folder
 from sctlab_model.settings import Settings
 from sctlab_model.volume import Geometry
 
-SPACING_MM = 3.0
 _SPACING = (SPACING_MM,) * 3
 
 
@@ -119,7 +119,9 @@ def phantom_classes(phantom: Phantom) -> np.ndarray:
 def _inside_muscles(fat: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """What the wall of muscle and bone encloses, slice by slice: all that is closed off from the skin's fat."""
     wall = ~fat & ~outside
-    closed = ndimage.binary_closing(np.pad(wall, ((0, 0), (6, 6), (6, 6))), ndimage.generate_binary_structure(2, 1)[None], 5)
+    closed = ndimage.binary_closing(
+        np.pad(wall, ((0, 0), (6, 6), (6, 6))), ndimage.generate_binary_structure(2, 1)[None], 5
+    )
     closed = closed[:, 6:-6, 6:-6]
     return np.stack([ndimage.binary_fill_holes(s) for s in closed])
 
@@ -134,7 +136,9 @@ def read_phantom(source: LabelledImage, rng: np.random.Generator) -> tuple[Phant
     if head is not None:
         return phantom_from_labels(head, _SPACING, rng), True
     if source.labels is None:
-        raise InputError(source.image, found="a CT without labels", expected="labels to learn from", advice="set `labels`")
+        raise InputError(
+            source.image, found="a CT without labels", expected="labels to learn from", advice="set `labels`"
+        )
     return phantom_from_ct(read_ct(source.image), read_labels(source.labels), _SPACING), False
 
 

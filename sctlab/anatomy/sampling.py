@@ -9,15 +9,19 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from sctlab.anatomy.bodies import SPACING_MM, Body
-from sctlab.anatomy.classes import IGNORE
-from sctlab.anatomy.network import normalised
-from sctlab.features.extractor import Statistics
+from sctlab.anatomy.bodies import Body
 from sctlab.simulation.contrast import draw_contrast
 from sctlab.simulation.fractions import Channel
 from sctlab.simulation.painter import smooth_noise
+from sctlab_model.anatomy.classes import IGNORE
+from sctlab_model.anatomy.network import SPACING_MM, Intensities, normalised
 
-PATCHES = ((16, 96, 112), (32, 64, 80), (32, 80, 80), (48, 64, 64))  # multiples of the deepest stride; thin slabs, too
+PATCHES = (
+    (16, 112, 144),
+    (32, 96, 128),
+    (48, 80, 112),
+    (64, 80, 80),
+)  # multiples of the deepest stride; thin slabs, too
 _HU_SHARE, _CBCT_SHARE = 0.45, 0.4
 _SPACING = (SPACING_MM,) * 3
 
@@ -79,7 +83,9 @@ def _posed(
     box = tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
     axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in patch]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    points = grid @ torch.from_numpy(matrix.T.astype(np.float32)) + torch.from_numpy((middle - first).astype(np.float32))
+    points = grid @ torch.from_numpy(matrix.T.astype(np.float32)) + torch.from_numpy(
+        (middle - first).astype(np.float32)
+    )
     size = torch.tensor([s.stop - s.start for s in box], dtype=torch.float32)
     where = (2 * points / (size - 1).clamp_min(1) - 1).flip(-1)[None]
 
@@ -117,13 +123,14 @@ def _view(hu: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np
     """An image of the piece, normalised. A piece without air is in HU all the same, so that is said, not guessed."""
     if rng.random() < _HU_SHARE:
         image = _cbct(hu, rng) if rng.random() < _CBCT_SHARE else _ct(hu, rng)
-        return normalised(torch.from_numpy(image)[None, None], Statistics(-1000, 1000, 0, 1))[0, 0].numpy()
+        return normalised(torch.from_numpy(image), Intensities.hounsfield()).numpy()
     image = draw_contrast(fractions, rng, spacing_xyz=_SPACING, random_share=0.2)
     thick = float(rng.uniform(0, 1.1)) if rng.random() < 0.5 else 0.0
     image = ndimage.gaussian_filter1d(image, thick, axis=0) if thick > 0.2 else image
     top = float(image.max())
     image = top * (image / max(top, 1e-6)) ** float(np.exp(rng.normal(0, 0.2)))
-    seen = normalised(torch.from_numpy(image.astype(np.float32))[None, None])[0, 0].numpy()
+    piece = torch.from_numpy(image.astype(np.float32))
+    seen = normalised(piece, Intensities.of(piece)).numpy()
     return seen * np.float32(np.exp(rng.uniform(-0.45, 0.35)))  # a whole image's statistics are not a piece's
 
 

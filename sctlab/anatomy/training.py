@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
@@ -24,15 +23,16 @@ from sctlab.anatomy.bodies import (
     real_body,
     write_body,
 )
-from sctlab.anatomy.classes import CLASSES, IGNORE
-from sctlab.anatomy.network import AnatomyNetwork, NetworkSettings, Output, write_network
 from sctlab.anatomy.sampling import as_batch, draw_sample
 from sctlab.workflow.keys import content_key
+from sctlab_model.anatomy.classes import CLASSES, IGNORE
+from sctlab_model.anatomy.network import AnatomyNetwork, NetworkSettings, Output, write_network
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import atomic_path, write_json
 from sctlab_model.monitor import Monitor
 from sctlab_model.settings import Settings
+from sctlab_model.volume import triple
 
 _TEMPERATURE, _POINTS = 0.1, 96
 _STATISTICS_STEPS = 60
@@ -173,11 +173,14 @@ def _step(
     total: dict[str, float] = {}
     for _ in range(settings.batch):  # one body at a time: pieces differ in shape
         views, classes, regions = as_batch([draw_sample(bodies, weights, rng)])
-        output = _forward(network, views, settings)
-        terms = loss_terms(output, classes.repeat_interleave(2, 0), regions.repeat_interleave(2, 0), rng)
+        # Neighbouring voxels say nearly the same: an eighth of them is counted, another one every time.
+        part = triple(int(v) for v in rng.integers(2, size=3))
+        output = _forward(network, views, settings, part)
+        terms = loss_terms(output, classes.repeat_interleave(2, 0), regions.repeat_interleave(2, 0), part, rng)
         loss = (
             terms["cross_entropy"]
             + terms["dice"]
+            + terms["coarse"]
             + settings.region_weight * terms["region"]
             + settings.contrast_weight * terms["contrast"]
         )
@@ -194,25 +197,27 @@ def _schedule(done: float) -> float:
     return min(done / 0.05 + 0.02, 1.0) if done < 0.05 else 0.5 * (1 + cos(pi * (done - 0.05) / 0.95))
 
 
-def _forward(network: AnatomyNetwork, views: Tensor, settings: AnatomySettings) -> Output:
+def _forward(
+    network: AnatomyNetwork, views: Tensor, settings: AnatomySettings, part: tuple[int, int, int] = (0, 0, 0)
+) -> Output:
     with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-        return network(views.contiguous(memory_format=torch.channels_last_3d))
+        return network(views.contiguous(memory_format=torch.channels_last_3d), part)
 
 
-def loss_terms(output: Output, classes: Tensor, regions: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Cross entropy and soft Dice over the classes that are there, the slices' regions, and agreement of features.
-
-    Neighbouring voxels say nearly the same, so a quarter of them is counted, another one every time.
+def loss_terms(
+    output: Output, classes: Tensor, regions: Tensor, part: tuple[int, int, int], rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """Cross entropy (deep, too) and soft Dice over the classes that are there, the slices' regions, agreement of features.
 
     Args:
         output: Of views that come in pairs: 2k and 2k + 1 show one anatomy.
         classes: int64 [B, z, y, x], IGNORE where none is known.
         regions: int64 [B, z].
-        rng: Which voxels count.
+        part: Of which voxels the output's logits are (`AnatomyNetwork.forward`).
+        rng: Which places' features are compared.
     """
-    a, b = (int(v) for v in rng.integers(2, size=2))
-    logits = output.logits[:, :, :, a::2, b::2].float()
-    target = classes[:, :, a::2, b::2]
+    logits = output.logits.float()
+    target = classes[:, part[0] :: 2, part[1] :: 2, part[2] :: 2]
     entropy = functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
     known = target != IGNORE
     entropy = entropy / known.sum().clamp_min(1)
@@ -234,8 +239,13 @@ def loss_terms(output: Output, classes: Tensor, regions: Tensor, rng: np.random.
         if bool(known_regions.any())
         else output.regions.float().sum() * 0
     )
-    contrast = torch.stack([_agreement(f, classes, rng) for f in output.features[-3:-1]]).mean()
-    return {"cross_entropy": entropy, "dice": dice_loss, "region": region, "contrast": contrast}
+    coarse = flat.sum() * 0
+    for scores in output.coarse:  # deep supervision
+        stride = classes.shape[-1] // scores.shape[-1]
+        sparse = classes[:, stride // 2 :: stride, stride // 2 :: stride, stride // 2 :: stride]
+        coarse = coarse + 0.5 * functional.cross_entropy(scores.float(), sparse, ignore_index=IGNORE)
+    contrast = torch.stack([_agreement(f, classes, rng) for f in output.features[-2:]]).mean()
+    return {"cross_entropy": entropy, "dice": dice_loss, "coarse": coarse, "region": region, "contrast": contrast}
 
 
 def _agreement(features: Tensor, classes: Tensor, rng: np.random.Generator) -> Tensor:
@@ -281,15 +291,16 @@ def _save(
         torch.save(state | {"network": network.state_dict(), "optimiser": optimiser.state_dict()}, temporary)
 
 
-def _resume(
-    path: Path, key: str, network: AnatomyNetwork, optimiser: torch.optim.Optimizer
-) -> tuple[int, float]:
+def _resume(path: Path, key: str, network: AnatomyNetwork, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
     if not path.is_file():
         return 0, 0.0
     state = torch.load(path, weights_only=True)
     if state["key"] != key:
         raise InputError(
-            path, found="a run of other settings", expected="the same settings", advice="choose another folder, or delete it"
+            path,
+            found="a run of other settings",
+            expected="the same settings",
+            advice="choose another folder, or delete it",
         )
     network.load_state_dict(state["network"])
     optimiser.load_state_dict(state["optimiser"])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from sctlab.anatomy.classes import CLASSES
-from sctlab.anatomy.network import AnatomyNetwork, NetworkSettings, normalised, read_network
 from sctlab.features.extractor import FeatureExtractor, Statistics, crop_to_stride, pad_to_multiple
 from sctlab.features.registry import register, register_architecture
-from sctlab.features.unet import unet_layers, unet_stages
+from sctlab.features.unet import unet_layers
+from sctlab_model.anatomy.classes import CLASSES
+from sctlab_model.anatomy.network import AnatomyNetwork, Intensities, NetworkSettings, normalised, read_network
+from sctlab_model.anatomy.shipped import network_path
+from sctlab_model.anatomy.unet import unet_stages
 
 
 class Anatomy(FeatureExtractor):
@@ -45,7 +48,12 @@ class Anatomy(FeatureExtractor):
 
     def _extract(self, x: Tensor, count: int, statistics: Statistics | None) -> list[Tensor]:
         size = x.shape[2:]
-        padded = pad_to_multiple(normalised(x, statistics), self.network.settings.stride)
+        if statistics is not None:
+            reference = [Intensities(statistics.minimum, statistics.mean, statistics.std)] * len(x)
+        else:
+            reference = [Intensities.of(image) for image in x]
+        seen = torch.stack([normalised(image, r) for image, r in zip(x, reference, strict=True)])
+        padded = pad_to_multiple(seen, self.network.settings.stride)
         unet: Any = self.network.unet
         found = unet_stages(unet, padded, min(count, len(self.layers) - 1))
         if count == len(self.layers):
@@ -56,8 +64,6 @@ class Anatomy(FeatureExtractor):
 @register("anatomy", note="our own anatomy network at 3 mm, weights shipped: CT, CBCT, MR and sCT")
 def shipped_anatomy() -> Anatomy:
     """The network that comes with the product."""
-    from sctlab.anatomy.shipped import network_path
-
     return Anatomy(read_network(network_path("anatomy")))
 
 

@@ -19,7 +19,8 @@ from sctlab.features.extractor import (
     z_score,
 )
 from sctlab.features.registry import fill, register_architecture, save_extractor
-from sctlab.features.unet import unet_layers, unet_stages
+from sctlab.features.unet import unet_layers
+from sctlab_model.anatomy.unet import unet_stages
 from sctlab_model.errors import InputError, WeightsError
 
 # The plan that TotalSegmentator v2 trains its 1.5 mm models with.

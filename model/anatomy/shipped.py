@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from sctlab.anatomy.network import AnatomyNetwork, read_network
+from sctlab_model.anatomy.network import AnatomyNetwork, read_network
 from sctlab_model.bundle import SHIPPED_WEIGHTS
 from sctlab_model.errors import WeightsError
 from sctlab_model.io.hashing import file_sha256

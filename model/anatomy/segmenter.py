@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sctlab.anatomy.bodies import SPACING_MM
-from sctlab.anatomy.classes import FILE_IDS, merge_total
-from sctlab.anatomy.network import HU_BELOW, AnatomyNetwork, normalised
-from sctlab.anatomy.shipped import NETWORK, load_network
-from sctlab.features.extractor import Statistics
+from sctlab_model.anatomy.classes import FILE_IDS
+from sctlab_model.anatomy.network import HU_BELOW, SPACING_MM, AnatomyNetwork, Intensities, normalised
+from sctlab_model.anatomy.shipped import NETWORK, load_network
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
 from sctlab_model.resampling import anti_aliased
@@ -62,27 +60,6 @@ def see_anatomy(image: Volume, network: AnatomyNetwork | None = None) -> Anatomy
     )
 
 
-class AnatomySegmenter:
-    """The network behind the evaluation's segmenter protocol.
-
-    Args:
-        name: Of a shipped network.
-    """
-
-    def __init__(self, name: str = NETWORK) -> None:
-        self.name = name
-        self._network = load_network(name)
-
-    def segment(self, ct: Volume) -> Volume:
-        """Ids of merged classes on the grid of `ct`; what `total` does not know is left out."""
-        labels = see_anatomy(ct, self._network).labels
-        return labels.with_array(np.where(labels.array > 200, 0, labels.array).astype(np.uint8))
-
-    def comparable(self, labels: Volume) -> Volume:
-        """A reference of `total` ids in the groups that `segment` tells apart."""
-        return labels.with_array(merge_total(labels.array))
-
-
 def _on_three_mm(image: Volume) -> Volume:
     """The image along the patient's axes at 3 mm, without stray values; float32."""
     import SimpleITK as sitk
@@ -107,14 +84,14 @@ def _on_three_mm(image: Volume) -> Volume:
 def _chances(image: Volume, network: AnatomyNetwork) -> tuple[np.ndarray, np.ndarray]:
     """Chance of every class [classes, z, y, x] (float16) and of every region [z, regions]."""
     array = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))
-    statistics = Statistics.of(array)
+    reference = Intensities.of(array)
     stride, size = network.settings.stride, tuple(array.shape)
     pads = [-n % stride for n in size]
-    fill = float(AIR_HU) if statistics.minimum < HU_BELOW else max(statistics.minimum, 0.0)
+    fill = float(AIR_HU) if reference.low < HU_BELOW else max(reference.low, 0.0)
     # air beside the patient; at both ends the body goes on
     wide = torch.nn.functional.pad(array[None, None], (0, pads[2], 0, pads[1]), value=fill)
     wide = torch.nn.functional.pad(wide, (0, 0, 0, 0, 0, pads[0]), mode="replicate")
-    x = normalised(wide, statistics)
+    x = normalised(wide, reference)
     depth = x.shape[2]
     classes = np.zeros((len(FILE_IDS), *size), np.float16)
     regions = np.zeros((depth, len(Region)), np.float32)
@@ -144,7 +121,7 @@ def _labels_on(geometry: Geometry, chances: np.ndarray, coarse: Geometry) -> np.
     best = np.full(geometry.shape_zyx, 0.0, np.float32)
     result = np.zeros(geometry.shape_zyx, np.uint8)
     for k in np.unique(labels):
-        seen = np.argwhere(chances[k] > 0.05)
+        seen = np.argwhere((labels == k) | (chances[k] > 0.05))
         low, high = np.maximum(seen.min(0) - 1, 0), np.minimum(seen.max(0) + 2, labels.shape)
         part = coarse.cropped(tuple(low[::-1].tolist()), tuple((high - low)[::-1].tolist()))
         target, box = _covering(geometry, part)

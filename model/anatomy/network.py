@@ -1,0 +1,210 @@
+"""The network: a small 3D U-Net at 3 mm, what its input is made of, and its file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sctlab_model.anatomy.classes import CLASSES, NAMES
+from sctlab_model.anatomy.unet import unet_stages
+from sctlab_model.cases import Region
+from sctlab_model.errors import WeightsError
+from sctlab_model.io.atomic import atomic_path
+from sctlab_model.settings import Settings
+
+METADATA = "extractor"  # the key under which extractors' files describe their network
+SPACING_MM = 3.0  # voxels that the network was trained on
+HU_BELOW = -300.0  # an image that reaches below this is in HU: magnitudes of an MR are not negative
+_HU_RANGE, _HU_UNIT = (-1024.0, 1600.0), 400.0
+_MR_TOP = 4.0
+
+
+class NetworkSettings(Settings):
+    """Which U-Net of `dynamic_network_architectures`.
+
+    Args:
+        kind: `ResidualEncoderUNet` or `PlainConvUNet`.
+        features: Channels of every stage, the first at 6 mm; each further one halves the grid.
+        convolutions: A stage's convolutions (blocks, in the residual one).
+    """
+
+    kind: str = Field("ResidualEncoderUNet", pattern="^(ResidualEncoderUNet|PlainConvUNet)$")
+    features: tuple[int, ...] = (24, 48, 96, 160)
+    convolutions: int = Field(1, ge=1)
+
+    @property
+    def counts(self) -> list[int]:
+        """Convolutions, or blocks, of every stage."""
+        return [self.convolutions] * len(self.features)
+
+    @property
+    def stride(self) -> int:
+        """Voxels of the input per voxel of the deepest stage."""
+        return int(2 ** len(self.features))
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network says of a batch.
+
+    Args:
+        logits: Of the classes, [B, classes, z, y, x].
+        features: Decoder stages from deep to fine, [B, channels, z/s, y/s, x/s].
+        coarse: Logits at every decoder stage but the finest, deep to fine: for training (deep supervision).
+        regions: Logits of the region of every slice of the deepest stage, [B, regions, z/stride].
+    """
+
+    logits: Tensor
+    features: list[Tensor]
+    coarse: list[Tensor]
+    regions: Tensor
+
+
+class AnatomyNetwork(nn.Module):
+    """A U-Net with two heads: the class of a voxel, and the region of a slice.
+
+    The U-Net works on blocks of 2x2x2 voxels (6 mm), where a whole trunk is cheap to see; eight voxels are eight channels
+    of its input, and the head splits its features into eight voxels again.
+
+    Args:
+        settings: Of the U-Net.
+    """
+
+    def __init__(self, settings: NetworkSettings | None = None) -> None:
+        from dynamic_network_architectures.architectures import unet
+
+        super().__init__()
+        self.settings = settings = settings or NetworkSettings()
+        stages = len(settings.features)
+        self.unet: Any = getattr(unet, settings.kind)(
+            8, stages, list(settings.features), nn.Conv3d, [3] * stages, [1] + [2] * (stages - 1), settings.counts, len(CLASSES),
+            [1] * (stages - 1), conv_bias=False, norm_op=nn.BatchNorm3d, norm_op_kwargs={}, nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": False},
+        )  # fmt: skip
+        self.classes = nn.ConvTranspose3d(settings.features[0], len(CLASSES), 2, 2)
+        self.region = nn.Linear(settings.features[-1], len(Region))
+
+    def forward(self, x: Tensor, part: tuple[int, int, int] | None = None) -> Output:
+        """Both heads.
+
+        Args:
+            x: Normalised (see `normalised`) [B, 1, z, y, x], multiples of the settings' stride.
+            part: Logits of every second voxel from this one (z, y, x) on only: an eighth of the work, for training.
+        """
+        depth = len(self.settings.features)
+        stages = unet_stages(self.unet, blocks(x), float32_from=depth - 2)
+        deepest = stages[depth - 1]
+        regions = self.region(deepest.float().mean((3, 4)).transpose(1, 2)).transpose(1, 2)
+        heads = self.unet.decoder.seg_layers
+        coarse = [head(f) for head, f in zip(heads, stages[depth:-1], strict=False)] if self.training else []
+        if part is None:
+            return Output(self.classes(stages[-1]), stages[depth:], coarse, regions)
+        weight = self.classes.weight[:, :, part[0], part[1], part[2]].T[:, :, None, None, None]
+        logits = nn.functional.conv3d(stages[-1], weight, self.classes.bias)
+        return Output(logits, stages[depth:], coarse, regions)
+
+
+def blocks(x: Tensor) -> Tensor:
+    """[B, 1, z, y, x] with even sizes → [B, 8, z/2, y/2, x/2]: the voxels of a block as channels."""
+    batch, _, z, y, w = x.shape
+    split = x.reshape(batch, z // 2, 2, y // 2, 2, w // 2, 2).permute(0, 2, 4, 6, 1, 3, 5)
+    return split.reshape(batch, 8, z // 2, y // 2, w // 2).contiguous(memory_format=torch.channels_last_3d)
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """What `normalised` refers to: smallest value, mean and deviation of a whole image, air included."""
+
+    low: float
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, image: Tensor) -> Intensities:
+        """Of an image of any shape."""
+        values = image.detach().float()
+        return cls(float(values.min()), float(values.mean()), float(values.std(unbiased=False)))
+
+    @classmethod
+    def hounsfield(cls) -> Intensities:
+        """Of an image that is known to be in HU, even where a piece of it holds no air."""
+        return cls(-1000.0, 0.0, 1.0)
+
+
+def normalised(x: Tensor, reference: Intensities) -> Tensor:
+    """Raw intensities as the network sees them: HU by fixed numbers, everything else by mean and deviation.
+
+    HU are told by values below -300, which no MR has. Mean and two deviations of a whole MR, air included, grow with the
+    signal and hardly with the share of air (by 15 % between 30 and 100 % body).
+
+    Args:
+        x: HU or MR intensities, any shape.
+        reference: Of the whole image.
+
+    Returns:
+        float32 of the same shape.
+    """
+    x = x.float()
+    if reference.low < HU_BELOW:
+        return x.clamp(*_HU_RANGE) / _HU_UNIT
+    floor = max(reference.low, 0.0)
+    top = max(reference.mean + 2 * reference.std - floor, 1e-6)
+    return (2 * (x - floor) / top).clamp(0, _MR_TOP)
+
+
+def write_network(network: AnatomyNetwork, path: Path, facts: dict[str, Any]) -> Path:
+    """One safetensors file in fp16, with what is needed to build the network again and how it was made."""
+    record = {"name": "anatomy", "kind": "anatomy", "network": network.settings.model_dump(), "classes": NAMES} | facts
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in _own_tensors(network).items()}
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, {METADATA: json.dumps(record)})
+    return path
+
+
+def read_network(path: str | Path) -> AnatomyNetwork:
+    """The network of a file, in evaluation mode.
+
+    Raises:
+        WeightsError: Not a file of `write_network`, or one with other classes.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = dict(handle.metadata() or {})
+            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(path, found=f"can't be read ({error})", expected="a complete safetensors file") from error
+    try:
+        record = json.loads(metadata[METADATA])
+        network = AnatomyNetwork(NetworkSettings.model_validate(record["network"]))
+        classes = tuple(record["classes"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise WeightsError(path, found=f"no record of an anatomy network ({error})", expected="its metadata") from error
+    own = _own_tensors(network)
+    damaged = [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+    if damaged:
+        raise WeightsError(path, found=f"values that are not finite in {damaged[0]}", expected="finite weights")
+    wrong = [k for k, v in own.items() if k not in tensors or tensors[k].shape != v.shape]
+    if classes != NAMES or wrong:
+        raise WeightsError(
+            path,
+            found=f"{len(classes)} classes, {len(wrong)} missing or other weights",
+            expected=f"the {len(NAMES)} classes of this release and all weights",
+            advice="take the file that came with this release, or train it again",
+        )
+    network.load_state_dict({k: tensors[k].to(v.dtype) for k, v in own.items()}, strict=False)
+    return network.eval()
+
+
+def _own_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, each once: the library's networks hold theirs under several names."""
+    return dict(network.named_parameters()) | dict(network.named_buffers())

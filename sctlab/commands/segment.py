@@ -1,0 +1,49 @@
+"""`sctlab segment`: the anatomy of an image, without anything to download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sctlab_model.cases import Region
+from sctlab_model.io.reading import read_volume
+from sctlab_model.io.writing import write_volume
+
+
+def segment(
+    image: Annotated[Path, typer.Argument(help="CT, CBCT, MR or sCT: an image file, or a DICOM folder of a CT.")],
+    out: Annotated[Path, typer.Argument(help="Label file to write, e.g. labels.nii.gz; a picture lies beside it.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Another network of `sctlab anatomy`, instead of the shipped one.")
+    ] = None,
+    picture: Annotated[bool, typer.Option(help="Save a picture of three planes beside the labels.")] = True,
+) -> int:
+    """Label organs, bones and tissues of an image, and say which region of the body its slices show.
+
+    Ids are TotalSegmentator's where it has the structure (the first id of a group: 27 for the whole spine); soft tissue that is
+    left over and gas have ids from 201. A demonstration network: not for clinical use.
+    """
+    from sctlab.anatomy.seeing import save_picture
+    from sctlab.dicom import read_dicom_series
+    from sctlab_model.anatomy.classes import FILE_IDS, NAMES
+    from sctlab_model.anatomy.network import read_network
+    from sctlab_model.anatomy.segmenter import see_anatomy
+
+    volume = read_dicom_series(image) if image.is_dir() else read_volume(image)
+    seen = see_anatomy(volume, None if weights is None else read_network(weights))
+    write_volume(seen.labels, out)
+    table = Table("id", "structure", "ml", box=None, pad_edge=False)
+    for k in np.flatnonzero(seen.volumes_ml[1:] >= 0.5) + 1:
+        table.add_row(str(FILE_IDS[k]), NAMES[k].replace("_", " "), f"{seen.volumes_ml[k]:.0f}")
+    console = Console()
+    console.print(table)
+    shares = ", ".join(f"{region} {share:.0%}" for region, share in zip(Region, seen.regions.mean(0), strict=True))
+    console.print(f"region {seen.region} (slices: {shares})", highlight=False)
+    if picture:
+        console.print(str(save_picture(volume, seen, out)), soft_wrap=True, highlight=False)
+    return 0

@@ -1,0 +1,171 @@
+"""The anatomy network: its input, its file, and what it says of images on any grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sctlab_model.anatomy import classes as c
+from sctlab_model.anatomy import shipped
+from sctlab_model.anatomy.network import (
+    AnatomyNetwork,
+    Intensities,
+    NetworkSettings,
+    blocks,
+    normalised,
+    read_network,
+    write_network,
+)
+from sctlab_model.anatomy.segmenter import see_anatomy
+from sctlab_model.cases import Region
+from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.volume import Geometry, Volume
+
+TINY = NetworkSettings(features=(4, 6, 8), convolutions=1)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> AnatomyNetwork:
+    torch.manual_seed(0)
+    return AnatomyNetwork(TINY).eval()
+
+
+def test_every_total_id_is_in_one_group_at_most_and_file_ids_lead_back() -> None:
+    ids = [i for entry in c.CLASSES for i in entry.ids]
+    assert len(ids) == len(set(ids))
+    own = [k for k in range(len(c.CLASSES)) if c.NAMES[k] != "mandible"]  # which is skull in files
+    assert (c.to_classes(c.FILE_IDS)[own] == own).all()
+    assert c.FILE_IDS[c.INDEX["mandible"]] == 91
+
+
+def test_a_reference_is_merged_as_the_network_merges() -> None:
+    labels = np.array([5, 27, 44, 10, 14, 8, 0, 116], np.uint8)  # adrenal gland (8) is in no group
+    assert c.merge_total(labels).tolist() == [5, 27, 27, 10, 10, 0, 0, 116]
+
+
+def test_a_slice_belongs_to_the_region_whose_structures_fill_it() -> None:
+    slices = np.zeros((4, 20, 20), np.uint8)
+    for k, name in enumerate(("brain", "lungs", "liver")):
+        slices[k, 4:12, 4:12] = c.INDEX[name]
+    found = [list(Region)[k] if k < 3 else None for k in c.slice_regions(slices)]
+    assert found == [Region.HN, Region.TH, Region.AB, None]
+
+
+@given(scale=st.floats(1e-6, 1e6), body=st.floats(0.3, 1.0))
+@settings(max_examples=30, deadline=None)
+def test_the_unit_of_an_mr_does_not_matter(scale: float, body: float) -> None:
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(np.abs(rng.normal(100, 30, 4000)) * (np.arange(4000) < 4000 * body))
+    plain = normalised(image, Intensities.of(image))
+    scaled = normalised(image * scale, Intensities.of(image * scale))
+    assert torch.allclose(plain, scaled, atol=1e-3)
+    assert 0.8 < float(plain[image > 0].mean()) < 1.7, "tissue is near one whatever the share of air"
+
+
+def test_hu_are_taken_as_they_are() -> None:
+    ct = torch.tensor([-1000.0, 0.0, 400.0, 3000.0])
+    assert normalised(ct, Intensities.of(ct)).tolist() == [-2.5, 0.0, 1.0, 4.0]
+    soft = torch.tensor([0.0, 40.0])
+    assert normalised(soft, Intensities.hounsfield()).tolist() == [0.0, pytest.approx(0.1)]
+
+
+def test_blocks_keep_every_voxel_in_place() -> None:
+    x = torch.arange(2 * 4 * 6, dtype=torch.float32).reshape(1, 1, 2, 4, 6)
+    split = blocks(x)
+    assert split.shape == (1, 8, 1, 2, 3)
+    assert split[0, :, 0, 1, 2].tolist() == x[0, 0, 0:2, 2:4, 4:6].flatten().tolist()
+
+
+def test_logits_of_a_part_are_those_of_the_whole(tiny: AnatomyNetwork) -> None:
+    x = torch.randn(1, 1, 16, 16, 24)
+    with torch.no_grad():
+        whole = tiny(x).logits
+        part = tiny(x, (1, 0, 1)).logits
+    assert whole.shape == (1, len(c.CLASSES), 16, 16, 24)
+    assert torch.allclose(whole[:, :, 1::2, ::2, 1::2], part, atol=1e-5)
+
+
+def test_a_file_gives_the_network_back(tiny: AnatomyNetwork, tmp_path: Path) -> None:
+    path = write_network(tiny, tmp_path / "a.safetensors", {"seed": 3})
+    again = read_network(path)
+    x = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        difference = (again(x).logits - tiny(x).logits).abs().max()
+    assert again.settings == TINY
+    assert difference < 0.05, "fp16"
+
+
+def test_other_files_are_refused(tiny: AnatomyNetwork, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "text.safetensors").write_text("no weights")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    broken = AnatomyNetwork(TINY)
+    with torch.no_grad():
+        broken.classes.bias[0] = float("nan")
+    write_network(broken, tmp_path / "nan.safetensors", {})
+    for name, found in (("text", "can't be read"), ("other", "no record"), ("nan", "not finite")):
+        with pytest.raises(WeightsError, match=found):
+            read_network(tmp_path / f"{name}.safetensors")
+
+
+def test_altered_shipped_weights_are_refused(
+    tiny: AnatomyNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    write_network(tiny, tmp_path / "anatomy.safetensors", {})
+    shipped.AnatomyManifest(networks={"anatomy": "0" * 64}).write(tmp_path / shipped.MANIFEST)
+    with pytest.raises(WeightsError, match="copy the weights again"):
+        shipped.network_path("anatomy")
+    with pytest.raises(WeightsError, match="no such file"):
+        shipped.network_path("anatomy-judge")
+
+
+@pytest.mark.parametrize("size", [(40, 36, 11), (21, 50, 130), (64, 64, 12)])
+@pytest.mark.parametrize("spacing", [(4.0, 4.0, 5.0), (1.5, 1.2, 3.0)])
+def test_labels_lie_on_the_grid_of_the_image(
+    tiny: AnatomyNetwork, size: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> None:
+    turned = (0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # index axes run along y, z, x
+    grid = Geometry(size, spacing, (-7.0, 30.0, 12.0), turned)
+    image = Volume(np.random.default_rng(0).normal(100, 30, grid.shape_zyx).clip(0).astype(np.float32), grid)
+    seen = see_anatomy(image, tiny)
+    assert seen.labels.geometry.same_grid(grid)
+    assert seen.labels.array.dtype == np.uint8
+    assert np.isin(seen.labels.array, c.FILE_IDS).all()
+    assert np.allclose(seen.regions.sum(1), 1, atol=1e-4)
+    extent = np.prod(np.array(size) * spacing) / 1000
+    assert seen.volumes_ml.sum() == pytest.approx(extent, rel=0.25)
+
+
+def test_long_images_are_seen_piece_by_piece_without_seams(tiny: AnatomyNetwork) -> None:
+    """The pieces' overlap is wider than what a small network sees, so the result is that of the whole."""
+    from sctlab_model.anatomy import segmenter
+
+    image = np.random.default_rng(1).normal(100, 30, (200, 24, 24)).clip(0).astype(np.float32)
+    volume = Volume(image, Geometry((24, 24, 200), (3.0, 3.0, 3.0)))
+    whole, pieces = [], []
+    for slab, into in ((10_000, whole), (segmenter._SLAB, pieces)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(segmenter, "_SLAB", slab)
+            into.append(see_anatomy(volume, tiny).labels.array)
+    assert (whole[0] == pieces[0]).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((20, 20, 20), 7.0, np.float32), "nearly everywhere"),
+        (np.full((20, 20, 20), np.nan, np.float32), "not finite"),
+        (np.random.default_rng(0).random((2, 20, 20), dtype=np.float32), "along an axis"),
+    ],
+)
+def test_what_shows_no_patient_is_refused(tiny: AnatomyNetwork, array: np.ndarray, message: str) -> None:
+    volume = Volume(array, Geometry(array.shape[::-1], (3.0, 3.0, 3.0)), "case")
+    with pytest.raises(InputError, match=message):
+        see_anatomy(volume, tiny)
