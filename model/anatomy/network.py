@@ -21,7 +21,7 @@ from sctlab_model.settings import Settings
 METADATA = "extractor"  # the key under which extractors' files describe their network
 SPACING_MM = 3.0  # voxels that the network was trained on
 HU_BELOW = -300.0  # an image that reaches below this is in HU: magnitudes of an MR are not negative
-_HU_RANGE, _HU_UNIT = (-1024.0, 1600.0), 400.0
+_HU_RANGE, _HU_UNIT = (-1024.0, 1600.0), 40.0  # logarithmic: soft tissues lie as far apart as bones
 _MR_TOP = 4.0
 
 
@@ -138,7 +138,7 @@ class Intensities:
 
 
 def normalised(x: Tensor, reference: Intensities) -> Tensor:
-    """Raw intensities as the network sees them: HU by fixed numbers, everything else by mean and deviation.
+    """Raw intensities as the network sees them: HU by a fixed curve, everything else by mean and deviation.
 
     HU are told by values below -300, which no MR has. Mean and two deviations of a whole MR, air included, grow with the
     signal and hardly with the share of air (by 15 % between 30 and 100 % body).
@@ -152,7 +152,8 @@ def normalised(x: Tensor, reference: Intensities) -> Tensor:
     """
     x = x.float()
     if reference.low < HU_BELOW:
-        return x.clamp(*_HU_RANGE) / _HU_UNIT
+        hu = x.clamp(*_HU_RANGE)
+        return hu.sign() * (hu.abs() / _HU_UNIT).log1p()
     floor = max(reference.low, 0.0)
     top = max(reference.mean + 2 * reference.std - floor, 1e-6)
     return (2 * (x - floor) / top).clamp(0, _MR_TOP)

@@ -13,7 +13,7 @@ from sctlab.evaluation.images import Images, find_reference, load_images, refere
 from sctlab.evaluation.organs import region_metrics
 from sctlab.evaluation.provenance import reference_registration
 from sctlab.evaluation.records import CaseRecord
-from sctlab.evaluation.segmentation import Segmenter, make_segmenter, read_labels
+from sctlab.evaluation.segmentation import Segmenter, comparable, make_segmenter, read_labels
 from sctlab.evaluation.settings import EvaluationSettings
 from sctlab.evaluation.steps import finite, optional, timed
 from sctlab.evaluation.structures import Structures, load_structures
@@ -60,7 +60,9 @@ def evaluate_case(case: Case, prediction: Path, spread: Path | None, settings: E
     with timed(record, "organ metrics"):
         if predicted_labels is not None:
             labels = _reference_labels(case, images, segmenter, record)
-            _score_organs(case, predicted_labels, labels, record)
+            given = settings.labels is not None and read_labels(settings.labels, case) is not None
+            alike = labels if given or labels is None else comparable(labels, segmenter)
+            _score_organs(case, predicted_labels, alike, record)
     structures: Structures | None = None  # where they can't be read, nothing is aimed at something else instead
     if settings.dose or not settings.challenge_only:
         with optional(record, "structures"):

@@ -12,6 +12,7 @@ import torch
 
 from sctlab.evaluation.checks import SAME_GRID_MM
 from sctlab.features.trust import load_torchscript
+from sctlab_model.anatomy.shipped import JUDGE, NETWORK, is_here
 from sctlab_model.cases import Case, find_image
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume
@@ -28,6 +29,12 @@ class Segmenter(Protocol):
     def segment(self, ct: Volume) -> Volume:
         """Class ids of TotalSegmentator's `total` task on the grid of `ct` (HU, array z, y, x)."""
         ...
+
+
+def comparable(labels: Volume, segmenter: Segmenter | None) -> Volume:
+    """A reference of `total` ids in the groups that the segmenter tells apart; most tell all apart."""
+    merge = getattr(segmenter, "comparable", None)
+    return labels if merge is None else merge(labels)
 
 
 Factory = Callable[[str], Segmenter]
@@ -101,6 +108,22 @@ def read_labels(folder: Path, case: Case) -> Volume | None:
             if path is not None:
                 return read_volume(path)
     return None
+
+
+@register_segmenter("anatomy", ready=is_here)
+def anatomy(device: str = "cpu") -> Segmenter:
+    """Our own network, which ships with the product; merged classes, always on the CPU."""
+    from sctlab.anatomy.seeing import AnatomySegmenter
+
+    return AnatomySegmenter(NETWORK)
+
+
+@register_segmenter("anatomy-judge")
+def anatomy_judge(device: str = "cpu") -> Segmenter:
+    """The second network, which no loss and no registration uses: it judges runs that the first one took part in."""
+    from sctlab.anatomy.seeing import AnatomySegmenter
+
+    return AnatomySegmenter(JUDGE)
 
 
 @register_segmenter("totalsegmentator")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from sctlab.features.extractor import FeatureExtractor, Statistics, crop_to_stri
 from sctlab.features.registry import register, register_architecture
 from sctlab.features.unet import unet_layers
 from sctlab_model.anatomy.classes import CLASSES
-from sctlab_model.anatomy.network import AnatomyNetwork, Intensities, NetworkSettings, normalised, read_network
+from sctlab_model.anatomy.network import AnatomyNetwork, Intensities, NetworkSettings, blocks, normalised, read_network
 from sctlab_model.anatomy.shipped import network_path
 from sctlab_model.anatomy.unet import unet_stages
 
@@ -26,17 +27,21 @@ class Anatomy(FeatureExtractor):
 
     def __init__(self, network: AnatomyNetwork, name: str = "anatomy") -> None:
         settings = network.settings
+        blocks_of = unet_layers(
+            settings.features,
+            [1] + [2] * (len(settings.features) - 1),
+            settings.counts,
+            residual=settings.kind == "ResidualEncoderUNet",
+            classes=len(CLASSES),
+        )
+        # The U-Net's voxels are blocks of two voxels a side; the head splits them again.
+        layers = [replace(v, stride=2 * v.stride, field_of_view=2 * v.field_of_view, offset=0.5) for v in blocks_of]
+        layers[-1] = replace(layers[-1], stride=1, offset=0.0)
         super().__init__(
             name,
             dimension=3,
             channels=1,
-            layers=unet_layers(
-                settings.features,
-                [1] + [2] * (len(settings.features) - 1),
-                settings.counts,
-                residual=settings.kind == "ResidualEncoderUNet",
-                classes=len(CLASSES),
-            ),
+            layers=layers,
             normalisation="HU by fixed numbers; MR by mean and deviation of the image",
             minimum_size=1,
         )
@@ -46,6 +51,10 @@ class Anatomy(FeatureExtractor):
     def architecture(self) -> dict[str, object]:
         return {"kind": "anatomy", "name": self.name, "network": self.network.settings.model_dump()}
 
+    def rename(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The names of a file that training wrote are taken, too."""
+        return {k if k.startswith("network.") else f"network.{k}": v for k, v in tensors.items()}
+
     def _extract(self, x: Tensor, count: int, statistics: Statistics | None) -> list[Tensor]:
         size = x.shape[2:]
         if statistics is not None:
@@ -54,10 +63,9 @@ class Anatomy(FeatureExtractor):
             reference = [Intensities.of(image) for image in x]
         seen = torch.stack([normalised(image, r) for image, r in zip(x, reference, strict=True)])
         padded = pad_to_multiple(seen, self.network.settings.stride)
-        unet: Any = self.network.unet
-        found = unet_stages(unet, padded, min(count, len(self.layers) - 1))
+        found = unet_stages(self.network.unet, blocks(padded), min(count, len(self.layers) - 1))
         if count == len(self.layers):
-            found.append(unet.decoder.seg_layers[-1](found[-1]).softmax(1))
+            found.append(self.network.classes(found[-1]).softmax(1))
         return [crop_to_stride(f, size, layer.stride) for f, layer in zip(found, self.layers, strict=False)]
 
 
@@ -68,6 +76,6 @@ def shipped_anatomy() -> Anatomy:
 
 
 @register_architecture("anatomy")
-def build_again(network: dict[str, Any], name: str, **_: object) -> Anatomy:
+def build_again(network: dict[str, Any], name: str, **facts: object) -> Anatomy:
     """The network that a file describes, with random weights."""
     return Anatomy(AnatomyNetwork(NetworkSettings.model_validate(network)), name)
