@@ -69,9 +69,10 @@ def test_the_unit_of_an_mr_does_not_matter(scale: float, body: float) -> None:
 
 def test_hu_are_taken_as_they_are() -> None:
     ct = torch.tensor([-1000.0, 0.0, 400.0, 3000.0])
-    assert normalised(ct, Intensities.of(ct)).tolist() == [-2.5, 0.0, 1.0, 4.0]
-    soft = torch.tensor([0.0, 40.0])
-    assert normalised(soft, Intensities.hounsfield()).tolist() == [0.0, pytest.approx(0.1)]
+    seen = normalised(ct, Intensities.of(ct)).tolist()
+    assert seen == pytest.approx([-np.log(26), 0.0, np.log(11), np.log(41)])
+    soft = torch.tensor([-100.0, 40.0])
+    assert normalised(soft, Intensities.hounsfield()).tolist() == pytest.approx([-np.log(3.5), np.log(2)])
 
 
 def test_blocks_keep_every_voxel_in_place() -> None:
