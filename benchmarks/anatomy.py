@@ -1,9 +1,9 @@
 """Score an anatomy network on real images with labels, and on simulated ones of other seeds.
 
-    python benchmarks/anatomy.py --data SHARED_DATA --network anatomy --cases abdomen_ct_dicom abdomen_mr
+    python benchmarks/anatomy.py --data SHARED_DATA --network FILE --cases abdomen_ct_dicom abdomen_mr
     python benchmarks/anatomy.py --data SHARED_DATA --network anatomy-judge --cases abdomen_ct abdomen_mr
 
-A case may only be named for a network that has not seen it in training (weights/anatomy/MODEL_CARD.md).
+A case may only be named for a network that has not seen it in training (its `anatomy.json`).
 `--drawn N` adds N drawn bodies of each region as CT and as MR, of seeds that training did not use; organs that only one
 real CT has can be scored on these alone, and their rows say so.
 """

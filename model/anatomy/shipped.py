@@ -1,4 +1,7 @@
-"""The networks that come with the product: one to register and to learn with, one that only ever judges."""
+"""The product's own networks, where they lie: one to register and to learn with, one that only ever judges.
+
+A release may come without them (`is_here`): then a file of `sctlab anatomy train` is given instead.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,12 @@ def network_path(name: str) -> Path:
     """
     path = FOLDER / f"{name}.safetensors"
     if not path.is_file() or not (FOLDER / MANIFEST).is_file():
-        raise WeightsError(path, found="no such file", expected="the weights that come with the product")
+        raise WeightsError(
+            path,
+            found="no such file: this release has no weights of the anatomy network",
+            expected="a trained network",
+            advice="train one with `sctlab anatomy train` (docs/anatomy.md), and give its file",
+        )
     expected = AnatomyManifest.read(FOLDER / MANIFEST).networks.get(name)
     found = file_sha256(path)
     if found != expected:

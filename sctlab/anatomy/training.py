@@ -26,7 +26,7 @@ from sctlab.anatomy.bodies import (
 from sctlab.anatomy.sampling import as_batch, draw_sample
 from sctlab.workflow.keys import content_key
 from sctlab_model.anatomy.classes import CLASSES, IGNORE
-from sctlab_model.anatomy.network import AnatomyNetwork, NetworkSettings, Output, write_network
+from sctlab_model.anatomy.network import AnatomyNetwork, NetworkSettings, Output, read_network, write_network
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import atomic_path, write_json
@@ -48,9 +48,10 @@ class AnatomySettings(Settings):
         real_share: Chance that a sample shows a real anatomy.
         iterations: Steps.
         batch: Bodies a step, each seen twice.
-        learning_rate: At its highest (SGD with Nesterov's momentum), after the first fiftieth; it falls to nothing along a cosine.
+        learning_rate: At its highest (AdamW), after the first fiftieth; it falls to nothing along a cosine.
         contrast_weight: Of the term that makes decoder features of two contrasts agree (InfoNCE).
         region_weight: Of the slice's region.
+        start: A network's file whose weights are the first ones; random ones when left out.
         seed: Of bodies, weights and samples.
         bf16: Convolutions in bfloat16: about 1.5 times as fast on processors that have it.
         save_every: Steps between checkpoints.
@@ -60,11 +61,12 @@ class AnatomySettings(Settings):
     sources: tuple[LabelledImage, ...] = ()
     procedural: int = Field(24, ge=0)
     real_share: float = Field(0.6, ge=0, le=1)
-    iterations: int = Field(3000, ge=1)
+    iterations: int = Field(20000, ge=1)
     batch: int = Field(1, ge=1)
-    learning_rate: float = Field(0.04, gt=0)
+    learning_rate: float = Field(0.01, gt=0)
     contrast_weight: float = Field(0.1, ge=0)
     region_weight: float = Field(0.1, ge=0)
+    start: str | None = None
     seed: int = 0
     bf16: bool = True
     save_every: int = Field(50, ge=1)
@@ -94,13 +96,11 @@ def train_anatomy(settings: AnatomySettings, out: Path, monitor: Monitor = Monit
         InputError: A source that can't be used; a folder with a run of other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
-    key = content_key("anatomy/2", settings=settings)
+    key = content_key("anatomy/3", settings=settings)
     bodies, weights = prepare_bodies(settings, out / "bodies", monitor)
     torch.manual_seed(settings.seed)
-    network = AnatomyNetwork(settings.network).to(memory_format=torch.channels_last_3d)
-    optimiser = torch.optim.SGD(
-        network.parameters(), lr=settings.learning_rate, momentum=0.95, nesterov=True, weight_decay=1e-4
-    )
+    network = _first_network(settings).to(memory_format=torch.channels_last_3d)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     first, spent = _resume(out / "checkpoint.pt", key, network, optimiser)
     started = process_time()
     smooth: dict[str, float] = {}
@@ -117,12 +117,27 @@ def train_anatomy(settings: AnatomySettings, out: Path, monitor: Monitor = Monit
     facts = {
         "seed": settings.seed,
         "iterations": settings.iterations,
+        "start": None if settings.start is None else Path(settings.start).name,
         "sources": [f"{Path(s.image).parent.name}/{Path(s.image).name}" for s in settings.sources],
         "processor_seconds": round(spent + process_time() - started),
     }
     path = write_network(network.eval(), out / "anatomy.safetensors", facts)
     write_json(out / "anatomy.json", {"settings": settings.model_dump(mode="json")} | facts)
     return AnatomyResult(path, settings.iterations)
+
+
+def _first_network(settings: AnatomySettings) -> AnatomyNetwork:
+    if settings.start is None:
+        return AnatomyNetwork(settings.network)
+    network = read_network(settings.start)
+    if network.settings != settings.network:
+        raise InputError(
+            settings.start,
+            found=f"a network of {network.settings.model_dump()}",
+            expected=f"{settings.network.model_dump()}",
+            advice="give `network` as the file has it",
+        )
+    return network
 
 
 def prepare_bodies(

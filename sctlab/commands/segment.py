@@ -19,7 +19,8 @@ def segment(
     image: Annotated[Path, typer.Argument(help="CT, CBCT, MR or sCT: an image file, or a DICOM folder of a CT.")],
     out: Annotated[Path, typer.Argument(help="Label file to write, e.g. labels.nii.gz; a picture lies beside it.")],
     weights: Annotated[
-        Path | None, typer.Option(help="Another network of `sctlab anatomy`, instead of the shipped one.")
+        Path | None,
+        typer.Option(help="A network of `sctlab anatomy train`; the shipped one when left out, where there is one."),
     ] = None,
     picture: Annotated[bool, typer.Option(help="Save a picture of three planes beside the labels.")] = True,
 ) -> int:

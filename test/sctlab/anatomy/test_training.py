@@ -135,6 +135,20 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("small")
+def test_a_run_can_begin_with_the_weights_of_another(tmp_path: Path) -> None:
+    first = train_anatomy(SETTINGS, tmp_path / "first").weights
+    still = SETTINGS.model_copy(update={"start": str(first), "learning_rate": 1e-12, "iterations": 1, "seed": 9})
+    second = train_anatomy(still, tmp_path / "second").weights
+    from safetensors.torch import load_file
+
+    weights = [load_file(p)["classes.weight"] for p in (first, second)]
+    assert torch.equal(*weights)
+    other = still.model_copy(update={"network": NetworkSettings(features=(4, 6, 10))})
+    with pytest.raises(InputError, match="a network of"):
+        train_anatomy(other, tmp_path / "third")
+
+
+@pytest.mark.usefixtures("small")
 def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     train_anatomy(SETTINGS, tmp_path)
     with pytest.raises(InputError, match="other settings"):
