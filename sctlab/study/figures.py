@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -114,7 +115,7 @@ def maps_figure(maps: Mapping[str, Sequence[list[list[list[float] | None]]]]) ->
     longest = max([1.0, *(float(np.nanmax(np.linalg.norm(m[..., :2], axis=-1))) for m in means.values())])
     with rc_context(STYLE):
         figure = Figure(figsize=(2.7 * COLUMNS, 2.3 * lines), layout="constrained")
-        image = None
+        image: Any = None
         for index, (name, vectors) in enumerate(means.items()):
             axis = figure.add_subplot(lines, COLUMNS, index + 1)
             image = axis.imshow(np.linalg.norm(vectors[..., :2], axis=-1), cmap="viridis", vmin=0, vmax=longest)
