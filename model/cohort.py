@@ -46,7 +46,7 @@ class PredictionSettings(Settings):
         weights: Bundle folder, or a folder of bundles; `/opt/ml/model` or the shipped weights when left out.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         runtime: PyTorch, ONNX Runtime for bundles with exported files, or OpenVINO on the CPU.
-        precision: `bf16` with OpenVINO: faster, with errors of several HU; never chosen by itself.
+        precision: `bf16` with OpenVINO: faster, with errors of tens of HU; never chosen by itself.
         batch: Samples that run together; planned from free memory when left out.
         uncertainty: Also write the ensemble's standard deviation in HU.
         skip_existing: Leave cases alone whose result is there, was made by these weights, from the same image.

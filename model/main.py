@@ -273,7 +273,7 @@ def _parser() -> argparse.ArgumentParser:
         default="torch",
         help="PyTorch, ONNX Runtime for exported bundles, or OpenVINO on the CPU (sctlab[openvino])",
     )
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 with openvino: faster, off by several HU")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 with openvino: faster, off by tens of HU")
     add("--batch", type=_positive, help="samples that run together [planned from free memory]")
     add("--uncertainty", action="store_true", help="also write the ensemble's standard deviation in HU")
     add("--report", type=Path, help="write versions, device, weights, timings and warnings to this JSON file")

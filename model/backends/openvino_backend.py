@@ -26,7 +26,7 @@ class OpenVinoBackend:
         network: Put into eval mode and changed in place.
         slices: Slices of its input.
         precision: `bf16` computes the layers in bfloat16 where the processor can, tanh and the output in float32. It
-            moves a CT by several HU: only what a user asks for.
+            moves a CT by tens of HU: only what a user asks for.
 
     Raises:
         InputError: OpenVINO isn't installed.

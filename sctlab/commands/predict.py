@@ -24,7 +24,7 @@ def predict(
     cases: Annotated[int | None, typer.Option(min=1, help="Only so many cases per region.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     runtime: Annotated[str, typer.Option(help="torch, onnx for exported bundles, or openvino (CPU).")] = "torch",
-    precision: Annotated[str, typer.Option(help="fp32; bf16 with openvino is faster, and off by several HU.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32; bf16 with openvino is faster, and off by tens of HU.")] = "fp32",
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write the ensemble's deviation in HU.")
     ] = False,
