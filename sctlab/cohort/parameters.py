@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sctlab.cohort.pairs import CENTRE_POSITION
+from sctlab.cohort.pairs import CENTRE_POSITION, Pair
 from sctlab_model.errors import InputError
 from sctlab_model.io.child import read_in_child
 
@@ -81,7 +81,27 @@ def stratum(parameters: Mapping[str, Value | None], name: str, case_id: str = ""
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def check_strata(names: Sequence[str], parameters: Mapping[str, Mapping[str, Value]], where: object) -> None:
+def strata_of(pairs: Sequence[Pair], names: Sequence[str], folder: str | Path) -> dict[str, str]:
+    """Case key and the groups it belongs to, for folds that spread them evenly; empty without names.
+
+    Args:
+        pairs: The cases.
+        names: Parameters, see `stratum`.
+        folder: A cohort with `overviews/`.
+
+    Raises:
+        InputError: See `read_parameters` and `check_strata`.
+    """
+    if not names:
+        return {}
+    found = read_parameters(folder)
+    check_strata(names, found, folder, "data.stratify_by")
+    return {p.key: ", ".join(stratum(found.get(p.id, {}), name, p.id) for name in names) for p in pairs}
+
+
+def check_strata(
+    names: Sequence[str], parameters: Mapping[str, Mapping[str, Value]], where: object, option: str = "--by"
+) -> None:
     """Refuse a stratum that no case has.
 
     Raises:
@@ -91,10 +111,10 @@ def check_strata(names: Sequence[str], parameters: Mapping[str, Mapping[str, Val
     for name in names:
         if name not in known:
             raise InputError(
-                "--by",
+                option,
                 found=f"no parameter '{name}' in {where}",
                 expected=f"one of {', '.join(known)}",
-                advice="parameters are read from overviews/*_parameters.xlsx of the cohort; --parameters names another folder",
+                advice="parameters are read from overviews/*_parameters.xlsx of the cohort; --parameters (data.parameters) names another folder",
             )
 
 

@@ -89,24 +89,34 @@ def by_id(key: str) -> tuple[str, str]:
     return key.rsplit("/", 1)[-1], key
 
 
-def make_folds(pairs: Sequence[Pair], count: int, *, seed: int = 0, held_out: float = 0.0) -> FoldsRecord:
-    """Distribute patients over folds so that every region x centre is spread evenly.
+def make_folds(
+    pairs: Sequence[Pair],
+    count: int,
+    *,
+    seed: int = 0,
+    held_out: float = 0.0,
+    groups: Mapping[str, str] | None = None,
+) -> FoldsRecord:
+    """Distribute patients over folds so that every region x centre (x group) is spread evenly.
 
     Args:
         pairs: Checked pairs.
         count: Number of folds; 1 keeps about a fifth of the cases for validation.
         seed: Of the shuffle within a stratum.
         held_out: Share of the patients that no fold sees.
+        groups: Case key and what else to spread evenly, such as its scanner (`parameters.strata_of`).
 
     Raises:
         InputError: Fewer patients than folds.
     """
+    groups = groups or {}
     patients: dict[str, list[Pair]] = defaultdict(list)
     for pair in sorted(pairs, key=lambda p: by_id(p.key)):
         patients[pair.patient].append(pair)
     strata: dict[str, list[str]] = defaultdict(list)
     for patient, cases in patients.items():
-        strata[cases[0].stratum].append(patient)
+        group = groups.get(cases[0].key)
+        strata[cases[0].stratum if group is None else f"{cases[0].stratum} {group}"].append(patient)
     bins = max(count, 2) if count > 1 else 5
     if len(patients) - round(held_out * len(patients)) < max(2, count):
         raise InputError(
@@ -128,7 +138,7 @@ def make_folds(pairs: Sequence[Pair], count: int, *, seed: int = 0, held_out: fl
         # Patients with many cases first: the others fill the gaps that these leave.
         for patient in sorted(shuffled[take:], key=lambda p: -len(patients[p])):
             cases = patients[patient]
-            min(chosen, key=partial(_filling, case=cases[0])).extend(cases)
+            min(chosen, key=partial(_filling, case=cases[0], groups=groups)).extend(cases)
     if count == 1:
         # The bin that shows most regions and is nearest to a fifth of the cases.
         fifth = sum(map(len, chosen)) / bins
@@ -141,6 +151,15 @@ def make_folds(pairs: Sequence[Pair], count: int, *, seed: int = 0, held_out: fl
     return folds
 
 
-def _filling(cases: Sequence[Pair], case: Pair) -> tuple[int, int, int]:
-    """How full a fold is for another case: its cases of the same stratum, of the same region, and of any."""
-    return sum(c.stratum == case.stratum for c in cases), sum(c.region == case.region for c in cases), len(cases)
+def _filling(cases: Sequence[Pair], case: Pair, groups: Mapping[str, str]) -> tuple[int, ...]:
+    """How full a fold is for another case: its cases of the same stratum and group, of the same group (where there are
+    groups), of the same stratum, of the same region, and of any."""
+    group = groups.get(case.key)
+    alike = [c for c in cases if groups.get(c.key) == group]
+    return (
+        sum(c.stratum == case.stratum for c in alike),
+        len(alike) if groups else 0,
+        sum(c.stratum == case.stratum for c in cases),
+        sum(c.region == case.region for c in cases),
+        len(cases),
+    )

@@ -150,6 +150,7 @@ class StudyFiles:
         """Of the division into folds, which all cells of a cohort share."""
         exclude = sorted(self.plan.cohorts[cohort].exclude)
         settings = {"folds": self.plan.folds, "seed": self.plan.split_seed, "exclude": exclude}
+        settings |= {"stratify_by": self.plan.stratify_by} if self.plan.stratify_by else {}
         return content_key("study-split/1", settings=settings, inputs=[self.cohort_key(cohort)])
 
     def fold_key(self, cell: Cell, fold: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sctlab.cohort.pairs import find_pairs
+from sctlab.cohort.parameters import strata_of
 from sctlab.cohort.splits import FoldsRecord, make_folds
 from sctlab.registration.records import EXCLUSIONS, ExclusionsRecord
 from sctlab.study.cells import Cell, StudyFiles
@@ -26,7 +27,8 @@ def split_of(files: StudyFiles, cohort: str) -> FoldsRecord:
     plan = files.plan.cohorts[cohort]
     pairs, _ = find_pairs(files.cohort_folder(cohort), plan.of_task)
     kept = [p for p in pairs if p.id not in plan.exclude]
-    split = make_folds(kept, files.plan.folds, seed=files.plan.split_seed)
+    groups = strata_of(kept, files.plan.stratify_by, files.cohort_folder(cohort))
+    split = make_folds(kept, files.plan.folds, seed=files.plan.split_seed, groups=groups)
     split.write(path)
     return split
 

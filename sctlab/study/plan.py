@@ -115,6 +115,7 @@ class StudyPlan(Settings):
         seeds: Of weights and patches.
         folds: Cross-validation; every case is predicted by a network that has not seen its patient.
         split_seed: Of the one division that all cells share.
+        stratify_by: Parameters of the scan that the folds spread evenly, see `sctlab.cohort.parameters`.
         recipe: What is trained, by task.
         changes: Fields of the recipe that the study changes.
         device: Of registration and training.
@@ -131,6 +132,7 @@ class StudyPlan(Settings):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     folds: int = Field(3, ge=2, le=20)
     split_seed: int = Field(0, ge=0)
+    stratify_by: tuple[str, ...] = ()
     recipe: dict[Task, str] = Field({Task.MRI: "small-mri", Task.CBCT: "small-cbct"}, min_length=1)
     changes: dict[str, Any] = Field(default_factory=dict)
     device: str = "auto"

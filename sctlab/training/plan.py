@@ -30,6 +30,9 @@ class Data(Settings):
         folds: Number of folds.
         held_out: Share of the patients that no fold sees.
         seed: Of the folds.
+        stratify_by: Parameters of the scan that are spread evenly over the folds, beside region and centre:
+            `field_strength`, `sequence`, `scanner`, or a column of the cohort's `overviews/*_parameters.xlsx`.
+        parameters: Cohort folder with `overviews/`, where the pairs lie elsewhere.
         exclude: File with case ids to leave out; a relative path starts at the plan's folder.
         validation_cases: At most so many validation cases each time; all when left out.
         contrast: Draw some of the MR patches of a simulated cohort with another contrast; never when left out.
@@ -40,6 +43,8 @@ class Data(Settings):
     folds: int = Field(5, ge=1, le=50)
     held_out: float = Field(0.0, ge=0, lt=0.9)
     seed: int = Field(0, ge=0)
+    stratify_by: tuple[str, ...] = ()
+    parameters: str | None = None
     exclude: str | None = None
     validation_cases: Positive | None = None
     contrast: ContrastSettings | None = None

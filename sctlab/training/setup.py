@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sctlab.cohort.load import Cohort, CohortRecord, load_cohort
 from sctlab.cohort.pairs import Pair
+from sctlab.cohort.parameters import strata_of
 from sctlab.cohort.splits import FoldsRecord, make_folds
 from sctlab.training.cache import prepare_case
 from sctlab.training.checkpoint import has_checkpoint
@@ -135,7 +136,13 @@ def set_up(
     division = (
         run.folds
         if there
-        else make_folds(cohort.pairs, plan.data.folds, seed=plan.data.seed, held_out=plan.data.held_out)
+        else make_folds(
+            cohort.pairs,
+            plan.data.folds,
+            seed=plan.data.seed,
+            held_out=plan.data.held_out,
+            groups=strata_of(cohort.pairs, plan.data.stratify_by, plan.data.parameters or pairs),
+        )
     )
     check_cases(run, folds, stages, cohort.pairs, division)
     CohortRecord.of(cohort).write(run.folder / COHORT)

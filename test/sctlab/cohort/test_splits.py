@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sctlab.cohort.pairs import Pair
+from sctlab.cohort.parameters import strata_of
 from sctlab.cohort.splits import FoldsRecord, make_folds
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
@@ -46,6 +47,23 @@ def _of_three_regions() -> list[Pair]:
         for region, count, share in (("AB", 10, 1), ("HN", 20, 10), ("TH", 10, 1))
         for k in range(count)
     ]
+
+
+def test_folds_spread_a_parameter_of_the_scan_evenly(tmp_path: Path) -> None:
+    pairs = _pairs(54)
+    strengths = {p.id: "0.35" if k < 12 else "1.5" for k, p in enumerate(pairs)}
+    (tmp_path / "overviews").mkdir()
+    rows = "\n".join(f"{name},{value}" for name, value in strengths.items())
+    (tmp_path / "overviews" / "1_all_parameters.csv").write_text(f"ID,MagneticFieldStrength\n{rows}\n")
+    groups = strata_of(pairs, ("field_strength",), tmp_path)
+    assert set(groups.values()) == {"0.35", "1.5"}
+    folds = make_folds(pairs, 4, groups=groups)
+    counts = [sum(groups[key] == "0.35" for key in keys) for keys in folds.validation]
+    assert sum(counts) == 12
+    assert max(counts) - min(counts) <= 1
+    assert strata_of(pairs, (), tmp_path / "nowhere") == {}
+    with pytest.raises(InputError, match="no parameter 'colour'"):
+        strata_of(pairs, ("colour",), tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(3))
