@@ -236,7 +236,7 @@ def test_a_registered_segmenter_is_found_by_name_and_by_auto_once_it_is_ready(mo
     assert segmentation.resolve_segmenter("auto") == "box"
     assert isinstance(make_segmenter("auto"), _Box)
     assert make_segmenter("none") is None
-    with pytest.raises(InputError, match="auto, none, totalsegmentator, box, or a TorchScript file"):
+    with pytest.raises(InputError, match="auto, none, anatomy-judge, totalsegmentator, box, or a TorchScript file"):
         make_segmenter("bax")
 
 
