@@ -167,7 +167,7 @@ def prepare_bodies(
             monitor.progress(done := done + 1, count, "bodies")
     share = settings.real_share if real and drawn else float(bool(real))
     whole = sum(s.weight for s in settings.sources) or 1.0
-    weights = [(1 - share) / len(drawn)] * len(drawn)
+    weights = [(1 - share) / len(drawn) for _ in drawn]
     weights += [share * s.weight / whole / s.copies for s in settings.sources for _ in range(s.copies)]
     paths = [*folders, *(p for group in real for p in group)]
     return read_bodies(paths), np.array(weights) / sum(weights)

@@ -1,4 +1,4 @@
-"""`sctlab anatomy`: train the anatomy network, and score it."""
+"""`sctlab anatomy`: train the anatomy network."""
 
 from __future__ import annotations
 

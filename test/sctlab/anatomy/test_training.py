@@ -113,6 +113,21 @@ def test_loss_falls_with_the_truth_and_unknown_voxels_do_not_count() -> None:
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("procedural", "sources", "drawn"), [(0, 1, 0.0), (1, 0, 1.0), (1, 1, 0.4)])
+def test_bodies_are_shown_by_their_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: Body, procedural: int, sources: int, drawn: float
+) -> None:
+    """Real anatomies alone, drawn ones alone, and both."""
+    monkeypatch.setattr(training, "read_phantom", lambda source, rng: (None, False))
+    monkeypatch.setattr(training, "real_body", lambda phantom, rng, name, only_head: body)
+    plan = AnatomySettings(procedural=procedural, sources=(LabelledImage(image="ct", labels="l", copies=2),) * sources)
+    bodies, weights = training.prepare_bodies(plan, tmp_path)
+    assert len(bodies) == len(weights) == 3 * procedural + 2 * sources
+    assert weights.sum() == pytest.approx(1)
+    assert weights[: 3 * procedural].sum() == pytest.approx(drawn)
+
+
+@pytest.mark.usefixtures("small")
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = train_anatomy(SETTINGS, tmp_path / "straight").weights.read_bytes()
     step = training._step
