@@ -119,4 +119,4 @@ def _score_organs(case: Case, predicted: Volume, reference: Volume | None, recor
             "mean, which flatters it"
         )
     if scores.invented:
-        record.notes.append(f"{len(scores.invented)} classes are only in the prediction and count nowhere")
+        record.notes.append(f"organs that only the prediction has, which count nowhere: {len(scores.invented)}")

@@ -53,7 +53,9 @@ def look_closer(
         record.metrics["ssim"] = ssim(images.prediction.array, images.reference.array, images.mask)
     for name in settings.features:
         with optional(record, f"features of {name}"):
-            record.metrics[feature_key(name)] = _feature_distance(name, images, settings.device)
+            record.metrics[feature_key(name)] = distance_in(
+                name, images.prediction.array, images.reference.array, images.mask, settings.device
+            )
     with optional(record, "tissues"):
         by_tissue = tissues.tissue_errors(images.prediction.array, images.reference.array, images.mask)
         record.tissues = {name: asdict(e) for name, e in by_tissue.items()}
@@ -136,16 +138,10 @@ def extractor_of(name: str) -> FeatureExtractor:
     return load_extractor(LPIPS_NETWORK if name == LPIPS_NAME else name)
 
 
-def _feature_distance(name: str, images: Images, device: str) -> float:
-    return feature_distance(
-        extractor_of(name),
-        images.prediction.array,
-        images.reference.array,
-        images.mask,
-        unit=name == LPIPS_NAME,
-        centred=name == LPIPS_NAME,
-        device=device,
-    )
+def distance_in(name: str, prediction: np.ndarray, reference: np.ndarray, mask: np.ndarray, device: str) -> float:
+    """`feature_distance` of two CTs (HU, z y x) over the mask in the features of one of the settings' `features`."""
+    own = name == LPIPS_NAME
+    return feature_distance(extractor_of(name), prediction, reference, mask, unit=own, centred=own, device=device)
 
 
 def _profiles(images: Images, record: CaseRecord) -> None:
@@ -186,11 +182,11 @@ def _against_input_labels(
     labels = _input_labels(case, settings)
     if labels is None:
         if settings.input_labels is not None:
-            record.notes.append(f"no labels {case.id}.* in {settings.input_labels}: no dice_input")
+            record.notes.append(f"no labels {case.id}.* in {settings.input_labels}: no Dice against them")
     elif predicted is None:
-        record.notes.append("labels of the input but none of the prediction: no dice_input")
+        record.notes.append("labels of the input but none of the prediction: no Dice against them")
     elif labels.array.shape != predicted.array.shape:
-        record.notes.append("the labels of the input lie on another grid than the reference: no dice_input")
+        record.notes.append("the labels of the input lie on another grid than the reference: no Dice against them")
     else:
         labels = checks.check_labels(labels, reference, record.notes)
         record.metrics["dice_input"] = region_metrics(predicted, labels, case.region).dice

@@ -24,6 +24,7 @@ from sctlab.evaluation.report import write_report
 from sctlab.evaluation.results import write_results
 from sctlab.evaluation.segmentation import AUTO, NONE, make_segmenter, resolve_segmenter
 from sctlab.evaluation.settings import EvaluationSettings
+from sctlab.reporting import counted
 from sctlab.workflow.cases import run_cases
 from sctlab_model.cases import Case, find_cohort
 from sctlab_model.errors import ExitCode, InputError
@@ -235,7 +236,9 @@ def _reference_notes(cases: Sequence[Case], settings: EvaluationSettings) -> lis
     simulated = [c for c in cases if c.folder is not None and is_unregistered_simulation(c.folder)]
     if settings.reference or not simulated:
         return []
-    which = "The cases were" if len(simulated) == len(cases) else f"{len(simulated)} of {len(cases)} cases were"
+    which = (
+        "The cases were" if len(simulated) == len(cases) else f"Of {counted(len(cases), 'case')}, {len(simulated)} were"
+    )
     return [
         f"{which} simulated and not registered: scored against the aligned truth (truth/ct_aligned). Their ct lies on a "
         "grid of its own; register the cohort to score as a challenge would."
@@ -248,8 +251,8 @@ def _mismatches(scored: Sequence[Case], records: Sequence[CaseRecord], provenanc
     if seen:
         lines.insert(
             0,
-            f"{len(seen)} cases were used to train the folds that predicted them "
-            f"({', '.join(seen[:8])}): their scores say nothing about new patients.",
+            f"{counted(len(seen), 'case')} ({', '.join(seen[:8])}) predicted by folds that were trained on them: such scores "
+            "say nothing about new patients.",
         )
     if any(w.demonstration for w in provenance.weights):
         lines.append("Demonstration weights: they show that the software works, not how good it can be.")

@@ -13,7 +13,7 @@ from sctlab.evaluation import figures
 from sctlab.evaluation.definitions import CHALLENGE_IMAGE, METRICS, used_metrics
 from sctlab.evaluation.records import CaseRecord, read_evaluation
 from sctlab.measures.statistics import PairedDifference, paired_difference
-from sctlab.reporting import number, render
+from sctlab.reporting import counted, number, render
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_text
 from sctlab_model.records import Record
@@ -106,11 +106,11 @@ def compare_evaluations(a: str | Path, b: str | Path, out: str | Path | None = N
     warnings = []
     for name, cases in ((a, cases_a), (b, cases_b)):
         if len(cases) > len(shared):
-            warnings.append(f"{len(cases) - len(shared)} of {len(cases)} cases are only in {name} and were left out")
+            warnings.append(f"{counted(len(cases) - len(shared), 'case')} of {len(cases)} only in {name}: left out")
     other = [k for k in shared if cases_a[k].registration != cases_b[k].registration]
     if other:
         warnings.append(
-            f"{len(other)} cases were scored against differently registered references "
+            f"{counted(len(other), 'case')} scored against differently registered references "
             f"({', '.join(other[:3])}{', …' if len(other) > 3 else ''}): the difference holds registration as well as synthesis"
         )
     couples = [(cases_a[k], cases_b[k]) for k in shared]

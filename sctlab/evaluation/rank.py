@@ -25,7 +25,7 @@ from sctlab.evaluation.ranking import (
     significance,
 )
 from sctlab.evaluation.records import EvaluationRecord, read_evaluation
-from sctlab.reporting import number, render
+from sctlab.reporting import counted, number, render
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_text
 from sctlab_model.records import Record
@@ -104,10 +104,12 @@ def _rank_folders(paths: Sequence[Path], scheme_name: str, samples: int, seed: i
     for name, found in records.items():
         if len(found.cases) > len(shared):
             notes.append(
-                f"{len(found.cases) - len(shared)} of {len(found.cases)} cases of {name} are not in all others: left out."
+                f"{counted(len(found.cases) - len(shared), 'case')} of {len(found.cases)} of {name} not in all others: left out."
             )
         if found.left_out:
-            notes.append(f"{name} left out {len(found.left_out)} cases; a platform would give them the worst score.")
+            notes.append(
+                f"{name} left out {counted(len(found.left_out), 'case')}; a platform would give them the worst score."
+            )
     metrics = [m for m in scheme.metrics if any(m in c.metrics for r in records.values() for c in r.cases)]
     cases = {name: _values(record, shared, metrics) for name, record in records.items()}
     means = {n: dict(zip(metrics, map(_mean, table.T), strict=True)) for n, table in cases.items()}
@@ -161,7 +163,9 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _notes(ranking: Ranking) -> list[str]:
     if not ranking.left_out:
         return []
-    return [f"Not ranked by {', '.join(ranking.left_out)}: no method has it. The place is not the challenge's."]
+    names = ", ".join(METRICS[m].title for m in ranking.left_out)
+    them = "it" if len(ranking.left_out) == 1 else "them"
+    return [f"Not ranked by {names}: no method has {them}. The place is not the challenge's."]
 
 
 def _record(
@@ -236,8 +240,8 @@ def _write(result: RankResult, out: Path) -> None:
     page = render(
         "ranking.html",
         title="Ranking",
-        subtitle=f"{len(record.methods)} methods by the scheme {record.scheme}"
-        + (f", {record.cases} shared cases" if record.cases else ""),
+        subtitle=f"{counted(len(record.methods), 'method')} by the scheme {record.scheme}"
+        + (f", {counted(record.cases, 'shared case')}" if record.cases else ""),
         notes=record.notes,
         header=header,
         rows=rows,

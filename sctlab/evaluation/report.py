@@ -15,7 +15,7 @@ from sctlab.evaluation.dose.figures import dose_picture
 from sctlab.evaluation.images import Images, load_images
 from sctlab.evaluation.records import CaseRecord, EvaluationRecord
 from sctlab.measures.statistics import aggregate
-from sctlab.reporting import number, render
+from sctlab.reporting import counted, number, render
 from sctlab_model.cases import Case
 from sctlab_model.io.atomic import write_text
 
@@ -40,7 +40,7 @@ def write_report(
     page = render(
         "evaluation.html",
         title=title,
-        subtitle=f"{len(records)} cases of {record.cohort}, predictions from {record.predictions}{weights}",
+        subtitle=f"{counted(len(records), 'case')} of {record.cohort}, predictions from {record.predictions}{weights}",
         reference_notes=record.reference_notes,
         mismatches=record.mismatches,
         compared_origin=bool(record.weights),

@@ -18,7 +18,7 @@ from sctlab.registration.records import (
     QualityRecord,
     Verdict,
 )
-from sctlab.reporting import data_address, number, render
+from sctlab.reporting import counted, data_address, number, render
 from sctlab_model.cases import CaseKey, Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_text
@@ -161,7 +161,7 @@ def _page(
     return render(
         "registration.html",
         title=f"Registration: {name}",
-        subtitle=f"{len(ordered)} pairs registered, {len(failed)} failed; {len(exclude)} proposed for exclusion",
+        subtitle=f"{counted(len(ordered), 'pair')} registered, {len(failed)} failed; {len(exclude)} proposed for exclusion",
         failed=failed,
         header=header,
         explained={column: COLUMNS[column] for column in header},

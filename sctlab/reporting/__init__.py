@@ -1,5 +1,5 @@
 """Pages that open offline, in one design: evaluation, comparison, ranking, registration and study reports use it."""
 
-from sctlab.reporting.page import data_address, number, render
+from sctlab.reporting.page import counted, data_address, number, render
 
-__all__ = ["data_address", "number", "render"]
+__all__ = ["counted", "data_address", "number", "render"]

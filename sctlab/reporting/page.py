@@ -40,6 +40,16 @@ def data_address(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is one.
+
+    Example:
+        >>> counted(1, "case"), counted(0, "case")
+        ('1 case', '0 cases')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def number(value: float | None, digits: int, *, sign: bool = False) -> str:
     """A value with so many decimals; a dash where it is undefined, and never a negative zero.
 

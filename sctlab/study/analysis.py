@@ -13,7 +13,7 @@ from scipy.stats import kendalltau, spearmanr
 from sctlab.measures.statistics import bootstrap_interval
 from sctlab.study.displacement import DISPLACEMENT, EDGE_SHIFT
 from sctlab.study.plan import PairsPlan
-from sctlab.study.scores import METRICS, ORGANS, TRUTH
+from sctlab.study.scores import METRICS, TRUTH, is_score
 
 SAMPLES = 2000  # resamplings of cases for a slope
 ALONG = {"shift_mm": DISPLACEMENT[:3], "edge_shift_mm": EDGE_SHIFT}
@@ -78,8 +78,16 @@ def mean_of(name: str, quantity: str, values: Sequence[float]) -> Estimate:
     return Estimate(name, quantity, numbers.size, float(numbers.mean()), low, high)
 
 
-def bias(rows: Sequence[Row], metrics: Sequence[str] = (*METRICS, ORGANS)) -> list[Estimate]:
-    """Score against each reference minus score against the truth, paired by case: `train/evaluate`, metric."""
+def scores_in(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What is scored in every column: the metrics of every study, then those that any row has besides."""
+    found = dict.fromkeys(k for row in rows for k in row.scores if is_score(k))
+    return (*METRICS, *(k for k in found if k not in METRICS))
+
+
+def bias(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> list[Estimate]:
+    """Score against each reference minus score against the truth, paired by case: `train/evaluate`, metric (all of them
+    where none are named)."""
+    metrics = scores_in(rows) if metrics is None else metrics
     table = {(r.train, r.evaluate, r.case): r.scores for r in over_seeds(rows)}
     names = dict.fromkeys((train, evaluate) for train, evaluate, _ in table if evaluate != TRUTH)
     results = []
@@ -99,7 +107,7 @@ def against_truth(rows: Sequence[Row]) -> list[Estimate]:
     for row in over_seeds(rows):
         if row.evaluate == TRUTH:
             groups[row.train].append(row)
-    quantities = (*METRICS, ORGANS, *DISPLACEMENT, *EDGE_SHIFT, "ensemble_spread")
+    quantities = (*scores_in(rows), *DISPLACEMENT, *EDGE_SHIFT, "ensemble_spread")
     return [
         mean_of(train, quantity, [r.scores[quantity] for r in group])
         for train, group in groups.items()

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from sctlab.evaluation.segmentation import NONE, resolve_segmenter
 from sctlab.registration.settings import Convention
 from sctlab.study.plan import CohortPlan, Exclusion, PairsPlan, StudyPlan
 from sctlab.training.plan import TrainingPlan
@@ -168,11 +170,29 @@ class StudyFiles:
         """Of a cell's scores against every reference."""
         folds = [self.fold_key(cell, k) for k in range(self.plan.folds)]
         columns = [f"{p.name} {self.pairs_key(cell.cohort, p)}" for p in self.pair_sets]
-        return content_key("study-scores/2", settings={"axis": self.axis}, inputs=[*folds, *columns])
+        return content_key("study-scores/2", settings={"axis": self.axis, **self._measures}, inputs=[*folds, *columns])
 
     def scores_file(self, cell: Cell) -> Path:
         """The scores, complete where the file exists."""
         return self.out / "scores" / f"{cell.pairs.name}-{self.scores_key(cell)[:SHORT]}.json"
+
+    @cached_property
+    def segmenter(self) -> str:
+        """The plan's, `auto` resolved to what is here."""
+        return resolve_segmenter(self.plan.segmenter)
+
+    @property
+    def _measures(self) -> dict[str, Any]:
+        """Of the scores' keys: what is measured beside the metrics that every study has."""
+        found: dict[str, Any] = {"features": self.plan.features} if self.plan.features else {}
+        return found | ({"segmenter": self.segmenter} if self.segmenter != NONE else {})
+
+    def labels_file(self, cohort: str, pairs: PairSet | None, case: str) -> Path:
+        """Labels that the segmenter gives a reference, kept for all cells; the truth's for None."""
+        inputs = [self.cohort_key(cohort) if pairs is None else self.pairs_key(cohort, pairs)]
+        key = content_key("study-labels/1", settings={"segmenter": self.segmenter}, inputs=inputs)
+        name = "truth" if pairs is None else pairs.name
+        return self.out / "labels" / f"{name}-{key[:SHORT]}" / f"{case}.mha"
 
     @property
     def axis(self) -> int:
@@ -184,7 +204,7 @@ class StudyFiles:
     def references_file(self, cohort: str) -> Path:
         """Scores of the references themselves, complete where the file exists."""
         columns = [f"{p.name} {self.pairs_key(cohort, p)}" for p in self.pair_sets]
-        key = content_key("study-references/1", settings={"axis": self.axis}, inputs=columns)
+        key = content_key("study-references/1", settings={"axis": self.axis, **self._measures}, inputs=columns)
         return self.out / "scores" / f"references-{cohort}-{key[:SHORT]}.json"
 
     def finished(self, cell: Cell, fold: int) -> bool:

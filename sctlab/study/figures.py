@@ -15,6 +15,7 @@ from sctlab.evaluation.figures import STYLE
 from sctlab.pictures import CT_WINDOW, DIFFERENCE_WINDOW, plane
 from sctlab.study.analysis import Slope
 from sctlab.study.displacement import MAP_YX
+from sctlab.study.names import label_of
 from sctlab.study.scores import PROFILE_STEPS, Profiles
 from sctlab_model.volume import Volume
 
@@ -36,7 +37,8 @@ def dose_figure(slopes: Sequence[Slope]) -> bytes | None:
             middle = sum(slope.levels) / len(slope.levels), sum(slope.means) / len(slope.means)
             ends = (min(slope.levels), max(slope.levels))
             axis.plot(ends, [middle[1] + slope.slope * (x - middle[0]) for x in ends], color="#D55E00")
-            axis.set_title(f"{slope.quantity}, {slope.part}" + (f"\n{slope.family}" if slope.family else ""))
+            title = f"{label_of(slope.quantity)}\n{slope.part} part" + (f", {slope.family}" if slope.family else "")
+            axis.set_title(title, fontsize="small")
             axis.set_xlabel("planted, mm")
         return _png(figure)
 

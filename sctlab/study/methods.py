@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from sctlab.evaluation.segmentation import NONE
+from sctlab.reporting import counted
 from sctlab.study.cells import StudyFiles
 from sctlab.study.plan import PairsPlan, StudyPlan
 from sctlab_model.revision import describe_software
@@ -23,7 +25,7 @@ def methods_paragraph(plan: StudyPlan, files: StudyFiles, cases: int) -> str:
         else:
             parts.append(f"Cohort {name}: {cohort.of_task} cases as delivered.")
         if cohort.exclude:
-            parts.append(f"{len(cohort.exclude)} cases were excluded before the division into folds.")
+            parts.append(f"Excluded before the division into folds: {counted(len(cohort.exclude), 'case')}.")
     pairs = "; ".join(f"{name}: {_pairs(p)}" for name, p in plan.pairs.items())
     parts.append(f"Training pairs and references: {pairs}. Conventions: {', '.join(plan.conventions)}.")
     first = files.training_plan(files.cells[0])
@@ -44,6 +46,10 @@ def methods_paragraph(plan: StudyPlan, files: StudyFiles, cases: int) -> str:
         "ITK translation and symmetric-force demons, and a translation of edges alone. Intervals: 95 %, percentile bootstrap "
         "over cases."
     )
+    if plan.features:
+        parts.append(f"Feature distances: {', '.join(plan.features)}.")
+    if files.segmenter != NONE:
+        parts.append(f"Organs of sCTs and references were labelled by {files.segmenter} for Dice and HD95.")
     made = describe_software()
     libraries = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     parts.append(f"Software: sctlab {made['revision']}, Python {made['python']}, {libraries}.")

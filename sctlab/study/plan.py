@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from sctlab.evaluation.closer import extractor_of
+from sctlab.evaluation.segmentation import NONE, make_segmenter
 from sctlab.registration.methods import check_settings
 from sctlab.registration.settings import Convention, Method, RegistrationSettings
 from sctlab.simulation.settings import SimulationSettings
@@ -116,6 +118,8 @@ class StudyPlan(Settings):
         folds: Cross-validation; every case is predicted by a network that has not seen its patient.
         split_seed: Of the one division that all cells share.
         stratify_by: Parameters of the scan that the folds spread evenly, see `sctlab.cohort.parameters`.
+        features: Extractors whose feature distance is scored beside the other metrics; `lpips` is one.
+        segmenter: Of `sctlab evaluate`: labels sCTs and references, for Dice and HD95 of organs; `none` scores neither.
         recipe: What is trained, by task.
         changes: Fields of the recipe that the study changes.
         device: Of registration and training.
@@ -133,13 +137,15 @@ class StudyPlan(Settings):
     folds: int = Field(3, ge=2, le=20)
     split_seed: int = Field(0, ge=0)
     stratify_by: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    segmenter: str = NONE
     recipe: dict[Task, str] = Field({Task.MRI: "small-mri", Task.CBCT: "small-cbct"}, min_length=1)
     changes: dict[str, Any] = Field(default_factory=dict)
     device: str = "auto"
 
     @model_validator(mode="after")
     def _cells_exist(self) -> StudyPlan:
-        for axis in ("seeds", "conventions", "exclusions"):
+        for axis in ("seeds", "conventions", "exclusions", "features"):
             values = getattr(self, axis)
             if len(set(values)) < len(values):
                 raise ValueError(f"{axis} {', '.join(map(str, values))}: each one once")
@@ -217,6 +223,7 @@ def check_study(plan: StudyPlan, where: str | Path = "plan") -> None:
                 check_settings(RegistrationSettings(method=pairs.method, presets=pairs.presets, device=plan.device))
             except ProductError as error:
                 raise type(error)(line_of(where, f"pairs.{name}"), found=f"pairs.{name}: {error}") from error
+    _check_measures(plan, where)
     for task in sorted({cohort.of_task for cohort in plan.cohorts.values()}):
         for loss in plan.losses or ("recipe",):
             for supervision in plan.supervision:
@@ -225,6 +232,19 @@ def check_study(plan: StudyPlan, where: str | Path = "plan") -> None:
                     check_plan(plan.training_plan(task, PairsPlan(kind="rigid"), loss, supervision, 0))
                 except ProductError as error:
                     raise type(error)(line_of(where, key), found=f"{key}: {error}") from error
+
+
+def _check_measures(plan: StudyPlan, where: str | Path) -> None:
+    """Extractors and segmenter of the scores: what can't be loaded is said before hours of training."""
+    for name in plan.features:
+        try:
+            extractor_of(name)
+        except ProductError as error:
+            raise type(error)(line_of(where, "features"), found=f"features, {name}: {error}") from error
+    try:
+        make_segmenter(plan.segmenter)
+    except ProductError as error:
+        raise type(error)(line_of(where, "segmenter"), found=f"segmenter {plan.segmenter}: {error}") from error
 
 
 def _check_size(plan: StudyPlan, where: str | Path, key: str, cohort: CohortPlan) -> None:

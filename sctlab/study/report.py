@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sctlab.reporting import data_address, number, render
+from sctlab.reporting import counted, data_address, number, render
 from sctlab.study import analysis, questions
 from sctlab.study.analysis import Estimate, Row
 from sctlab.study.cells import StudyFiles
@@ -18,9 +18,10 @@ from sctlab.study.displacement import DISPLACEMENT, EDGE_SHIFT
 from sctlab.study.folds import left_out
 from sctlab.study.illustrations import illustrations
 from sctlab.study.methods import methods_paragraph
+from sctlab.study.names import digits_of, label_of
 from sctlab.study.plan import StudyPlan
 from sctlab.study.run import FAILURES, PLAN
-from sctlab.study.scores import METRICS, ORGANS
+from sctlab.study.scores import is_score
 from sctlab.study.scoring import score_references
 from sctlab.study.tables import build_tables, read_scores, tables_csv, tables_latex
 from sctlab_model.cases import read_json
@@ -52,7 +53,7 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
     write_text(out / "cells.csv", _csv(("train", "evaluate", "region", "case", "seed", *_keys(rows)), map(_flat, rows)))
     mean_rows = analysis.over_seeds(rows)
     scored = [{k: r for k, r in _flat(row).items() if k != "seed"} for row in mean_rows]
-    write_text(out / SCORES, _csv(("train", "evaluate", "region", "case", *_metrics(rows)), scored))
+    write_text(out / SCORES, _csv(("train", "evaluate", "region", "case", *analysis.scores_in(rows)), scored))
     first = rows[0]
     against = f"{first.train}/{first.evaluate}"
     tables = build_tables(*read_scores(out / SCORES), against)
@@ -98,10 +99,12 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
     page = render(
         "study.html",
         title=plan.title,
-        subtitle=f"{len(files.cells)} cells, {plan.folds} folds, {len({r.case for r in rows})} cases",
+        subtitle=", ".join(
+            (counted(len(files.cells), "cell"), counted(plan.folds, "fold"), counted(len({r.case for r in rows}), "case"))
+        ),
         failed=failed,
         methods=methods,
-        matrices=[_matrix(rows, metric) for metric in _metrics(rows)],
+        matrices=[_matrix(rows, metric) for metric in analysis.scores_in(rows)],
         lists=[
             ("Against the truth, by training", _lines(results["against_truth"])),
             ("Bias: score against the reference minus score against the truth", _lines(results["bias"])),
@@ -117,6 +120,7 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
         spread=spread,
         figures={name: data_address(figure, "image/png") for name, figure in drawn.items()},
         number=number,
+        label_of=label_of,
     )  # fmt: skip
     write_text(out / "report.html", page)
     return out / "report.html"
@@ -154,7 +158,9 @@ def _csv(header: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _reference_estimates(rows: Sequence[dict[str, Any]]) -> list[Estimate]:
-    return _means(rows, ("mae", "sharpness", "bone_dice", *DISPLACEMENT, *EDGE_SHIFT))
+    optional = [k for k in dict.fromkeys(k for row in rows for k in row) if is_score(k)]
+    kept = [k for k in optional if k in ("mae", "sharpness", "bone_dice", "DICE", "HD95") or k.startswith("d_")]
+    return _means(rows, (*kept, *DISPLACEMENT, *EDGE_SHIFT))
 
 
 def _means(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[Estimate]:
@@ -169,7 +175,7 @@ def _means(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[Estimate
 
 def _lines(estimates: Sequence[Estimate]) -> list[tuple[str, ...]]:
     return [
-        (e.name, e.quantity, str(e.n), number(e.mean, 3), f"[{number(e.low, 3)}, {number(e.high, 3)}]")
+        (e.name, label_of(e.quantity), str(e.n), number(e.mean, 3), f"[{number(e.low, 3)}, {number(e.high, 3)}]")
         for e in estimates
     ]
 
@@ -180,21 +186,16 @@ def _matrix(rows: Sequence[Row], metric: str) -> dict[str, Any]:
     trainings = list(dict.fromkeys(r.train for r in rows))
     cells: dict[tuple[str, str], list[float]] = {}
     for row in analysis.over_seeds(rows):
-        cells.setdefault((row.train, row.evaluate), []).append(row.scores[metric])
+        if metric in row.scores:  # an organ that a case lost has no distance
+            cells.setdefault((row.train, row.evaluate), []).append(row.scores[metric])
     lines = []
     for train in trainings:
         texts = [train]
         for column in columns:
             values = cells.get((train, column))
-            texts.append(f"{number(sum(values) / len(values), 3)} ({len(values)})" if values else "–")
+            texts.append(f"{number(sum(values) / len(values), digits_of(metric))} ({len(values)})" if values else "–")
         lines.append(texts)
-    return {"metric": metric, "columns": columns, "rows": lines}
-
-
-def _metrics(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Columns of the matrices: the organs' where every prediction has labels."""
-    known = all(r.scores.get(ORGANS, float("nan")) == r.scores.get(ORGANS) for r in rows)  # neither missing nor NaN
-    return (*METRICS, ORGANS) if known else METRICS
+    return {"metric": label_of(metric), "columns": columns, "rows": lines}
 
 
 def _exclusions(files: StudyFiles) -> dict[str, tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 from scipy.stats import spearmanr
 
+from sctlab.evaluation.closer import distance_in
+from sctlab.evaluation.definitions import CHALLENGE_ORGANS, FEATURE_PREFIX, LPIPS, feature_key
+from sctlab.evaluation.organs import region_metrics
 from sctlab.evaluation.tissues import TISSUES
 from sctlab.measures.image import image_metrics
 from sctlab.measures.ssim import ssim
@@ -18,7 +22,7 @@ from sctlab.study.displacement import WINDOW, edge_shift
 from sctlab.transforms.apply import apply_to_image, field_of_view
 from sctlab.transforms.files import read_transform
 from sctlab.transforms.invert import invert
-from sctlab_model.cases import Case, find_image
+from sctlab_model.cases import Case, Region, find_image
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.volume import AIR_HU, Volume
 
@@ -39,10 +43,12 @@ class Reference:
     Args:
         ct: HU.
         seen: Where the CT has data (bool, z y x).
+        labels: Of its organs (ids, z y x), by the study's segmenter.
     """
 
     ct: Volume
     seen: np.ndarray
+    labels: np.ndarray | None = None
 
 
 def find_truth(case: Case) -> Path | None:
@@ -77,6 +83,11 @@ def score_case(
     references: dict[str, Reference],
     mask: np.ndarray,
     organs: np.ndarray | None = None,
+    *,
+    labels: np.ndarray | None = None,
+    region: Region | None = None,
+    features: Sequence[str] = (),
+    device: str = "cpu",
 ) -> dict[str, dict[str, float]]:
     """Scores of one prediction, by reference; what was learnt of the displacement is `displacement`'s.
 
@@ -88,6 +99,10 @@ def score_case(
         references: With `truth` where it is known; its scores hold the shift of the edges, too.
         mask: The body (bool, z y x).
         organs: Label ids on the source's grid.
+        labels: The segmenter's of the prediction: Dice and HD95 against every reference's own, over the region's classes.
+        region: Of the case.
+        features: Extractors whose feature distance counts.
+        device: Of the extractors.
 
     Returns:
         Reference → metric → value. `organ_error`: mean over organs of the difference (HU, no sign) of an organ's mean in
@@ -105,11 +120,23 @@ def score_case(
         rows[name] = {k: float(row[k]) for k in METRICS}
         if organs is not None:
             rows[name][ORGANS] = organ_error(prediction, reference.ct, np.where(common, organs, 0))
+        if labels is not None and reference.labels is not None:
+            cut = [prediction.with_array(np.where(common, a, 0)) for a in (labels, reference.labels)]
+            found = region_metrics(cut[0], cut[1], region)
+            rows[name] |= dict(zip(CHALLENGE_ORGANS, (found.dice, found.hd95), strict=True))
+        for extractor in features:
+            value = distance_in(extractor, prediction.array, reference.ct.array, common, device)
+            rows[name][feature_key(extractor)] = value
     if TRUTH in references:
         rows[TRUTH] |= edge_shift(prediction, references[TRUTH].ct, common)
     if spread is not None:
         _add_spread(rows, prediction, spread.array[common], references, common)
     return rows
+
+
+def is_score(key: str) -> bool:
+    """Whether a quantity compares an image with one reference, so that it has a value in every column."""
+    return key in (*METRICS, ORGANS, *CHALLENGE_ORGANS, LPIPS) or key.startswith(FEATURE_PREFIX)
 
 
 def common_mask(references: dict[str, Reference], mask: np.ndarray) -> np.ndarray:

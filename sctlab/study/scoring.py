@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sctlab.evaluation.bias import control_of_pairs
+from sctlab.evaluation.segmentation import NONE, Segmenter, make_segmenter
 from sctlab.study.cells import Cell, StudyFiles
 from sctlab.study.displacement import coarse_map, displacement_field, summary
 from sctlab.study.folds import split_of, study_cases
 from sctlab.study.plan import StudyPlan
 from sctlab.study.scores import TRUTH, Reference, common_mask, edge_profiles, find_truth, load_reference, score_case
 from sctlab_model.cases import Case, find_image
+from sctlab_model.device import choose_device
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_json
 from sctlab_model.io.reading import read_mask, read_volume
+from sctlab_model.io.writing import write_volume
 from sctlab_model.synthesiser import output_paths
+from sctlab_model.volume import Volume
 
 Rows = list[dict[str, float | str]]
 
@@ -40,7 +46,7 @@ def score_cell(plan: StudyPlan, out: Path, cell: Cell) -> None:
             continue
         path, spread = prediction_files(files.fold_folder(cell, fold) / "predictions", case)
         image, mask = read_volume(path), body_of(case)
-        scores = score_case(image, read_volume(spread) if spread else None, references, mask, organs_of(case))
+        scores = _scores(files, case, image, read_volume(spread) if spread else None, references, mask)
         if TRUTH in references:
             found, pictures[str(case.key)] = against_truth(files, image, references, mask)
             scores[TRUTH] |= found
@@ -48,6 +54,41 @@ def score_cell(plan: StudyPlan, out: Path, cell: Cell) -> None:
         rows += [{**own, "evaluate": name, **_finite(values)} for name, values in scores.items()]
     content = {"cell": cell.name, "key": files.scores_key(cell), "rows": rows, "pictures": pictures}
     write_json(files.scores_file(cell), content)
+
+
+def _scores(
+    files: StudyFiles,
+    case: Case,
+    image: Volume,
+    spread: Volume | None,
+    references: dict[str, Reference],
+    mask: np.ndarray,
+    labels: np.ndarray | None = None,
+) -> dict[str, dict[str, float]]:
+    """`score_case` with all that the plan asks for; `labels` are made where they are not given."""
+    if labels is None and files.segmenter != NONE:
+        labels = segmenter_of(files.segmenter).segment(image).array
+    return score_case(
+        image, spread, references, mask, organs_of(case), labels=labels, region=case.region,
+        features=files.plan.features, device=str(choose_device(files.plan.device)),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def segmenter_of(name: str) -> Segmenter:
+    """The segmenter of a study, loaded once."""
+    found = make_segmenter(name)
+    assert found is not None
+    return found
+
+
+def _labelled(files: StudyFiles, reference: Reference, path: Path) -> Reference:
+    """A reference with its labels, made once for all cells."""
+    if files.segmenter == NONE:
+        return reference
+    if not path.is_file():
+        write_volume(segmenter_of(files.segmenter).segment(reference.ct), path)
+    return replace(reference, labels=read_volume(path).array)
 
 
 def against_truth(
@@ -76,7 +117,7 @@ def score_references(files: StudyFiles, cohort: str) -> dict[str, Any]:
                 continue
             # only its own field of view counts: another reference's says nothing about this one
             columns = {TRUTH: references[TRUTH], name: reference}
-            scores = score_case(reference.ct, None, columns, mask, organs_of(case))[TRUTH]
+            scores = _scores(files, case, reference.ct, None, columns, mask, reference.labels)[TRUTH]
             found, picture = against_truth(files, reference.ct, columns, mask)
             own = {"case": str(case.key), "region": str(case.region), "train": name}
             rows.append({**own, **_finite(scores | found)})
@@ -97,13 +138,14 @@ def references_of(files: StudyFiles, cohort: str, case: Case) -> dict[str, Refer
     truth = find_truth(case)
     if truth is not None:
         ct = read_volume(truth)
-        references[TRUTH] = Reference(ct, body_of(case))
+        found = Reference(ct, body_of(case))
+        references[TRUTH] = _labelled(files, found, files.labels_file(cohort, None, str(case.key)))
     for pairs in files.pair_sets:
         if pairs.plan.kind != "truth":
             folder = files.pairs_folder(cohort, pairs) / str(case.key)
             reference = load_reference(case, folder, pairs.convention)
             if reference is not None:
-                references[pairs.name] = reference
+                references[pairs.name] = _labelled(files, reference, files.labels_file(cohort, pairs, str(case.key)))
     return references
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sctlab.evaluation.definitions import METRICS
 from sctlab.measures.statistics import bootstrap_interval, holm, rank_biserial, wilcoxon_p
 from sctlab.reporting import number, render
+from sctlab.study.names import digits_of, label_of
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_text
 
@@ -195,11 +195,11 @@ def tables_latex(tables: StudyTables) -> str:
              f"% against {'/'.join(tables.against)}, uncorrected; tables.csv has Holm's adjustment"]  # fmt: skip
     for metric in tables.metrics:
         header, rows = _grid(tables, metric)
-        parts += ["", f"% {metric}", "\\begin{tabular}{l" + "c" * (len(header) - 1) + "}", "\\hline"]
+        parts += ["", f"% {label_of(metric)}", "\\begin{tabular}{l" + "c" * (len(header) - 1) + "}", "\\hline"]
         parts.append(" & ".join(map(_latex, header)) + " \\\\ \\hline")
         for label, cells in rows:
             texts = [
-                f"${number(c.mean, _digits(metric))} \\pm {number(c.sd, _digits(metric))}$"
+                f"${number(c.mean, digits_of(metric))} \\pm {number(c.sd, digits_of(metric))}$"
                 + (f"$^{{{stars(c.p)}}}$" if stars(c.p) else "")
                 if c is not None
                 else "--"
@@ -257,7 +257,7 @@ def _compared(
 
 def _unpaired(cells: Sequence[Cell]) -> list[str]:
     lines = [
-        f"{c.name}, {c.region}, {c.metric}: {c.n_paired} of {c.n} cases are in the reference cell, too; only those were compared"
+        f"{c.name}, {c.region}, {label_of(c.metric)}: {c.n_paired} of {c.n} cases are in the reference cell, too; only those were compared"
         for c in cells
         if c.difference is not None and c.n_paired < c.n
     ]
@@ -278,7 +278,7 @@ def _grid(tables: StudyTables, metric: str) -> tuple[list[str], list[tuple[str, 
 
 def _page_table(tables: StudyTables, metric: str) -> dict[str, object]:
     header, rows = _grid(tables, metric)
-    digits = _digits(metric)
+    digits = digits_of(metric)
     texts = []
     for label, cells in rows:
         row = [{"main": label, "detail": ""}]
@@ -294,17 +294,11 @@ def _page_table(tables: StudyTables, metric: str) -> dict[str, object]:
                 {"main": f"{number(c.mean, digits)} ± {number(c.sd, digits)} {stars(c.p)}".strip(), "detail": detail}
             )
         texts.append(row)
-    label = METRICS[metric].label if metric in METRICS else metric
-    return {"title": label, "header": header, "rows": texts}
+    return {"title": label_of(metric), "header": header, "rows": texts}
 
 
 def _p(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
-
-
-def _digits(metric: str) -> int:
-    known = {key.lower(): m.digits for key, m in METRICS.items()}
-    return known.get(metric.lower(), 3)
 
 
 def _text(value: object, significant: int) -> str:

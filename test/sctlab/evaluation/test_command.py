@@ -245,7 +245,7 @@ def test_labels_and_input_on_another_geometry_are_said(root: Path) -> None:
 def test_a_missing_dice_input_is_explained(root: Path) -> None:
     def notes(*more: str) -> str:
         assert _evaluate(root, "--only", "1ABA001", *more) == ExitCode.OK
-        return " ".join(n for n in _details(root)["cases"][0]["notes"] if "no dice_input" in n)
+        return " ".join(n for n in _details(root)["cases"][0]["notes"] if "no Dice against them" in n)
 
     labels = ("--labels", str(root / "labels"))
     assert notes(*labels) == ""

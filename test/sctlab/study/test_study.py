@@ -8,20 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import expit
 
 from sctlab.cohort.splits import FoldsRecord
+from sctlab.features.trust import trust_file
 from sctlab.registration.records import ExclusionsRecord
 from sctlab.registration.settings import Convention
-from sctlab.study.analysis import Row, bias, dose_response, rankings
+from sctlab.study.analysis import ALONG, Row, bias, dose_response, rankings, scores_in
 from sctlab.study.cells import StudyFiles, estimate
-from sctlab.study.displacement import coarse_map, displacement, edge_shift
+from sctlab.study.displacement import DISPLACEMENT, EDGE_SHIFT, coarse_map, displacement, edge_shift
 from sctlab.study.folds import left_out
+from sctlab.study.names import label_of
 from sctlab.study.plan import PairsPlan, StudyPlan, load_study, plan_names
 from sctlab.study.planted import planted_field
 from sctlab.study.questions import as_good_as_registrations, exclusion_effect
-from sctlab.study.scores import Reference, bone_dice, edge_profiles, organ_error, score_case
-from sctlab_model.cases import Task
+from sctlab.study.scores import METRICS, Reference, bone_dice, edge_profiles, organ_error, score_case
+from sctlab_model.cases import Region, Task
 from sctlab_model.errors import ExitCode, InputError
 from sctlab_model.volume import Geometry, Volume
 
@@ -72,6 +75,9 @@ def test_shipped_plans_can_run(name: str, tmp_path: Path) -> None:
         ("iterations: 3", "iterations: 0", "stages.0.iterations"),
         ("kind: l1", "kind: l3", "changes of recipe"),
         ("device: cpu", "seeds: [1, 1]", "each one once"),
+        ("device: cpu", "features: [mind, mind]", "each one once"),
+        ("device: cpu", "features: [no-such-network]", "line 15: features, no-such-network"),
+        ("device: cpu", "segmenter: no-such.pt", "line 15: segmenter no-such.pt"),
         (
             "device: cpu",
             "losses:\n  none: [{kind: impact_synth, extractor: no-such-network}]",
@@ -164,6 +170,43 @@ def test_one_prediction_is_scored_in_every_column() -> None:
     assert rows["shift"]["mae"] == 0 < rows["truth"]["mae"]
     assert rows["shift"]["bone_dice"] == 1 > rows["truth"]["bone_dice"]
     assert rows["truth"]["edge_dy_mm"] == pytest.approx(5, abs=1)
+
+
+def test_organs_and_features_are_columns_of_every_reference() -> None:
+    truth, moved = blobs(), blobs(6.0)
+    mask, seen = truth.array > -500, np.ones(truth.array.shape, dtype=bool)
+    labels, other = (
+        (v.array > 300).astype(np.uint8) * 5 for v in (truth, moved)
+    )  # 5: the liver, a class of the abdomen
+    references = {"truth": Reference(truth, seen, labels), "shift": Reference(moved, seen, other)}
+    rows = score_case(moved, None, references, mask, labels=other, region=Region.AB, features=("mind",))
+    assert rows["shift"]["DICE"] == 1 > rows["truth"]["DICE"] > 0.3
+    assert rows["shift"]["HD95"] == 0 < rows["truth"]["HD95"] == pytest.approx(6, abs=2)
+    assert rows["shift"]["d_mind"] == 0 < rows["truth"]["d_mind"]
+    made = [Row("t", e, "AB", "c", 0, scores) for e, scores in rows.items()]
+    assert scores_in(made)[-3:] == ("DICE", "HD95", "d_mind")
+    found = {e.quantity: e.mean for e in bias(made)}
+    assert found["DICE"] == pytest.approx(1 - rows["truth"]["DICE"])
+    plain = score_case(moved, None, references, mask)
+    assert not {"DICE", "HD95", "d_mind"} & set(plain["truth"])
+
+
+def test_every_quantity_of_a_study_has_a_readable_name() -> None:
+    keys = (
+        *METRICS,
+        "organ_error",
+        "DICE",
+        "dice",
+        "HD95",
+        "d_sam2.1-small",
+        "lpips_equal",
+        *DISPLACEMENT,
+        *EDGE_SHIFT,
+    )
+    labels = [label_of(k) for k in (*keys, *ALONG, "ensemble_spread", "spread_rho")]
+    assert not [label for label in labels if "_" in label]
+    assert label_of("mae") == "MAE (HU)"
+    assert label_of("my_own") == "my_own"
 
 
 def test_the_spread_is_ranked_against_error_and_against_bias() -> None:
@@ -310,20 +353,34 @@ def test_bias_slope_and_ranking_by_hand() -> None:
     assert rankings(rows, {"truth": "mri", "shift": "cbct"}) == []  # of other patients: nothing to compare
 
 
+class HighIsOrgan(torch.nn.Module):
+    """What is above 30 HU is the spinal cord (79), a class of the head and neck."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x > 30).float() * 79.0
+
+
 @pytest.mark.heavy
 def test_a_tiny_study_from_nothing_and_again(tmp_path: Path) -> None:
     from sctlab.study.report import report_study
     from sctlab.study.run import run_study
 
-    plan, out = load_study(str(plan_of(tmp_path))), tmp_path / "out"
+    torch.jit.script(HighIsOrgan()).save(str(tmp_path / "organs.pt"))
+    trust_file(tmp_path / "organs.pt")
+    text = f"{TINY}features: [mind]\nsegmenter: {tmp_path / 'organs.pt'}\n"
+    plan, out = load_study(str(plan_of(tmp_path, text))), tmp_path / "out"
     result = run_study(plan, out)
     assert result.exit_code is ExitCode.OK, result.failed
     with (out / "scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 2  # trainings, references, cases
+    assert all(float(r["d_mind"]) > 0 <= float(r["DICE"]) for r in rows)
+    kept = sorted(out.glob("labels/*/**/*.mha"))
+    assert len(kept) == 2 * 2  # references and cases: labelled once for both trainings
     planted = json.loads((out / "results.json").read_text(encoding="utf-8"))["references"]
-    shift = next(e["mean"] for e in planted if (e["name"], e["quantity"]) == ("shift", "dy_mm"))
-    assert shift == pytest.approx(5, abs=1.5)
+    means = {e["quantity"]: e["mean"] for e in planted if e["name"] == "shift"}
+    assert means["dy_mm"] == pytest.approx(5, abs=1.5)
+    assert 0.5 < means["DICE"] < 1
     trained = {p: p.stat().st_mtime_ns for p in out.glob("folds/*/key.json")}
     assert len(trained) == 4
     report_study(out)
