@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from sctlab.training.cache import PreparedCase
+from sctlab.training.field_of_view import FieldOfView
 from sctlab_model.cases import CaseKey
 from sctlab_model.errors import InputError
 from sctlab_model.preparation import cut, normalise
@@ -45,6 +46,7 @@ class ContrastDrawer:
         self,
         case: PreparedCase,
         slices: Sequence[int],
+        view: FieldOfView,
         start: tuple[int, int],
         size: tuple[int, int],
         rng: np.random.Generator,
@@ -54,7 +56,8 @@ class ContrastDrawer:
         Args:
             case: With fraction maps.
             slices: Which of its slices.
-            start: First row and column; negative where the patch reaches beyond the canvas.
+            view: What the scan sees of it; the patient goes on beyond.
+            start: First row and column in the field of view; negative where the patch reaches beyond it.
             size: Rows and columns.
             rng: Of this draw.
         """
@@ -64,10 +67,11 @@ class ContrastDrawer:
         from sctlab.simulation.fractions import Channel
 
         first, last = min(slices), max(slices) + 1
-        box, extent = (first, *start), (last - first, *size)
+        extent = (last - first, *size)
+        box = (first, start[0] + view.first[1], start[1] + view.first[2])
         fills = [255 if channel == Channel.AIR else 0 for channel in Channel]
         fractions = np.stack([cut(case.fractions[c], box, extent, fill) for c, fill in enumerate(fills)])
-        mask = cut(case.mask, box, extent, False)
+        mask = cut(view.plane(case.mask), (first, *start), extent, False)
         region = CaseKey.parse(case.key).region
         image = draw_contrast(
             fractions,
@@ -80,7 +84,7 @@ class ContrastDrawer:
             normalised, _ = normalise(image, mask, self.recipe, case.key)
         except InputError:  # a patch without contrast: nothing to be learnt from it
             return None
-        # Beyond the canvas is padding, whatever the drawn image's air is.
-        canvas = cut(np.ones(case.mask.shape, bool), box, extent, False)
-        normalised = np.where(canvas, normalised, np.float32(case.outside))
+        # Beyond the field of view is padding, whatever the drawn image's air is.
+        seen = cut(np.ones(view.plane(case.mask).shape, bool), (first, *start), extent, False)
+        normalised = np.where(seen, normalised, np.float32(case.outside))
         return {first + k: plane for k, plane in enumerate(normalised)}

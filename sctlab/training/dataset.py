@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from sctlab.training.batch import Batch
 from sctlab.training.cache import PreparedCase
 from sctlab.training.contrast import ContrastDrawer
+from sctlab.training.field_of_view import FieldOfView
 from sctlab.training.plan import Patch
 from sctlab_model.errors import InputError
-from sctlab_model.preparation import cut, stack_indices
+from sctlab_model.preparation import cut
 from sctlab_model.recipe import Canvas
 
 BORDER_UNIT = -1.0  # air, in the network's unit
@@ -26,7 +27,8 @@ class PatchDataset(Dataset):
 
     A case is drawn evenly, then a body voxel of it evenly; the patch around it is moved into the canvas, and
     padded with air where the canvas is smaller. Slices beyond the ends are reflected. With `slab` > 1 a draw
-    gives that many adjacent slices at one place with one flip, for extractors that see in 3D.
+    gives that many adjacent slices at one place with one flip, for extractors that see in 3D. With `cut_field_of_view`
+    some are drawn from a smaller field of view, on the canvas that it would have.
 
     With `pairing="shuffled"` source and target are drawn apart: the target comes from any place of a case of another
     patient, with flips of its own.
@@ -65,7 +67,6 @@ class PatchDataset(Dataset):
         self.cases, self.patch, self.slices, self.seed = list(cases), patch, slices, tuple(seed)
         share = draws // world
         self.draws = range(rank * share, (rank + 1) * share)
-        self._stacks: dict[int, np.ndarray] = {}
         self.pairing = pairing
         self._others: dict[str, list[PreparedCase]] = {}  # patient → the cases of all others
         if pairing == "shuffled":
@@ -86,42 +87,51 @@ class PatchDataset(Dataset):
         case = self.cases[rng.integers(len(self.cases))]
         # Streams of their own: the places are the same whatever else is drawn.
         contrast_rng = np.random.default_rng([*self.seed, iteration, draw, 2]) if self.contrast else None
-        samples = self._slab(case, rng, contrast_rng)
+        samples = self._slab(case, rng, np.random.default_rng([*self.seed, iteration, draw, 3]), contrast_rng)
         if self.pairing == "paired":
             yield from samples
             return
         rng = np.random.default_rng([*self.seed, iteration, draw, 1])
         others = self._others[case.patient]
-        targets = self._slab(others[rng.integers(len(others))], rng)
+        targets = self._slab(
+            others[rng.integers(len(others))], rng, np.random.default_rng([*self.seed, iteration, draw, 4])
+        )
         for (source, _, source_mask), (_, target, mask) in zip(samples, targets, strict=True):
             yield source, target, mask, source_mask
 
     def _slab(
-        self, case: PreparedCase, rng: np.random.Generator, contrast_rng: np.random.Generator | None = None
+        self,
+        case: PreparedCase,
+        rng: np.random.Generator,
+        view_rng: np.random.Generator,
+        contrast_rng: np.random.Generator | None = None,
     ) -> Iterator[tuple[np.ndarray, ...]]:
         """The adjacent slices around a drawn voxel: source, target and mask of each."""
         z, y, x = case.body_voxel(int(rng.integers(case.voxels[-1])))
         flips = rng.random(2) < (self.patch.flip_y, self.patch.flip_x)
-        count = case.mask.shape[0]
-        first = min(max(z - self.patch.slab // 2, 0), max(count - self.patch.slab, 0))
+        shape = case.mask.shape
+        first = min(max(z - self.patch.slab // 2, 0), max(shape[0] - self.patch.slab, 0))
         # A volume with fewer slices than the slab repeats its last one.
-        slices = [min(k, count - 1) for k in range(first, first + self.patch.slab)]
-        if count not in self._stacks:
-            self._stacks[count] = stack_indices(count, self.slices)
-        start = self._start(case, y, x, flips)
+        slices = [min(k, shape[0] - 1) for k in range(first, first + self.patch.slab)]
+        view = FieldOfView.whole(shape)
+        corner, size = (0, 0), (shape[1], shape[2])
+        if view_rng.random() < self.patch.cut_field_of_view:
+            view = FieldOfView.draw(shape, (slices[0], slices[-1]), y, x, self.slices // 2, view_rng)
+            corner, size = view.canvas(case.mask, self.canvas)
+        place = (y - view.first[1] - corner[0], x - view.first[2] - corner[1])
+        start = self._start(place, size, flips)
+        start = (start[0] + corner[0], start[1] + corner[1])
         drawn = None
         if self.contrast is not None and contrast_rng is not None:
-            neighbours = sorted({int(k) for z in slices for k in self._stacks[count][z]})
-            drawn = self.contrast.draw(case, neighbours, start, self.patch.size_yx, contrast_rng)
+            neighbours = sorted({int(k) for z in slices for k in view.stack(z, self.slices)})
+            drawn = self.contrast.draw(case, neighbours, view, start, self.patch.size_yx, contrast_rng)
         for z in slices:
-            yield self._sample(case, z, start, flips, drawn)
+            yield self._sample(case, z, view, start, flips, drawn)
 
-    def _start(self, case: PreparedCase, y: int, x: int, flips: np.ndarray) -> tuple[int, int]:
-        """First row and column of the patch around a voxel; negative where it is padded."""
+    def _start(self, place: tuple[int, int], size: tuple[int, int], flips: np.ndarray) -> tuple[int, int]:
+        """First row and column of the patch around a voxel of a canvas of some size; negative where it is padded."""
         start = []
-        for centre, length, available, flipped in zip(
-            (y, x), self.patch.size_yx, case.mask.shape[1:], flips, strict=True
-        ):
+        for centre, length, available, flipped in zip(place, self.patch.size_yx, size, flips, strict=True):
             if available > length:
                 start.append(min(max(centre - length // 2, 0), available - length))
             elif self.canvas.padding == "centre":
@@ -134,18 +144,19 @@ class PatchDataset(Dataset):
         self,
         case: PreparedCase,
         z: int,
+        view: FieldOfView,
         start: tuple[int, int],
         flips: np.ndarray,
         drawn: dict[int, np.ndarray] | None,
     ) -> tuple[np.ndarray, ...]:
         box, extent = (0, *start), (1, *self.patch.size_yx)
-        stack = self._stacks[case.mask.shape[0]][z]
+        stack = view.stack(z, self.slices)
         if drawn is None:
-            source = np.concatenate([cut(case.source[k : k + 1], box, extent, case.outside) for k in stack])
+            source = np.concatenate([cut(view.plane(case.source[k : k + 1]), box, extent, case.outside) for k in stack])
         else:
             source = np.stack([drawn[int(k)] for k in stack])
-        target = cut(case.target[z : z + 1], box, extent, BORDER_UNIT)
-        mask = cut(case.mask[z : z + 1], box, extent, False)
+        target = cut(view.plane(case.target[z : z + 1]), box, extent, BORDER_UNIT)
+        mask = cut(view.plane(case.mask[z : z + 1]), box, extent, False)
         axes = [axis for axis, flip in zip((1, 2), flips, strict=True) if flip]
         return tuple(np.flip(a, tuple(axes)) if axes else a for a in (source, target, mask))
 

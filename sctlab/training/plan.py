@@ -60,6 +60,8 @@ class Patch(Settings):
         slab: Adjacent slices that are drawn together (for 3D extractors); divides the batch.
         flip_x: Probability of a flip left-right.
         flip_y: Probability of a flip anterior-posterior.
+        cut_field_of_view: Share of the draws from a scan that ends in the body: a random box of the case, in the plane
+            and at one end, and nothing beyond it, as inference has it. Without, a cut edge is taken for skin or bone.
     """
 
     size_yx: tuple[Positive, Positive] = (320, 320)
@@ -67,6 +69,7 @@ class Patch(Settings):
     slab: int = Field(1, ge=1, le=128)
     flip_x: float = Field(0.5, ge=0, le=1)
     flip_y: float = Field(0.5, ge=0, le=1)
+    cut_field_of_view: float = Field(0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _possible(self) -> Patch:

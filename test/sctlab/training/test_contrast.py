@@ -97,6 +97,19 @@ def test_a_slab_has_one_contrast(simulated) -> None:
     assert (source[1, 2] == source[3, 0]).all()
 
 
+def test_a_contrast_ends_where_the_field_of_view_does(simulated) -> None:
+    case, plan, _ = simulated
+    drawer = ContrastDrawer(ContrastSettings(share=1.0), plan.recipe)
+    patch = Patch(size_yx=(32, 32), batch=40, cut_field_of_view=1.0)
+    drawn = PatchDataset([case], patch, 3, (0,), contrast=drawer)[0]
+    plain = PatchDataset([case], patch, 3, (0,))[0]
+    assert (drawn.mask == plain.mask).all()  # the same boxes
+    assert (drawn.source != plain.source).any()
+    outside = ~drawn.mask[:, 0]
+    assert (drawn.source[:, 1][outside] == case.outside).all()
+    assert (drawn.source[:, 1][drawn.mask[:, 0]] > case.outside).float().mean() > 0.5
+
+
 def test_cases_without_fraction_maps_are_refused(simulated) -> None:
     _, plan, root = simulated
     (root / "Task1" / "AB" / "1ABA000" / "truth" / "fractions.npz").unlink()
