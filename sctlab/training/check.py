@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sctlab.training.objectives import build_objective
 from sctlab.training.plan import TrainingPlan
+from sctlab.training.start import first_weights
 from sctlab_model.errors import InputError
 from sctlab_model.network import build_network
 
@@ -13,8 +14,8 @@ def check_plan(plan: TrainingPlan) -> None:
 
     Raises:
         InputError: An unknown encoder or extractor, a layer that it hasn't got, a 3D extractor without slabs, two
-            terms of one name.
-        WeightsError: The extractor's weights aren't here.
+            terms of one name, or a bundle to start from that doesn't fit.
+        WeightsError: The extractor's weights, or the bundle to start from, aren't here.
     """
     network = plan.recipe.network
     try:
@@ -27,3 +28,6 @@ def check_plan(plan: TrainingPlan) -> None:
             expected="a network that its library can build, e.g. an encoder of segmentation_models_pytorch",
         ) from error
     build_objective(plan)
+    for stage in plan.stages:
+        if stage.start_bundle is not None:
+            first_weights(plan, stage, 0)

@@ -12,8 +12,9 @@ from torch import Tensor
 from sctlab.cohort.load import CohortRecord
 from sctlab.training.card import model_card
 from sctlab.training.checkpoint import load_checkpoint, part
-from sctlab.training.plan import Stage
+from sctlab.training.plan import Stage, TrainingPlan
 from sctlab.training.run import Run
+from sctlab.training.start import START
 from sctlab.training.trainer import EXTRACTORS
 from sctlab.training.validation import average
 from sctlab_model.bundle import Bundle, Fold, RegionGroup, Registration, StorageType, save_fold, write_bundle
@@ -90,6 +91,7 @@ def pack_runs(
     made_with = [n.values.get("made_with") or describe_software() for n in found]
     sources = [
         {"fold": n.fold, "stage": n.stage.name, "run": n.run.folder.name, "revision": made["revision"]}
+        | {k: v for k, v in _start(n.run, n.fold, n.stage).items() if k in ("bundle", "sha256")}
         for n, made in zip(found, made_with, strict=True)
     ]
     record = found[0].run.stage_folder(found[0].fold, found[0].stage.name) / EXTRACTORS
@@ -114,7 +116,7 @@ def pack_runs(
             },
             "held_out_cases": list(map(_id, division.held_out)),
             "patients": {_id(k): v for k, v in division.patients.items() if _id(k) != v},
-            "plan": plan.model_dump(mode="json", exclude={"recipe"}),
+            "plan": _named(plan).model_dump(mode="json", exclude={"recipe"}),
             "networks": sources,
             "extractors": read_json(record) if record.is_file() else [],
             "packed_by": describe_software()["revision"],
@@ -163,17 +165,32 @@ def _pack_fold(network: _Network, out: Path, storage: StorageType, several: bool
         of_region = {key: s for key, s in scored.items() if regions[_id(key)] == region}
         if of_region:
             metrics[str(region)] = average(of_region)
-    # A stage that starts from another one has seen that one's cases too.
+    # A stage that starts from another one, or from a bundle, has seen that one's cases too.
     seen = _ancestors(stage, plan.stages)
     wanted = None if any(s.regions is None for s in seen) else {r for s in seen for r in s.regions or ()}
+    trained = [_id(key) for key in division.training_keys(fold) if wanted is None or cases[key].region in wanted]
+    before = [case for s in seen for case in _start(run, fold, s).get("training_cases", [])]
     return Fold(
         weights=weights,
         storage=storage,
-        training_cases=tuple(
-            _id(key) for key in division.training_keys(fold) if wanted is None or cases[key].region in wanted
-        ),
+        training_cases=tuple(dict.fromkeys([*trained, *before])),
         validation_cases=tuple(map(_id, division.validation[fold])),
         metrics=metrics,
+    )
+
+
+def _start(run: Run, fold: int, stage: Stage) -> dict[str, Any]:
+    """What a stage of a run began with, where that was a bundle."""
+    record = run.stage_folder(fold, stage.name) / START
+    return read_json(record) if record.is_file() else {}
+
+
+def _named(plan: TrainingPlan) -> TrainingPlan:
+    """The plan without where the bundles that it starts from lay."""
+    return plan.changed(
+        stages=tuple(
+            s if s.start_bundle is None else s.changed(start_bundle=Path(s.start_bundle).name) for s in plan.stages
+        )
     )
 
 

@@ -121,6 +121,8 @@ class Stage(Settings):
     Args:
         name: Folder name; for stages that go into a bundle also the region group's.
         start: Stage whose best network of the same fold is the start; random weights when left out.
+        start_bundle: Bundle whose networks are the start: fold k goes on from its fold k, counted round. A folder (a relative
+            path starts at the plan's) or the name of weights that are here. Its task and network must be the plan's.
         regions: Regions trained on; all of them when left out.
         iterations: Optimiser steps.
         learning_rate: Where it differs from the optimiser's.
@@ -129,6 +131,7 @@ class Stage(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_+-]+$")
     start: str | None = None
+    start_bundle: str | None = None
     regions: tuple[Region, ...] | None = Field(None, min_length=1)
     iterations: Positive
     learning_rate: float | None = Field(None, gt=0, le=1)
@@ -219,6 +222,8 @@ class TrainingPlan(Settings):
                 raise ValueError(f"two stages are named {stage.name}")
             if stage.start is not None and stage.start not in seen:
                 raise ValueError(f"stage {stage.name} starts from '{stage.start}', which is no stage before it")
+            if stage.start is not None and stage.start_bundle is not None:
+                raise ValueError(f"stage {stage.name} starts from stage {stage.start} and from a bundle: one of them")
             seen[stage.name] = stage
         if self.computing.precision == "16" and self.computing.fused and self.optimiser.clip_norm is not None:
             raise ValueError(
@@ -281,7 +286,13 @@ def load_plan(name_or_path: str) -> TrainingPlan:
     if exclude is not None and not Path(exclude).is_absolute():
         data = plan.data.model_copy(update={"exclude": str((path.parent / exclude).resolve())})
         plan = plan.model_copy(update={"data": data})
-    return plan
+    stages = tuple(
+        s.changed(start_bundle=str((path.parent / s.start_bundle).resolve()))
+        if s.start_bundle is not None and (path.parent / s.start_bundle).is_dir()
+        else s
+        for s in plan.stages
+    )
+    return plan.changed(stages=stages) if stages != plan.stages else plan
 
 
 def write_plan(plan: TrainingPlan, path: Path) -> None:

@@ -29,6 +29,7 @@ from sctlab.training.job import Progress, StageJob
 from sctlab.training.objectives import build_objective
 from sctlab.training.objectives.base import GENERATOR
 from sctlab.training.schedule import learning_rate
+from sctlab.training.start import START, first_weights
 from sctlab.training.validation import Scores, UnpairedReference, validate
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_json
@@ -53,6 +54,11 @@ class Trainer:
         if job.start_folder is not None:
             tensors, _ = load_checkpoint(job.start_folder, "best")
             self.objective.networks[GENERATOR].load_state_dict(part(tensors, "model"))
+        elif job.stage.start_bundle is not None and not has_checkpoint(job.folder, "last"):
+            weights, origin = first_weights(plan, job.stage, job.fold)
+            self.objective.networks[GENERATOR].load_state_dict(weights)
+            if fabric.is_global_zero:
+                write_json(job.folder / START, origin)
         self.objective.attach(fabric)
         self.average: dict[str, Tensor] | None = None
         if plan.ema is not None:

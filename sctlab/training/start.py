@@ -1,0 +1,63 @@
+"""The first weights of a stage that goes on from a bundle: another training's networks, perhaps another centre's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sctlab.training.plan import Stage, TrainingPlan
+from sctlab_model.bundle import load_fold, read_bundle, weights_path
+from sctlab_model.errors import InputError
+
+START = "start.json"  # what a stage began with, beside its checkpoints
+
+
+def first_weights(plan: TrainingPlan, stage: Stage, fold: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights that a stage's `start_bundle` names, and what is to be kept of where they come from.
+
+    Fold k goes on from the bundle's fold k; where it has fewer, they are counted round.
+
+    Args:
+        plan: Whose network and task must be the bundle's.
+        stage: With `start_bundle`.
+        fold: Number of the fold.
+
+    Returns:
+        Tensors of the network, float32, and bundle, file, SHA-256, training and validation cases of that fold.
+
+    Raises:
+        InputError: A bundle for another task or of another network, or without one group for all of the stage's regions.
+        WeightsError: No such bundle, or a damaged one.
+    """
+    folder = weights_path(str(stage.start_bundle))
+    bundle = read_bundle(folder)
+    for what, found, expected in (
+        ("task", bundle.task, plan.recipe.task),
+        ("network", bundle.recipe.network, plan.recipe.network),
+    ):
+        if found != expected:
+            raise InputError(
+                folder,
+                found=f"{what}: {found}",
+                expected=f"the plan's: {expected}",
+                advice="start from weights of the same task and network",
+            )
+    wanted = set(stage.regions or ())
+    groups = [g for g in bundle.groups if wanted <= set(g.regions)]
+    if len(groups) != 1:
+        raise InputError(
+            folder,
+            found=f"{len(groups)} groups of networks for stage {stage.name}",
+            expected="one",
+            advice="give the stage `regions` of one group",
+        )
+    chosen = groups[0].folds[fold % len(groups[0].folds)]
+    origin = {
+        "bundle": bundle.name,
+        "file": chosen.weights.file,
+        "sha256": chosen.weights.sha256,
+        "training_cases": list(chosen.training_cases),
+        "validation_cases": list(chosen.validation_cases),
+    }
+    return load_fold(folder, chosen), origin
