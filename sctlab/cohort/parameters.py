@@ -1,7 +1,8 @@
 """How a case was scanned: SynthRAD's `overviews/*_parameters.xlsx`, read where they lie beside a cohort.
 
-A spreadsheet (or a CSV of the same name) has a row for each case. Its columns keep their names, in snake case and behind the name of their
-sheet where a file has several. Three strata have names of their own, whatever a file calls them: `field_strength`, `sequence` and
+A spreadsheet (or a CSV of the same name) has a row for each case. SynthRAD's have a sheet CT and one of the source (MR or CBCT), with `ID`,
+`Set` and DICOM's keywords as headings (`extract_dicom_tags.py` and `configs/tags_*.txt` of github.com/SynthRAD2025/preprocessing). Columns
+keep their names, in snake case and behind the name of their sheet where a file has several. Three strata have names of their own, whatever a file calls them: `field_strength`, `sequence` and
 `scanner` (of the source image, not of the CT), and `centre` is the letter of the case id.
 """
 
@@ -22,6 +23,9 @@ Value = str | float
 PLACES = ("overviews", "overview")
 SUFFIXES = (".xlsx", ".csv")
 UNKNOWN = "unknown"
+# `empty`: a tag that the DICOM file lacks, `-`: a case without that image, as SynthRAD's scripts write them.
+MISSING = frozenset(("", "-", "empty", "nan", "n/a", "none"))
+WORDS = ("sequence", "scanner")  # strata that no number tells: SynthRAD's script writes 1 where the tag has no value
 IDENTIFIERS = frozenset(("id", "patient", "patientid", "patientnumber", "case", "caseid", "subject", "subjectid"))
 # Endings of the columns' names (letters and digits only) that each stratum is read from, first choice first.
 STRATA: dict[str, tuple[str, ...]] = {
@@ -149,7 +153,8 @@ def _read_file(path: Path) -> dict[str, dict[str, Value]]:
     else:
         try:
             text = path.read_text(encoding="utf-8-sig")
-            sheets = [("", list(csv.reader(io.StringIO(text), csv.Sniffer().sniff(text.split("\n")[0], ",;\t"))))]
+            first = next((line for line in text.splitlines() if any(mark in line for mark in ",;\t")), "")
+            sheets = [("", list(csv.reader(io.StringIO(text), csv.Sniffer().sniff(first, ",;\t"))))]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(path, found=f"not a CSV ({error})", expected="a row for each case") from error
     tables = [(name, table) for name, rows in sheets if (table := _table(rows))]
@@ -190,6 +195,8 @@ def _strata(row: Mapping[str, Value]) -> dict[str, Value]:
     found = {}
     for stratum_name, endings in STRATA.items():
         fitting = [row[n] for ending in endings for n, text in letters.items() if text.endswith(ending)]
+        if stratum_name in WORDS:
+            fitting = [v for v in fitting if isinstance(v, str)]
         if fitting:
             found[stratum_name] = fitting[0]
     return found
@@ -200,7 +207,7 @@ def _value(cell: Any) -> Value | None:
     if cell is None or isinstance(cell, float):
         return None if cell is None or cell != cell else cell
     text = str(cell).strip()
-    if text.casefold() in ("", "nan", "n/a", "none"):
+    if text.casefold() in MISSING:
         return None
     number = re.fullmatch(r"([+-]?\d+(?:[.,]\d+)?)\s*T?", text)
     return float(number[1].replace(",", ".")) if number else text

@@ -56,12 +56,34 @@ def test_every_sheet_s_columns_and_the_source_s_strata(tmp_path: Path) -> None:
     assert stratum({}, "centre", "1ABB002") == "B"
 
 
+def test_the_challenge_s_own_sheets(tmp_path: Path) -> None:
+    """Headings and marks of its scripts: DICOM's keywords, `empty`, `-`, and 1 for a tag without a value."""
+    mr = [
+        ["ID", "Set", "PatientSex", "MagneticFieldStrength", "ScanningSequence", "SequenceName", "ManufacturerModelName"],
+        ["1HNA001", "Train", "M", "1.5", "['GR', 'IR']", "1", "Ingenia"],
+        ["1HNC002", "Train", "F", "3", "SE", "*tse2d1_17", "empty"],
+        ["1HNA003", "-", "-", "-", "-", "-", "-"],
+    ]
+    ct = [["ID", "Set", "ManufacturerModelName"], *([name, "Train", "Brilliance"] for name in ("1HNA001", "1HNA003"))]
+    write_workbook(tmp_path / "Task1/HN/overviews/1_HN_train_parameters.xlsx", {"CT": ct, "MR": mr})
+    found = read_parameters(tmp_path)
+    groups = {c: [stratum(found[c], n, c) for n in ("field_strength", "sequence", "scanner", "centre")] for c in found}
+    assert groups == {
+        "1HNA001": ["1.5", "['GR', 'IR']", "Ingenia", "A"],
+        "1HNC002": ["3", "*tse2d1_17", "unknown", "C"],
+        "1HNA003": ["unknown", "unknown", "unknown", "A"],
+    }
+    cbct = [["ID", "Set", "KVP", "ManufacturerModelName"], ["2HNA001", "Train", "100", "XVI"]]
+    write_workbook(tmp_path / "Task2/HN/overviews/2_HN_train_parameters.xlsx", {"CT": ct[:1], "CBCT": cbct})
+    assert read_parameters(tmp_path)["2HNA001"]["scanner"] == "XVI"
+
+
 @pytest.mark.parametrize("separator", [",", ";"])
 def test_a_csv_is_read_without_a_spreadsheet_library(tmp_path: Path, separator: str) -> None:
     folder = tmp_path / "overviews"
     folder.mkdir()
     rows = [["Patient ID", "Field strength (T)", "Scanner"], ["2THC003", "0.35", "MRIdian"]]
-    text = "".join(separator.join(row) + "\n" for row in rows)
+    text = "MR acquisition\n" + "".join(separator.join(row) + "\n" for row in rows)
     (folder / "2_TH_parameters.csv").write_text(text, encoding="utf-8-sig")
     row = read_parameters(tmp_path)["2THC003"]
     assert (row["field_strength"], row["scanner"]) == (0.35, "MRIdian")
