@@ -27,12 +27,13 @@ def tables(
     against: Annotated[str, typer.Option(help="Reference cell of the tests, train/evaluate.")] = "impact/impact",
 ) -> None:
     """Make the tables of a study from per-case scores."""
+    from sctlab.reporting import counted
     from sctlab.study.tables import write_tables
 
     result = write_tables(scores, out, against=against)
     for note in result.notes:
         typer.echo(f"note: {note}", err=True)
-    typer.echo(f"{len(result.cells)} cells written to {out}")
+    typer.echo(f"{counted(len(result.cells), 'cell')} written to {out}")
 
 
 @app.command("run")
@@ -46,6 +47,7 @@ def run(
     ] = False,
 ) -> int:
     """Run a study: cohorts, training pairs, trainings, scores and the report."""
+    from sctlab.reporting import counted
     from sctlab.study.cells import StudyFiles, estimate
     from sctlab.study.plan import load_study
     from sctlab.study.run import run_study
@@ -63,7 +65,7 @@ def run(
         result = run_study(study_plan, out, jobs=jobs, executor=executor, monitor=monitor)
     for name, reason in result.failed.items():
         typer.echo(f"failed {name}: {reason}", err=True)
-    typer.echo(f"{result.cells} cells; report: {result.out / 'report.html'}")
+    typer.echo(f"{counted(result.cells, 'cell')}; report: {result.out / 'report.html'}")
     return int(result.exit_code)
 
 

@@ -106,7 +106,7 @@ def compare_evaluations(a: str | Path, b: str | Path, out: str | Path | None = N
     warnings = []
     for name, cases in ((a, cases_a), (b, cases_b)):
         if len(cases) > len(shared):
-            warnings.append(f"{counted(len(cases) - len(shared), 'case')} of {len(cases)} only in {name}: left out")
+            warnings.append(f"{len(cases) - len(shared)} of {counted(len(cases), 'case')} only in {name}: left out")
     other = [k for k in shared if cases_a[k].registration != cases_b[k].registration]
     if other:
         warnings.append(

@@ -81,8 +81,14 @@ def rank_evaluations(
     if scheme not in SCHEMES:
         raise InputError("--scheme", found=f"'{scheme}'", expected="one of " + ", ".join(SCHEMES))
     paths = [Path(e) for e in evaluations]
-    if len(paths) == 1 and paths[0].suffix.lower() == ".csv":
-        ranking = rank_scores(read_leaderboard(paths[0]), SCHEMES[scheme])
+    tables = [p for p in paths if p.suffix.lower() == ".csv"]
+    if tables and len(paths) > 1:
+        raise InputError(tables[0], found=f"a CSV among {len(paths)} arguments", expected="one CSV alone, or folders")
+    if tables:
+        means = read_leaderboard(paths[0])
+        if len(means) < 2:
+            raise InputError(paths[0], found="1 method", expected="two or more")
+        ranking = rank_scores(means, SCHEMES[scheme])
         notes = ["Means only: how stable a place is can't be told without the cases.", *_notes(ranking)]
         result = RankResult(_record(scheme, ranking, None, None, 0, notes), ranking)
     else:
@@ -104,7 +110,7 @@ def _rank_folders(paths: Sequence[Path], scheme_name: str, samples: int, seed: i
     for name, found in records.items():
         if len(found.cases) > len(shared):
             notes.append(
-                f"{counted(len(found.cases) - len(shared), 'case')} of {len(found.cases)} of {name} not in all others: left out."
+                f"{len(found.cases) - len(shared)} of {counted(len(found.cases), 'case')} of {name} not in all others: left out."
             )
         if found.left_out:
             notes.append(
@@ -161,11 +167,16 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _notes(ranking: Ranking) -> list[str]:
-    if not ranking.left_out:
-        return []
-    names = ", ".join(METRICS[m].title for m in ranking.left_out)
-    them = "it" if len(ranking.left_out) == 1 else "them"
-    return [f"Not ranked by {names}: no method has {them}. The place is not the challenge's."]
+    notes = []
+    if ranking.left_out:
+        names = "; ".join(METRICS[m].title for m in ranking.left_out)
+        them = "it" if len(ranking.left_out) == 1 else "them"
+        notes.append(f"Not ranked by {names}: no method has {them}. The place is not the challenge's.")
+    for k, method in enumerate(ranking.methods):
+        lacking = [METRICS[m].title for m, values in ranking.values.items() if not np.isfinite(values[k])]
+        if lacking:
+            notes.append(f"{method} has no {'; '.join(lacking)}: last in that.")
+    return notes
 
 
 def _record(

@@ -17,6 +17,7 @@ from sctlab_model.errors import InputError
 
 BOOTSTRAP_SAMPLES = 1000
 SIGNIFICANT = 0.05
+NAME_COLUMNS = ("team", "method", "name")
 
 
 @dataclass(frozen=True)
@@ -186,30 +187,40 @@ def read_leaderboard(path: Path) -> dict[str, dict[str, float | None]]:
     """Method → metric → value of a CSV with a column `team` (or `method`) and one column per metric, any capitals.
 
     Raises:
-        InputError: Not such a file, a name twice, or a value that is no number.
+        InputError: Not such a file, no method, a column or name twice, a row of another length, or a value that is no number.
     """
     known = {key.lower(): key for key in METRICS}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.reader(file)
+            lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(path, found=f"not a CSV ({error})", expected="a leaderboard") from error
-    name_column = next((c for c in ("team", "method", "name") if rows and c in rows[0]), None)
-    if name_column is None:
-        raise InputError(path, found="no column team or method", expected="one row per method")
+        reason = error.strerror if isinstance(error, OSError) else f"not a CSV: {error}"
+        raise InputError(path, found=f"can't be read ({reason})", expected="a leaderboard's CSV") from error
+    header = [cell.strip().lower() for cell in lines[0][1]] if lines else []
+    name_column = next((header.index(c) for c in NAME_COLUMNS if c in header), None)
+    if name_column is None or len(lines) < 2:
+        found = f"columns {', '.join(header)}" if header and name_column is None else "no row of a method"
+        raise InputError(path, found=found, expected="a column team (or method), one per metric, and a row per method")
+    twice = [c for c in dict.fromkeys(header) if header.count(c) > 1 and (c in known or c in NAME_COLUMNS)]
+    if twice:
+        raise InputError(path, found=f"column {twice[0]} twice", expected="one column per metric")
     result: dict[str, dict[str, float | None]] = {}
-    for row in rows:
-        name = row[name_column]
+    for line, row in lines[1:]:
+        name = row[name_column].strip() if len(row) == len(header) else ""
+        if not name:
+            found = f"line {line}: {len(row)} values" if len(row) != len(header) else f"line {line}: no name"
+            raise InputError(path, found=found, expected=f"the header's {len(header)}, a method's name among them")
         if name in result:
             raise InputError(path, found=f"'{name}' twice", expected="one row per method")
         result[name] = {}
-        for column, text in row.items():
-            if column is None or column.lower() not in known:
+        for column, text in zip(header, row, strict=True):
+            if column not in known:
                 continue
             try:
-                result[name][known[column.lower()]] = float(text) if text else None
-            except (TypeError, ValueError) as error:
-                raise InputError(path, found=f"{column} '{text}' of {name}", expected="a number") from error
+                result[name][known[column]] = float(text) if text.strip() else None
+            except ValueError as error:
+                raise InputError(path, found=f"line {line}: {column} '{text}'", expected="a number") from error
     return result
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sctlab.measures.statistics import bootstrap_interval, holm, rank_biserial, wilcoxon_p
-from sctlab.reporting import number, render
+from sctlab.reporting import counted, number, render
 from sctlab.study.names import digits_of, label_of
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_text
@@ -105,7 +105,9 @@ def read_scores(path: str | Path) -> tuple[Scores, list[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            header, rows = list(reader.fieldnames or ()), list(reader)
+            header, rows = [c.strip() for c in reader.fieldnames or ()], []
+            reader.fieldnames = header
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(path, found=f"can't be read ({error})", expected="a CSV of scores") from error
     missing = [k for k in KEYS if k not in header]
@@ -116,11 +118,26 @@ def read_scores(path: str | Path) -> tuple[Scores, list[str]]:
             found=f"columns {', '.join(header) or 'none'}",
             expected="train, evaluate, region, case and one column per metric",
         )
+    twice = next((c for c in header if header.count(c) > 1), None)
+    if twice is not None:
+        raise InputError(path, found=f"column {twice} twice", expected="each column once")
     scores: Scores = defaultdict(dict)
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
+        if None in row or None in row.values():
+            count = sum(v is not None for k, v in row.items() if k is not None) + len(row.get(None) or ())
+            raise InputError(path, found=f"line {line}: {count} values", expected=f"the header's {len(header)}")
+        row = {k: v.strip() for k, v in row.items()}
+        empty = next((k for k in KEYS if not row[k]), None)
+        if empty is not None or row["region"] == ALL:
+            found = f"no {empty}" if empty is not None else f"region '{ALL}'"
+            advice = "the rows over all regions are made here" if empty is None else ""
+            raise InputError(
+                path,
+                found=f"line {line}: {found}",
+                expected=" and ".join((", ".join(KEYS[:3]), KEYS[3])),
+                advice=advice,
+            )
         combination, case = (row["train"], row["evaluate"]), (row["region"], row["case"])
-        if None in row or any(row[k] in (None, "") for k in KEYS):
-            raise InputError(path, found=f"line {line}: {len(row)} values", expected=f"the header's {len(header)}")
         if case in scores[combination]:
             raise InputError(
                 path, found=f"line {line}: {'/'.join(combination)} {'/'.join(case)} twice", expected="one row each"
@@ -153,7 +170,8 @@ def build_tables(scores: Scores, metrics: Sequence[str], against: str) -> StudyT
     for metric in metrics:
         for group in groups:
             cells += _row_of_cells(scores, metric, group, reference)
-    return StudyTables(tuple(cells), reference, tuple(_unpaired(cells)))
+    notes = [f"{label_of(m)}: no value in any row" for m in metrics if m not in {c.metric for c in cells}]
+    return StudyTables(tuple(cells), reference, (*notes, *_unpaired(cells, reference)))
 
 
 def write_tables(path: str | Path, out: str | Path, *, against: str) -> StudyTables:
@@ -255,11 +273,16 @@ def _compared(
     )
 
 
-def _unpaired(cells: Sequence[Cell]) -> list[str]:
+def _unpaired(cells: Sequence[Cell], reference: tuple[str, str]) -> list[str]:
     lines = [
-        f"{c.name}, {c.region}, {label_of(c.metric)}: {c.n_paired} of {c.n} cases are in the reference cell, too; only those were compared"
+        f"{c.name}, {c.region}, {label_of(c.metric)}: "
+        + (
+            f"{c.n_paired} of {counted(c.n, 'case')} in the reference cell, too: only those were compared"
+            if c.n_paired
+            else "no case is in the reference cell, too: not compared"
+        )
         for c in cells
-        if c.difference is not None and c.n_paired < c.n
+        if (c.train, c.evaluate) != reference and c.n_paired < c.n
     ]
     return list(dict.fromkeys(lines))
 

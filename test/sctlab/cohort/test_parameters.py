@@ -59,7 +59,15 @@ def test_every_sheet_s_columns_and_the_source_s_strata(tmp_path: Path) -> None:
 def test_the_challenge_s_own_sheets(tmp_path: Path) -> None:
     """Headings and marks of its scripts: DICOM's keywords, `empty`, `-`, and 1 for a tag without a value."""
     mr = [
-        ["ID", "Set", "PatientSex", "MagneticFieldStrength", "ScanningSequence", "SequenceName", "ManufacturerModelName"],
+        [
+            "ID",
+            "Set",
+            "PatientSex",
+            "MagneticFieldStrength",
+            "ScanningSequence",
+            "SequenceName",
+            "ManufacturerModelName",
+        ],
         ["1HNA001", "Train", "M", "1.5", "['GR', 'IR']", "1", "Ingenia"],
         ["1HNC002", "Train", "F", "3", "SE", "*tse2d1_17", "empty"],
         ["1HNA003", "-", "-", "-", "-", "-", "-"],

@@ -46,6 +46,16 @@ def test_the_order_of_the_rows_does_not_matter(tmp_path: Path) -> None:
         assert "HD95" in ranking.left_out
 
 
+def test_a_leaderboard_of_ties_capitals_and_gaps(tmp_path: Path) -> None:
+    text = "Rank,Team,MAE,PSNR\n1, a ,60,30\n2,b,60,30\n3,c,70,\n4,d,nan,31\n"
+    (tmp_path / "l.csv").write_text(text)
+    result = rank_evaluations([tmp_path / "l.csv"])
+    assert result.ranking.methods == ("a", "b", "d", "c")
+    assert result.ranking.scores == (1.5, 1.5, 2.5, 3.5)  # a: 1 and 2; d: 4 (no MAE) and 1; c: 3 and 4 (no PSNR)
+    assert result.ranking.places == (1, 1, 3, 4)
+    assert {"c has no PSNR: last in that.", "d has no MAE: last in that."} <= set(result.record.notes)
+
+
 def test_methods_with_equal_scores_share_a_place() -> None:
     ranking = rank_scores(
         {"a": {"mae": 1.0, "DICE": 0.5}, "b": {"mae": 2.0, "DICE": 0.9}, "c": {"mae": 9, "DICE": 0.1}}, SCHEME
@@ -112,13 +122,31 @@ def test_folders_to_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> None
 
 def test_what_cannot_be_ranked(tmp_path: Path) -> None:
     a, b = _evaluation(tmp_path / "a", 0, range(2)), _evaluation(tmp_path / "b", 0, range(5, 7))
-    (tmp_path / "twice.csv").write_text("team,mae\na,1\na,2\n")
-    (tmp_path / "text.csv").write_text("team,mae\na,low\n")
+    texts = {
+        "team,mae\na,1\na,2\n": "'a' twice",
+        "team,mae\na,low\n": "a number",
+        "": "no row of a method",
+        "team,mae\n": "no row of a method",
+        "team,mae\na,1\n": "1 method",
+        "mae,psnr\n1,2\n": "columns mae, psnr",
+        "team;mae\na;1\n": "columns team;mae",
+        "team,mae\na,1\n,2\n": "line 3: no name",
+        "team,mae,psnr\na,1\nb,1,2\n": "line 2: 2 values",
+        "team,mae\na,1,9\nb,2\n": "line 2: 3 values",
+        "team,mae,MAE\na,1,1\nb,2,2\n": "column mae twice",
+        "team,wrong\na,1\nb,2\n": "no metric of the scheme",
+        "team,mae\na,nan\nb,\n": "no metric of the scheme",
+    }
     for paths, reason in (([a], "two or more"), ([a, b], "same cases"), ([a, a], "different ones")):
         with pytest.raises(InputError, match=reason):
             rank_evaluations(paths)
-    for name, reason in (("twice.csv", "twice"), ("text.csv", "a number")):
+    for text, reason in texts.items():
+        (tmp_path / "l.csv").write_text(text)
         with pytest.raises(InputError, match=reason):
-            rank_evaluations([tmp_path / name])
+            rank_evaluations([tmp_path / "l.csv"])
+    with pytest.raises(InputError, match="one CSV alone"):
+        rank_evaluations([a, tmp_path / "l.csv"])
+    with pytest.raises(InputError, match="No such file"):
+        rank_evaluations([tmp_path / "none.csv"])
     with pytest.raises(InputError, match="synthrad2025"):
         rank_evaluations([a, b], scheme="mine")

@@ -120,6 +120,15 @@ def test_unpaired_cases_are_left_out_of_the_tests_and_named(tmp_path: Path) -> N
     assert any("11 of 12" in n for n in tables.notes)
 
 
+def test_what_has_nothing_to_compare_with_is_said(tmp_path: Path) -> None:
+    rows = ["a,a,AB,c,5,", " a,a ,AB,d,6,", "b,a,AB,e,7,"]
+    path = _file(tmp_path / "s.csv", rows, "train,evaluate,region,case,mae,psnr")
+    tables = write_tables(path, tmp_path / "out", against="a/a")
+    assert [(c.n, c.mean, c.p, c.difference) for c in tables.cells] == [(2, 5.5, None, None), (1, 7, None, None)]
+    assert any("b/a" in n and "not compared" in n for n in tables.notes)
+    assert any(n.startswith("PSNR") and "no value" in n for n in tables.notes)
+
+
 def test_one_region_has_no_row_of_all(tmp_path: Path) -> None:
     rows = [r.replace(",TH,", ",AB,") for r in _rows(np.random.default_rng(0))]
     tables = write_tables(_file(tmp_path / "s.csv", rows), tmp_path / "out", against="a/a")
@@ -132,7 +141,11 @@ def test_one_region_has_no_row_of_all(tmp_path: Path) -> None:
         (["a,a,AB,c,1,1", "a,a,AB,c,2,1"], None, "twice"),
         (["a,a,AB,c,nan,1"], None, "finite"),
         (["a,a,AB,c,low,1"], None, "finite"),
-        (["a,a,AB,c,1,1,7"], None, "line 2"),
+        (["a,a,AB,c,1,1,7"], None, "line 2: 7 values"),
+        (["a,a,AB,c,1"], None, "line 2: 5 values"),
+        (["a,a,AB,c,1,1", "a,a,,d,1,1"], None, "line 3: no region"),
+        (["a,a,all,c,1,1"], None, "region 'all'"),
+        (["a,a,AB,c,1,1"], "train,evaluate,region,case,mae,mae", "column mae twice"),
         (["a,a,AB,c"], "train,evaluate,region,case", "metric"),
         (["a,AB,c,1"], "train,region,case,mae", "evaluate"),
         ([], None, "no rows"),
