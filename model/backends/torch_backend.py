@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from sctlab_model.backends import Precision
 from sctlab_model.bundle import Fold, load_fold
@@ -74,8 +75,7 @@ def load_network(folder: Path, fold: Fold, settings: NetworkSettings) -> Synthes
     Raises:
         WeightsError: The file is missing, altered, or doesn't fit the recipe's network.
     """
-    # The state dict overwrites every parameter: skip the initialisation, which costs seconds at start.
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():  # the state dict brings every value
         network = build_network(settings)
     state = load_fold(folder, fold)
     try:
@@ -88,3 +88,13 @@ def load_network(folder: Path, fold: Fold, settings: NetworkSettings) -> Synthes
             expected=settings.description,
         ) from error
     return network
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out drawing initial values: on the meta device PyTorch would import its compiler for it, which takes
+    as long as all the rest of loading."""
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        if getattr(function, "__name__", "") in {"normal_", "uniform_"}:
+            return named["tensor"] if named and "tensor" in named else arguments[0]
+        return function(*arguments, **(named or {}))

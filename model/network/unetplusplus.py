@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sctlab_model.errors import InputError
 from sctlab_model.network.base import SynthesisNetwork
+from sctlab_model.network.lean_import import import_smp
 from sctlab_model.network.settings import UNetPlusPlusSettings
 from sctlab_model.network.windowed import WindowedDecoder, can_window
 from sctlab_model.window import Window
@@ -24,7 +25,7 @@ class Network(SynthesisNetwork):
 
     def __init__(self, settings: UNetPlusPlusSettings) -> None:
         super().__init__()
-        import segmentation_models_pytorch as smp
+        smp = import_smp()
 
         try:
             # Its name is part of the weights' names in bundles.

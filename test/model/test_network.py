@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -200,6 +202,30 @@ def test_other_decoders_stay_as_they_are() -> None:
     assert not can_window(decoder("resnet18", decoder_interpolation="bilinear"))
     unfolded = smp.UnetPlusPlus("resnet18", encoder_weights=None, in_channels=3, classes=1)
     assert not can_window(unfolded.decoder)
+
+
+def test_a_network_is_loaded_and_run_without_the_compiler(make_bundle) -> None:
+    """Its import takes as long as the rest of the start; what the libraries took from it works when it is called."""
+    program = """
+import sys, torch
+from pathlib import Path
+from sctlab_model.backends import load_backend
+from sctlab_model.bundle import read_bundle
+folder = Path(sys.argv[1])
+bundle = read_bundle(folder)
+backend = load_backend(folder, bundle.groups[0].folds[0], bundle.recipe.network, torch.device("cpu"))
+backend(torch.zeros(1, bundle.recipe.network.slices, 64, 64))
+print("torch._dynamo" in sys.modules, "timm" in sys.modules)
+from torchvision.ops.roi_align import is_compile_supported
+from timm.models.naflexvit import NaFlexRopeIterator
+print(is_compile_supported("cpu"), NaFlexRopeIterator.__module__)
+import torch._dynamo
+print(torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(1)).item())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(make_bundle(folds=1))], capture_output=True, text=True
+    )
+    assert ended.stdout.split() == ["False", "True", "True", "timm.models.naflexvit", "1.0"], ended.stderr[-2000:]
 
 
 def test_the_published_network_has_its_published_size() -> None:
