@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,16 @@ class Window:
         """
         rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
         return cls(int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1)
+
+    @classmethod
+    def over(cls, windows: Sequence[Window]) -> Window:
+        """The smallest one that holds all of several, of which there is at least one."""
+        return cls(
+            min(w.top for w in windows),
+            max(w.bottom for w in windows),
+            min(w.left for w in windows),
+            max(w.right for w in windows),
+        )
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -6,9 +6,9 @@ positions of a fine voxel inside a coarse one: 4 products instead of 9, and neit
 concatenation with the skip connections is made. (Shi 2016, arXiv 1609.07009, the other way round.)
 
 **What is outside of the body isn't asked for.** The encoder sees the whole plane. Of the decoder, which is where most
-of the work is, every level computes the part that the wanted window depends on: a 3x3 convolution looks one voxel
+of the work is, every node computes the part that the wanted window depends on: a 3x3 convolution looks one voxel
 further. Where a part ends inside the plane the convolutions pad zeros instead of the image, so that what is wrong grows
-inwards by a voxel a convolution; each level's margin is that wide.
+inwards by a voxel a convolution; each node's margin is that wide.
 """
 
 from __future__ import annotations
@@ -56,26 +56,35 @@ class WindowedDecoder(nn.Module):
         plane = Window(0, 2 * planes[-1].shape[-2], 0, 2 * planes[-1].shape[-1])
         window = window or plane
         parts = self._parts(window, plane)
-        before: list[Tensor] = []  # nodes of the level before, on its part
+        before: dict[int, Tensor] = {}  # nodes of the level before, each on its part
         for level in range(self.depth):
-            coarse = parts[level].halved()
-            made = [planes[level + 1][parts[level].part]]
-            nodes: list[Tensor] = []
+            nodes: dict[int, Tensor] = {}
             for k in range(level, -1, -1):
-                below = planes[level][coarse.part] if k == level else before[k][coarse.within(parts[level - 1]).part]
-                made.insert(0, self.nodes[f"{k}_{level}"](below, torch.cat(made, 1) if made[1:] else made[0]))
-                nodes.insert(0, made[0])
+                part = parts[k, level]
+                coarse = part.halved()
+                if k == level:
+                    below = planes[level][coarse.part]
+                else:
+                    below = before[k][coarse.within(parts[k, level - 1]).part]
+                skips = [nodes[j][part.within(parts[j, level]).part] for j in range(k + 1, level + 1)]
+                skips.append(planes[level + 1][part.part])
+                nodes[k] = self.nodes[f"{k}_{level}"](below, torch.cat(skips, 1) if skips[1:] else skips[0])
             before = nodes
-        below = before[0][parts[-1].halved().within(parts[-2]).part]
+        part = parts[0, self.depth]
+        below = before[0][part.halved().within(parts[0, self.depth - 1]).part]
         finest: Tensor = self.nodes[f"0_{self.depth}"](below)
-        return finest[window.within(parts[-1]).part]
+        return finest[window.within(part).part]
 
-    def _parts(self, window: Window, plane: Window) -> list[Window]:
-        """What every level computes so that the finest is right in the window; coarsest first, each in its voxels."""
-        parts = [window.grown(_RINGS, plane, SHAPE_STEP)]
+    def _parts(self, window: Window, plane: Window) -> dict[tuple[int, int], Window]:
+        """What every node (k, level) computes so that the finest is right in the window, each in its own voxels: what the
+        same node of the next level and node k - 1 of its own take from it, and the rings that it spoils."""
+        parts = {(0, self.depth): window.grown(_RINGS, plane, SHAPE_STEP)}
         for level in range(self.depth - 1, -1, -1):
             plane = plane.halved()
-            parts.insert(0, parts[0].halved().grown(_RINGS * (level + 1), plane, 2))
+            for k in range(level + 1):
+                takers = [parts[k, level + 1].halved()] if (k, level + 1) in parts else []
+                takers += [parts[k - 1, level]] if k else []
+                parts[k, level] = Window.over(takers).grown(_RINGS, plane, 2)
         return parts
 
 
