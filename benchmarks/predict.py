@@ -4,6 +4,7 @@
     python benchmarks/predict.py --size 512x512x300 --slices 24 --out …                 # peak memory of a large case
     python benchmarks/predict.py --recipe full --size 465x367x91 --out …                # ResNet-34, random weights, on a GPU
     python benchmarks/predict.py --recipe full --size 320x320x8 --plain --out …         # beside the plain float32 loop
+    python benchmarks/predict.py --size 224x256x256 --against ../before --out …         # beside another checkout
 
 Every figure comes from a process of its own, so that peak memory is that run's. The machine stands in the result.
 """
@@ -127,6 +128,28 @@ def child(options: argparse.Namespace) -> None:
     options.report.write_text(json.dumps(report))
 
 
+def whole_process(checkout: Path, folder: Path, weights: Path | None, device: str) -> tuple[float, np.ndarray]:
+    """Processor seconds of a checkout's process.py from start to end, and the voxels that it wrote."""
+    from sctlab_model.io.reading import read_volume
+
+    packages = folder / f"packages {checkout.name}"
+    packages.mkdir()
+    (packages / "sctlab_model").symlink_to(checkout.resolve() / "model")
+    command = [sys.executable, checkout / "process.py", "--input", folder / "source.mha", "--mask", folder / "mask.mha",
+               "--task", "mri", "--region", "AB", "--output", packages / "out", "--device", device]  # fmt: skip
+    if weights is not None:
+        command += ["--weights", weights]
+    before = spent()
+    subprocess.run([str(c) for c in command], check=True, env=os.environ | {"PYTHONPATH": str(packages)})
+    return spent() - before, read_volume(packages / "out" / "source.mha").array.astype(np.float32)
+
+
+def spent() -> float:
+    """Processor seconds (user + system) of the processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def plain_loop(source: Path, mask: Path, weights: Path, device_name: str) -> float:
     """Seconds of the network in the straightforward way: float32, one fold, view and slice batch at a time."""
     import torch
@@ -166,9 +189,11 @@ def main() -> None:
     parser.add_argument("--encoder", default="resnet34")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--plain", action="store_true", help="also time the plain float32 loop (full recipe)")
+    parser.add_argument("--weights", type=Path, help="a bundle, instead of the demonstration's or random ones")
+    parser.add_argument("--against", type=Path, help="another checkout, run on the same case and weights")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--out", type=Path)
-    for hidden in ("--source", "--mask", "--weights", "--report"):
+    for hidden in ("--source", "--mask", "--report"):
         parser.add_argument(hidden, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
@@ -184,7 +209,7 @@ def main() -> None:
         size = tuple(int(n) for n in options.size.split("x"))
         for volume, stem in zip(phantom(size, options.slices), ("source", "mask"), strict=True):
             write_volume(volume, folder / f"{stem}.mha")
-        weights = None
+        weights = options.weights
         if options.recipe == "full":
             weights = folder / "weights"
             full_bundle(weights, options.encoder)
@@ -196,11 +221,26 @@ def main() -> None:
             plain_loop(folder / "source.mha", folder / "mask.mha", weights, options.device) if options.plain else None
         )
 
-    result = summarise(runs, options, plain)
+        both = {}
+        if options.against is not None:
+            both = compare(folder, weights, options)
+
+    result = summarise(runs, options, plain) | both
     text = json.dumps(result, indent=2)
     print(text)
     if options.out is not None:
         options.out.write_text(text + "\n")
+
+
+def compare(folder: Path, weights: Path | None, options: argparse.Namespace) -> dict[str, float]:
+    """The other checkout and this one, in turn."""
+    other, before = whole_process(options.against, folder, weights, options.device)
+    this, now = whole_process(ROOT, folder, weights, options.device)
+    return {
+        "processor_seconds_against": round(other, 1),
+        "processor_seconds": round(this, 1),
+        "largest_difference_hu": round(float(np.abs(now - before).max()), 3),
+    }
 
 
 def summarise(runs: list[dict], options: argparse.Namespace, plain: float | None) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,8 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         if not cuda:
             options.intra_op_num_threads = torch.get_num_threads()
+            _share_memory()
+            options.add_session_config_entry("session.use_env_allocators", "1")
         # TF32 would round fp32 files to 10 bits; an arena in powers of two would take twice what it needs.
         cuda_options = {"device_id": device.index or 0, "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
         chosen = (wanted, cuda_options) if cuda else wanted
@@ -78,6 +81,19 @@ class OnnxBackend:
             raise torch.cuda.OutOfMemoryError(f"ONNX Runtime: {str(error).strip().splitlines()[0][:160]}") from error
         binding.synchronize_outputs()
         return unit
+
+
+@cache
+def _share_memory() -> None:
+    """One arena for all sessions of the process: folds run one after the other, and a session of its own keeps for each
+    what its largest call took."""
+    import onnxruntime
+
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    memory = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+    # Extended by what is asked for (1); in powers of two it would take up to twice of it.
+    settings = onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1})
+    onnxruntime.create_and_register_allocator(memory, settings)
 
 
 def load(

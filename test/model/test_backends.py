@@ -6,6 +6,8 @@ A backend joins by one entry in BACKENDS: a function from (bundle folder, fold n
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -229,3 +231,34 @@ def make_golden(backend_of: Callable[[int], Backend]) -> None:
     """Freeze the output of the tiny network: run by hand after a deliberate change of the network."""
     given = stacks(1)
     np.savez_compressed(GOLDEN, stacks=given.numpy(), **{f"fold_{k}": backend_of(k)(given).numpy() for k in range(2)})
+
+
+def test_onnx_sessions_share_their_memory(cbct_bundle: Path, tmp_path: Path) -> None:
+    """Five folds took three times the memory of one, each session keeping what its largest call had taken."""
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "bundle"
+    shutil.copytree(cbct_bundle, folder)
+    load_onnx(folder, 0)
+    program = """
+import sys, torch
+from pathlib import Path
+from sctlab_model.backends import load_backend
+from sctlab_model.bundle import read_bundle
+folder = Path(sys.argv[1])
+bundle = read_bundle(folder)
+folds = [load_backend(folder, f, bundle.recipe.network, torch.device("cpu"), "onnx") for f in bundle.groups[0].folds]
+given = torch.zeros(4, bundle.recipe.network.slices, 512, 512)
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+sizes = [resident()]
+for fold in folds:
+    fold(given)
+    sizes.append(resident())
+print(sizes[1] - sizes[0], sizes[2] - sizes[1])
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "onnx")], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    first, second = map(float, ended.stdout.split())
+    assert first > 30
+    assert second < 0.3 * first
