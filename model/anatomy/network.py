@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sctlab_model.anatomy.classes import CLASSES, NAMES
 from sctlab_model.anatomy.unet import unet_stages
@@ -56,7 +57,7 @@ class Output:
     Args:
         logits: Of the classes, [B, classes, z, y, x].
         features: Decoder stages from deep to fine, [B, channels, z/s, y/s, x/s].
-        coarse: Logits at every decoder stage but the finest, deep to fine: for training (deep supervision).
+        coarse: Logits at every decoder stage but the finest, deep to fine, for deep supervision.
         regions: Logits of the region of every slice of the deepest stage, [B, regions, z/stride].
     """
 
@@ -70,7 +71,9 @@ class AnatomyNetwork(nn.Module):
     """A U-Net with two heads: the class of a voxel, and the region of a slice.
 
     The U-Net works on blocks of 2x2x2 voxels (6 mm), where a whole trunk is cheap to see; eight voxels are eight channels
-    of its input, and the head splits its features into eight voxels again.
+    of its input, and the head splits its features into eight voxels again. The logits are the sum of what every decoder
+    stage says, from the coarsest on: the finest has fewer channels than there are classes, and alone it learns ten times
+    as slowly. Features are normalised over the piece that is seen, so pieces of the size of training's are shown to it.
 
     Args:
         settings: Of the U-Net.
@@ -84,8 +87,8 @@ class AnatomyNetwork(nn.Module):
         stages = len(settings.features)
         self.unet: Any = getattr(unet, settings.kind)(
             8, stages, list(settings.features), nn.Conv3d, [3] * stages, [1] + [2] * (stages - 1), settings.counts, len(CLASSES),
-            [1] * (stages - 1), conv_bias=False, norm_op=nn.BatchNorm3d, norm_op_kwargs={}, nonlin=nn.LeakyReLU,
-            nonlin_kwargs={"inplace": False},
+            [1] * (stages - 1), conv_bias=False, norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True},
+            nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": False},
         )  # fmt: skip
         self.unet.apply(self.unet.initialize)  # He's, and residual blocks that begin as nothing: learns twice as fast
         self.classes = nn.ConvTranspose3d(settings.features[0], len(CLASSES), 2, 2)
@@ -102,13 +105,28 @@ class AnatomyNetwork(nn.Module):
         stages = unet_stages(self.unet, blocks(x), float32_from=depth - 2)
         deepest = stages[depth - 1]
         regions = self.region(deepest.float().mean((3, 4)).transpose(1, 2)).transpose(1, 2)
-        heads = self.unet.decoder.seg_layers
-        coarse = [head(f) for head, f in zip(heads, stages[depth:-1], strict=False)] if self.training else []
+        coarse, below = self.coarse_logits(stages[depth:])
         if part is None:
-            return Output(self.classes(stages[-1]), stages[depth:], coarse, regions)
+            return Output(self.fine_logits(stages[-1], below), stages[depth:], coarse, regions)
         weight = self.classes.weight[:, :, part[0], part[1], part[2]].T[:, :, None, None, None]
         logits = nn.functional.conv3d(stages[-1], weight, self.classes.bias)
-        return Output(logits, stages[depth:], coarse, regions)
+        return Output(logits.float() + below, stages[depth:], coarse, regions)
+
+    def coarse_logits(self, decoded: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Logits at every decoder stage but the finest, each with those below it, and their sum on the finest's grid.
+
+        Args:
+            decoded: Decoder stages from deep to fine.
+        """
+        found: list[Tensor] = []
+        for head, features in zip(self.unet.decoder.seg_layers, decoded[:-1], strict=False):
+            scores = head(features).float()
+            found.append(scores + functional.interpolate(found[-1], scale_factor=2.0) if found else scores)
+        return found, functional.interpolate(found[-1], scale_factor=2.0, mode="trilinear")
+
+    def fine_logits(self, finest: Tensor, below: Tensor) -> Tensor:
+        """Logits of every voxel, of the finest decoder stage and the sum of `coarse_logits`; float32."""
+        return self.classes(finest).float() + functional.interpolate(below, scale_factor=2.0)
 
 
 def blocks(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ PATCHES = (
     (48, 80, 112),
     (64, 80, 80),
 )  # multiples of the deepest stride; thin slabs, too
-_HU_SHARE, _CBCT_SHARE = 0.45, 0.4
+_CBCT_SHARE = 0.35  # of the views in HU
 _SPACING = (SPACING_MM,) * 3
 
 
@@ -41,18 +41,19 @@ class Sample:
     regions: np.ndarray
 
 
-def draw_sample(bodies: list[Body], weights: np.ndarray, rng: np.random.Generator) -> Sample:
+def draw_sample(bodies: list[Body], weights: np.ndarray, rng: np.random.Generator, hu_share: float = 0.5) -> Sample:
     """One sample.
 
     Args:
         bodies: To draw from.
         weights: Chance of each.
         rng: The same state gives the same sample.
+        hu_share: Chance that a view is in HU.
     """
     body = bodies[rng.choice(len(bodies), p=weights)]
     patch = PATCHES[rng.integers(len(PATCHES))]
     hu, maps, regions = _posed(body, _centre(body, rng), patch, rng)
-    views = np.stack([_view(hu, maps[:-1], rng) for _ in range(2)])
+    views = np.stack([_view(hu, maps[:-1], rng, hu_share) for _ in range(2)])
     return Sample(views, maps[-1], regions)
 
 
@@ -119,9 +120,9 @@ def _rotation(degrees: np.ndarray) -> np.ndarray:
     return Rotation.from_euler("zyx", degrees, degrees=True).as_matrix()
 
 
-def _view(hu: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _view(hu: np.ndarray, fractions: np.ndarray, rng: np.random.Generator, hu_share: float) -> np.ndarray:
     """An image of the piece, normalised. A piece without air is in HU all the same, so that is said, not guessed."""
-    if rng.random() < _HU_SHARE:
+    if rng.random() < hu_share:
         image = _cbct(hu, rng) if rng.random() < _CBCT_SHARE else _ct(hu, rng)
         return normalised(torch.from_numpy(image), Intensities.hounsfield()).numpy()
     image = draw_contrast(fractions, rng, spacing_xyz=_SPACING, random_share=0.2)

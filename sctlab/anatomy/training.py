@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
 from time import process_time
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +34,6 @@ from sctlab_model.settings import Settings
 from sctlab_model.volume import triple
 
 _TEMPERATURE, _POINTS = 0.1, 96
-_STATISTICS_STEPS = 60
 
 
 class AnatomySettings(Settings):
@@ -46,6 +44,7 @@ class AnatomySettings(Settings):
         sources: Real anatomies that bodies are warped from.
         procedural: Drawn bodies of each region.
         real_share: Chance that a sample shows a real anatomy.
+        hu_share: Chance that a view is in HU (CT, CBCT, synthetic CT) and no MR.
         iterations: Steps.
         batch: Bodies a step, each seen twice.
         learning_rate: At its highest (AdamW), after the first fiftieth; it falls to nothing along a cosine.
@@ -61,9 +60,10 @@ class AnatomySettings(Settings):
     sources: tuple[LabelledImage, ...] = ()
     procedural: int = Field(24, ge=0)
     real_share: float = Field(0.6, ge=0, le=1)
+    hu_share: float = Field(0.6, ge=0, le=1)
     iterations: int = Field(20000, ge=1)
     batch: int = Field(1, ge=1)
-    learning_rate: float = Field(0.01, gt=0)
+    learning_rate: float = Field(0.003, gt=0)
     contrast_weight: float = Field(0.1, ge=0)
     region_weight: float = Field(0.1, ge=0)
     start: str | None = None
@@ -96,7 +96,7 @@ def train_anatomy(settings: AnatomySettings, out: Path, monitor: Monitor = Monit
         InputError: A source that can't be used; a folder with a run of other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
-    key = content_key("anatomy/3", settings=settings)
+    key = content_key("anatomy/4", settings=settings)
     bodies, weights = prepare_bodies(settings, out / "bodies", monitor)
     torch.manual_seed(settings.seed)
     network = _first_network(settings).to(memory_format=torch.channels_last_3d)
@@ -113,7 +113,6 @@ def train_anatomy(settings: AnatomySettings, out: Path, monitor: Monitor = Monit
             _save(out / "checkpoint.pt", key, network, optimiser, step + 1, seconds)
             line = ", ".join(f"{k} {v:.3f}" for k, v in smooth.items())
             monitor.info(f"step {step + 1}: {line}; {seconds:.0f} processor seconds")
-    _settle_statistics(network, bodies, weights, settings)
     facts = {
         "seed": settings.seed,
         "iterations": settings.iterations,
@@ -189,7 +188,7 @@ def _step(
     optimiser.zero_grad(set_to_none=True)
     total: dict[str, float] = {}
     for _ in range(settings.batch):  # one body at a time: pieces differ in shape
-        views, classes, regions = as_batch([draw_sample(bodies, weights, rng)])
+        views, classes, regions = as_batch([draw_sample(bodies, weights, rng, settings.hu_share)])
         # Neighbouring voxels say nearly the same: an eighth of them is counted, another one every time.
         part = triple(int(v) for v in rng.integers(2, size=3))
         output = _forward(network, views, settings, part)
@@ -283,21 +282,6 @@ def _agreement(features: Tensor, classes: Tensor, rng: np.random.Generator) -> T
         own = torch.arange(len(chosen))
         losses.append((functional.cross_entropy(alike, own) + functional.cross_entropy(alike.T, own)) / 2)
     return torch.stack(losses).mean() if losses else features.float().sum() * 0
-
-
-def _settle_statistics(
-    network: AnatomyNetwork, bodies: list[Body], weights: np.ndarray, settings: AnatomySettings
-) -> None:
-    """Batch norm's statistics over many samples with the final weights: those of training trail behind."""
-    layers: list[Any] = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d)]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # the plain mean
-    network.train()
-    with torch.no_grad():
-        for step in range(_STATISTICS_STEPS):
-            rng = np.random.default_rng((settings.seed, 5, step))
-            _forward(network, as_batch([draw_sample(bodies, weights, rng)])[0], settings)
 
 
 def _save(

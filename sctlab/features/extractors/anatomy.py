@@ -65,7 +65,9 @@ class Anatomy(FeatureExtractor):
         padded = pad_to_multiple(seen, self.network.settings.stride)
         found = unet_stages(self.network.unet, blocks(padded), min(count, len(self.layers) - 1))
         if count == len(self.layers):
-            found.append(self.network.classes(found[-1]).softmax(1))
+            decoded = found[len(self.network.settings.features) :]
+            below = self.network.coarse_logits(decoded)[1]
+            found.append(self.network.fine_logits(decoded[-1], below).softmax(1))
         return [crop_to_stride(f, size, layer.stride) for f, layer in zip(found, self.layers, strict=False)]
 
 

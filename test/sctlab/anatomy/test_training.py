@@ -35,7 +35,6 @@ def small(monkeypatch: pytest.MonkeyPatch, body: Body) -> None:
     """Small pieces of one body, so that a step takes a tenth of a second."""
     monkeypatch.setattr(sampling, "PATCHES", ((16, 32, 32),))
     monkeypatch.setattr(training, "procedural_body", lambda region, rng, name: body)
-    monkeypatch.setattr(training, "_STATISTICS_STEPS", 2)
 
 
 def test_an_abdomen_has_the_classes_that_one_looks_for(body: Body) -> None:
