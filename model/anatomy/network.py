@@ -22,6 +22,8 @@ from sctlab_model.settings import Settings
 METADATA = "extractor"  # the key under which extractors' files describe their network
 SPACING_MM = 3.0  # voxels that the network was trained on
 HU_BELOW = -300.0  # an image that reaches below this is in HU: magnitudes of an MR are not negative
+# Voxels [z, y, x] of what training shows at once, thin slabs too: features are normalised over such a piece.
+PIECES = ((16, 112, 144), (32, 96, 128), (48, 80, 112), (64, 80, 80))
 _HU_RANGE, _HU_UNIT = (-1024.0, 1600.0), 40.0  # logarithmic: soft tissues lie as far apart as bones
 _MR_TOP = 4.0
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
 
 from sctlab_model.anatomy.classes import FILE_IDS
-from sctlab_model.anatomy.network import HU_BELOW, SPACING_MM, AnatomyNetwork, Intensities, normalised
+from sctlab_model.anatomy.network import HU_BELOW, PIECES, SPACING_MM, AnatomyNetwork, Intensities, normalised
 from sctlab_model.anatomy.shipped import NETWORK, load_network
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
 from sctlab_model.resampling import anti_aliased
 from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
-_SLAB, _OVERLAP = 96, 32  # slices of 3 mm that the network sees at once, and how many of them twice
 _FINE = 0.7  # grids finer than this share of 3 mm get interpolated chances instead of the nearest label
 
 
@@ -82,35 +82,44 @@ def _on_three_mm(image: Volume) -> Volume:
 
 
 def _chances(image: Volume, network: AnatomyNetwork) -> tuple[np.ndarray, np.ndarray]:
-    """Chance of every class [classes, z, y, x] (float16) and of every region [z, regions]."""
+    """Chance of every class [classes, z, y, x] and of every region [z, regions]: means over overlapping pieces."""
     array = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))
     reference = Intensities.of(array)
     stride, size = network.settings.stride, tuple(array.shape)
-    pads = [-n % stride for n in size]
+    piece = next((p for p in PIECES[:-1] if p[0] >= size[0]), PIECES[-2])
+    shape = [min(n + -n % stride, p) for n, p in zip(size, piece, strict=True)]
+    pads = [max(p - n, 0) for n, p in zip(size, shape, strict=True)]
     fill = float(AIR_HU) if reference.low < HU_BELOW else max(reference.low, 0.0)
     # air beside the patient; at both ends the body goes on
     wide = torch.nn.functional.pad(array[None, None], (0, pads[2], 0, pads[1]), value=fill)
     wide = torch.nn.functional.pad(wide, (0, 0, 0, 0, 0, pads[0]), mode="replicate")
     x = normalised(wide, reference)
-    depth = x.shape[2]
-    classes = np.zeros((len(FILE_IDS), *size), np.float16)
-    regions = np.zeros((depth, len(Region)), np.float32)
-    starts = list(range(0, max(1, depth - _OVERLAP), _SLAB - _OVERLAP)) if depth > _SLAB else [0]
+    ramps = [torch.minimum(torch.arange(n) + 1, n - torch.arange(n)).float() / n for n in shape]
+    weight = ramps[0][:, None, None] * ramps[1][:, None] * ramps[2]
+    whole = x.shape[2:]
+    classes, regions = torch.zeros(len(FILE_IDS), *whole), torch.zeros(len(Region), whole[0])
+    total, rows = torch.zeros(whole), torch.zeros(whole[0])
     with torch.inference_mode():
-        for start in starts:
-            stop = min(start + _SLAB, depth)
-            output = network(x[:, :, start:stop].contiguous(memory_format=torch.channels_last_3d))
-            first = start + (_OVERLAP // 2 if start else 0)
-            last = min(stop - (_OVERLAP // 2 if stop < depth else 0), size[0])
-            part = output.logits[0, :, first - start : last - start, : size[1], : size[2]].softmax(0)
-            classes[:, first:last] = part.numpy()
-            slices = output.regions[0].softmax(0).T.repeat_interleave(stride, 0)
-            regions[first : stop - (_OVERLAP // 2 if stop < depth else 0)] = slices[
-                first - start : len(slices) - (_OVERLAP // 2 if stop < depth else 0)
-            ].numpy()
-            if stop == depth:
-                break
-    return classes, regions[: size[0]]
+        for corner in product(*(_starts(n, p) for n, p in zip(whole, shape, strict=True))):
+            box = tuple(slice(a, a + n) for a, n in zip(corner, shape, strict=True))
+            if float(x[0, 0][box].amax() - x[0, 0][box].amin()) == 0:
+                classes[(0, *box)] += weight  # nothing but air
+                total[box] += weight
+                continue
+            output = network(x[(slice(None), slice(None), *box)].contiguous(memory_format=torch.channels_last_3d))
+            classes[(slice(None), *box)] += output.logits[0].softmax(0) * weight
+            total[box] += weight
+            regions[:, box[0]] += output.regions[0].float().softmax(0).repeat_interleave(stride, 1) * ramps[0]
+            rows[box[0]] += ramps[0]
+    classes /= total
+    regions = torch.where(rows > 0, regions / rows.clamp_min(1e-9), 1 / len(Region))
+    return classes[:, : size[0], : size[1], : size[2]].numpy(), regions[:, : size[0]].T.numpy()
+
+
+def _starts(size: int, piece: int) -> list[int]:
+    """First voxels of equal pieces that cover an axis and overlap by a third at least."""
+    count = 1 if size <= piece else 1 + -(-(size - piece) // (piece * 2 // 3))
+    return [round(k * (size - piece) / max(1, count - 1)) for k in range(count)]
 
 
 def _labels_on(geometry: Geometry, chances: np.ndarray, coarse: Geometry) -> np.ndarray:

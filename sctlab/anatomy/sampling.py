@@ -14,14 +14,8 @@ from sctlab.simulation.contrast import draw_contrast
 from sctlab.simulation.fractions import Channel
 from sctlab.simulation.painter import smooth_noise
 from sctlab_model.anatomy.classes import IGNORE
-from sctlab_model.anatomy.network import SPACING_MM, Intensities, normalised
+from sctlab_model.anatomy.network import PIECES, SPACING_MM, Intensities, normalised
 
-PATCHES = (
-    (16, 112, 144),
-    (32, 96, 128),
-    (48, 80, 112),
-    (64, 80, 80),
-)  # multiples of the deepest stride; thin slabs, too
 _CBCT_SHARE = 0.35  # of the views in HU
 _SPACING = (SPACING_MM,) * 3
 
@@ -51,7 +45,7 @@ def draw_sample(bodies: list[Body], weights: np.ndarray, rng: np.random.Generato
         hu_share: Chance that a view is in HU.
     """
     body = bodies[rng.choice(len(bodies), p=weights)]
-    patch = PATCHES[rng.integers(len(PATCHES))]
+    patch = PIECES[rng.integers(len(PIECES))]
     hu, maps, regions = _posed(body, _centre(body, rng), patch, rng)
     views = np.stack([_view(hu, maps[:-1], rng, hu_share) for _ in range(2)])
     return Sample(views, maps[-1], regions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sctlab_model.anatomy import classes as c
-from sctlab_model.anatomy import shipped
+from sctlab_model.anatomy import segmenter, shipped
 from sctlab_model.anatomy.network import (
     AnatomyNetwork,
     Intensities,
     NetworkSettings,
+    Output,
     blocks,
     normalised,
     read_network,
@@ -144,18 +146,36 @@ def test_labels_lie_on_the_grid_of_the_image(
     assert seen.volumes_ml.sum() == pytest.approx(extent, rel=0.25)
 
 
-def test_long_images_are_seen_piece_by_piece_without_seams(tiny: AnatomyNetwork) -> None:
-    """The pieces' overlap is wider than what a small network sees, so the result is that of the whole."""
-    from sctlab_model.anatomy import segmenter
+@given(size=st.integers(1, 700), piece=st.sampled_from([16, 48, 80, 112, 144]))
+@settings(max_examples=60, deadline=None)
+def test_pieces_cover_an_axis_and_overlap(size: int, piece: int) -> None:
+    size = max(size, piece)
+    starts = segmenter._starts(size, piece)
+    assert starts[0] == 0
+    assert starts[-1] + piece == size
+    assert all(0 < b - a <= piece * 2 / 3 + 1 for a, b in pairwise(starts))
 
-    image = np.random.default_rng(1).normal(100, 30, (200, 24, 24)).clip(0).astype(np.float32)
-    volume = Volume(image, Geometry((24, 24, 200), (3.0, 3.0, 3.0)))
-    whole, pieces = [], []
-    for slab, into in ((10_000, whole), (segmenter._SLAB, pieces)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(segmenter, "_SLAB", slab)
-            into.append(see_anatomy(volume, tiny).labels.array)
-    assert (whole[0] == pieces[0]).mean() > 0.999
+
+@pytest.mark.parametrize("shape", [(9, 40, 40), (40, 130, 90), (150, 90, 130)])
+def test_pieces_are_put_together_where_they_were(shape: tuple[int, int, int]) -> None:
+    """What a network that looks at single voxels says of every piece is what it says of the whole."""
+
+    class Threshold(AnatomyNetwork):
+        def forward(self, x: torch.Tensor, part: object = None) -> Output:
+            logits = torch.zeros(1, len(c.CLASSES), *x.shape[2:])
+            logits[:, 4] = 20 * (x[:, 0] > 1)
+            regions = torch.zeros(1, len(Region), x.shape[2] // self.settings.stride)
+            regions[:, 1] = 9
+            return Output(logits, [], [], regions)
+
+    image = np.random.default_rng(1).normal(100, 30, shape).clip(0).astype(np.float32)
+    volume = Volume(image, Geometry(image.shape[::-1], (3.0, 3.0, 3.0)))
+    chances, regions = segmenter._chances(volume, Threshold(TINY))
+    seen = normalised(torch.from_numpy(image), Intensities.of(torch.from_numpy(image))).numpy()
+    assert ((chances.argmax(0) == 4) == (seen > 1)).all()
+    assert np.allclose(chances.sum(0), 1, atol=1e-3)
+    assert (regions.argmax(1) == 1).all()
+    assert regions.shape == (shape[0], len(Region))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def body() -> Body:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, body: Body) -> None:
     """Small pieces of one body, so that a step takes a tenth of a second."""
-    monkeypatch.setattr(sampling, "PATCHES", ((16, 32, 32),))
+    monkeypatch.setattr(sampling, "PIECES", ((16, 32, 32),))
     monkeypatch.setattr(training, "procedural_body", lambda region, rng, name: body)
 
 
@@ -69,7 +69,7 @@ def test_a_sample_shows_one_anatomy_twice(body: Body) -> None:
         again = draw_sample([body], np.ones(1), np.random.default_rng(seed))
         assert (sample.views == again.views).all()
         assert sample.views.shape == (2, *sample.classes.shape)
-        assert sample.classes.shape in sampling.PATCHES
+        assert sample.classes.shape in sampling.PIECES
         assert np.isfinite(sample.views).all()
         air, inside = sample.classes == 0, (sample.classes > 0) & (sample.classes != IGNORE)
         if air.sum() > 500 and inside.sum() > 500:
