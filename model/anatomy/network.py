@@ -60,7 +60,7 @@ class Output:
         logits: Of the classes, [B, classes, z, y, x].
         features: Decoder stages from deep to fine, [B, channels, z/s, y/s, x/s].
         coarse: Logits at every decoder stage but the finest, deep to fine, for deep supervision.
-        regions: Logits of the region of every slice of the deepest stage, [B, regions, z/stride].
+        regions: Logits of the region of every slice of the coarsest decoder stage, [B, regions, slices].
     """
 
     logits: Tensor
@@ -94,7 +94,7 @@ class AnatomyNetwork(nn.Module):
         )  # fmt: skip
         self.unet.apply(self.unet.initialize)  # He's, and residual blocks that begin as nothing: learns twice as fast
         self.classes = nn.ConvTranspose3d(settings.features[0], len(CLASSES), 2, 2)
-        self.region = nn.Linear(settings.features[-1], len(Region))
+        self.region = nn.Linear(len(CLASSES) - 1, len(Region))
 
     def forward(self, x: Tensor, part: tuple[int, int, int] | None = None) -> Output:
         """Both heads.
@@ -105,9 +105,8 @@ class AnatomyNetwork(nn.Module):
         """
         depth = len(self.settings.features)
         stages = unet_stages(self.unet, blocks(x), float32_from=depth - 2)
-        deepest = stages[depth - 1]
-        regions = self.region(deepest.float().mean((3, 4)).transpose(1, 2)).transpose(1, 2)
         coarse, below = self.coarse_logits(stages[depth:])
+        regions = self._regions(coarse[0])
         if part is None:
             return Output(self.fine_logits(stages[-1], below), stages[depth:], coarse, regions)
         weight = self.classes.weight[:, :, part[0], part[1], part[2]].T[:, :, None, None, None]
@@ -125,6 +124,12 @@ class AnatomyNetwork(nn.Module):
             scores = head(features).float()
             found.append(scores + functional.interpolate(found[-1], scale_factor=2.0) if found else scores)
         return found, functional.interpolate(found[-1], scale_factor=2.0, mode="trilinear")
+
+    def _regions(self, coarsest: Tensor) -> Tensor:
+        """The region of every slice, of what it is made of: means of features say nothing once they are normalised."""
+        shares = coarsest.softmax(1)[:, 1:].mean((3, 4))
+        shares = (shares / shares.sum(1, keepdim=True).clamp_min(1e-6) + 1e-4).sqrt()
+        return self.region(shares.transpose(1, 2)).transpose(1, 2)
 
     def fine_logits(self, finest: Tensor, below: Tensor) -> Tensor:
         """Logits of every voxel, of the finest decoder stage and the sum of `coarse_logits`; float32."""

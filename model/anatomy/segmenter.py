@@ -109,7 +109,8 @@ def _chances(image: Volume, network: AnatomyNetwork) -> tuple[np.ndarray, np.nda
             output = network(x[(slice(None), slice(None), *box)].contiguous(memory_format=torch.channels_last_3d))
             classes[(slice(None), *box)] += output.logits[0].softmax(0) * weight
             total[box] += weight
-            regions[:, box[0]] += output.regions[0].float().softmax(0).repeat_interleave(stride, 1) * ramps[0]
+            said = output.regions[0].softmax(0)
+            regions[:, box[0]] += said.repeat_interleave(shape[0] // said.shape[1], 1) * ramps[0]
             rows[box[0]] += ramps[0]
     classes /= total
     regions = torch.where(rows > 0, regions / rows.clamp_min(1e-9), 1 / len(Region))

@@ -65,7 +65,7 @@ class AnatomySettings(Settings):
     batch: int = Field(1, ge=1)
     learning_rate: float = Field(0.003, gt=0)
     contrast_weight: float = Field(0.1, ge=0)
-    region_weight: float = Field(0.1, ge=0)
+    region_weight: float = Field(0.2, ge=0)
     start: str | None = None
     seed: int = 0
     bf16: bool = True
