@@ -56,6 +56,10 @@ def read_case(case: Case, result: CaseResult, recipe: Recipe, policy: Policy) ->
     findings = check_region(fitted, case.region)
     if case.task is Task.MRI:
         findings += check_clipped(source, fitted.array)
+    if case.region is not None and not strange:
+        from sctlab_model.anatomy.judge import check_seen_region
+
+        findings += check_seen_region(_in_hu(source, case.task), case.region)
     judge(findings, policy, case, result, InputError)
     return source, fitted
 

@@ -125,6 +125,16 @@ class AnatomyNetwork(nn.Module):
             found.append(scores + functional.interpolate(found[-1], scale_factor=2.0) if found else scores)
         return found, functional.interpolate(found[-1], scale_factor=2.0, mode="trilinear")
 
+    def regions_of(self, x: Tensor) -> Tensor:
+        """The regions' logits alone [B, regions, slices], for a third of the work.
+
+        Args:
+            x: As for `forward`.
+        """
+        depth = len(self.settings.features)
+        coarsest = unet_stages(self.unet, blocks(x), depth + 1)[-1]
+        return self._regions(self.unet.decoder.seg_layers[0](coarsest).float())
+
     def _regions(self, coarsest: Tensor) -> Tensor:
         """The region of every slice, of what it is made of: means of features say nothing once they are normalised."""
         shares = coarsest.softmax(1)[:, 1:].mean((3, 4))

@@ -51,7 +51,7 @@ def see_anatomy(image: Volume, network: AnatomyNetwork | None = None) -> Anatomy
         WeightsError: The shipped weights are missing or altered.
     """
     network = network or load_network(NETWORK)
-    coarse = _on_three_mm(image)
+    coarse = on_three_mm(image)
     chances, regions = _chances(coarse, network)
     labels = _labels_on(image.geometry, chances, coarse.geometry)
     counts = np.bincount(chances.argmax(0).ravel(), minlength=len(FILE_IDS))
@@ -60,7 +60,7 @@ def see_anatomy(image: Volume, network: AnatomyNetwork | None = None) -> Anatomy
     )
 
 
-def _on_three_mm(image: Volume) -> Volume:
+def on_three_mm(image: Volume) -> Volume:
     """The image along the patient's axes at 3 mm, without stray values; float32."""
     import SimpleITK as sitk
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sctlab.anatomy.comparing import OrganChange, compare_anatomy
 from sctlab_model.cases import Region
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
@@ -21,6 +22,13 @@ def segment(
     weights: Annotated[
         Path | None,
         typer.Option(help="A network of `sctlab anatomy train`; the shipped one when left out, where there is one."),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another image of the patient in the same place (the sCT of this MR, a registered CT): which organs are "
+            "missing in it, or moved?"
+        ),
     ] = None,
     picture: Annotated[bool, typer.Option(help="Save a picture of three planes beside the labels.")] = True,
 ) -> int:
@@ -35,8 +43,12 @@ def segment(
     from sctlab_model.anatomy.network import read_network
     from sctlab_model.anatomy.segmenter import see_anatomy
 
-    volume = read_dicom_series(image) if image.is_dir() else read_volume(image)
-    seen = see_anatomy(volume, None if weights is None else read_network(weights))
+    network = None if weights is None else read_network(weights)
+    volume, other = (
+        None if p is None else read_dicom_series(p) if p.is_dir() else read_volume(p) for p in (image, against)
+    )
+    assert volume is not None
+    seen = see_anatomy(volume, network)
     write_volume(seen.labels, out)
     table = Table("id", "structure", "ml", box=None, pad_edge=False)
     for k in np.flatnonzero(seen.volumes_ml[1:] >= 0.5) + 1:
@@ -45,6 +57,23 @@ def segment(
     console.print(table)
     shares = ", ".join(f"{region} {share:.0%}" for region, share in zip(Region, seen.regions.mean(0), strict=True))
     console.print(f"region {seen.region} (slices: {shares})", highlight=False)
+    if other is not None:
+        console.print(_changes(compare_anatomy(seen.labels, see_anatomy(other, network).labels)))
     if picture:
         console.print(str(save_picture(volume, seen, out)), soft_wrap=True, highlight=False)
     return 0
+
+
+def _changes(changes: list[OrganChange]) -> Table:
+    """What became of every structure in the other image."""
+    table = Table("structure", "ml", "ml there", "Dice", "moved, mm", "", box=None, pad_edge=False)
+    for change in changes:
+        table.add_row(
+            change.name.replace("_", " "),
+            f"{change.first_ml:.0f}",
+            f"{change.second_ml:.0f}",
+            f"{change.dice:.2f}",
+            "" if change.moved_mm is None else f"{change.moved_mm:.0f}",
+            change.remark,
+        )
+    return table
