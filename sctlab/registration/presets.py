@@ -15,6 +15,9 @@ SUFFIXES = (".yaml", ".yml")
 NETWORK_SUFFIXES = (".pt", ".safetensors")  # of extractors that are files
 
 
+# The chances of the classes, at the only voxels that the network knows.
+ANATOMY = FeatureTerm(extractor="anatomy", layers=(7,), voxel_mm=3.0)
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -22,6 +25,8 @@ PRESETS: dict[str, Preset] = {
         Preset(name="mi", features=(), mutual_information=1.0),
         Preset(name="mind"),
         Preset(name="mind-mi", mutual_information=0.5),
+        Preset(name="anatomy", features=(ANATOMY,)),
+        Preset(name="mind-anatomy", features=(FeatureTerm(), ANATOMY)),
     )
 }
 

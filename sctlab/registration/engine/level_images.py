@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -64,13 +65,10 @@ class LevelImages:
         near = np.minimum(np.maximum(low - REACH_MM, least - 2 * spacing), low)
         far = np.maximum(np.minimum(high + REACH_MM, greatest + 2 * spacing), high)
         self.extractors = [load_extractor(t.extractor, device=images.device) for t in preset.features]
-        spacing = planned_spacing((high - low, far - near), spacing, self._channels(preset))
-        self.lattice = Lattice.between(low, high, spacing)
-        self.moving_lattice = Lattice.between(near, far, spacing)
+        spacing = planned_spacing((high - low, far - near), spacing, self._channels(preset, spacing))
+        self._carried = _Carried(images, mapping, (low, high), (near, far))
+        (self.fixed, self.lattice), (self.moving, self.moving_lattice) = self._carried.at(spacing)
         self.up = fixed.axes[2, ::-1]  # the patient's long axis in the fixed image's axes (z, y, x)
-        own_fixed, own_moving = (np.array(g.spacing_xyz[::-1]) for g in (fixed, moving))
-        self.fixed = carry(smoothed(images.fixed, own_fixed, spacing), fixed, self.lattice, fixed)
-        self.moving = carry(smoothed(images.moving, own_moving, spacing), moving, self.moving_lattice, fixed, mapping)
         mask = carry(images.fixed_mask, fixed, self.lattice, fixed)
         self.mask = ((mask > 0.5) & (inside(fixed, self.lattice, fixed, images.device) > 0.5)).float()
         valid = carry(images.moving_mask, moving, self.moving_lattice, fixed, mapping, outside="zeros")
@@ -84,6 +82,12 @@ class LevelImages:
             raise InputError(
                 "fixed mask", found=f"nothing left of it at {spacing:g} mm voxels", expected="a larger mask"
             )
+
+    def images_at(self, voxel_mm: float | None) -> tuple[tuple[Tensor, Lattice], tuple[Tensor, Lattice]]:
+        """The fixed and the moving image, each on its lattice, at this level's voxels or at others of one's own."""
+        if voxel_mm is None or voxel_mm == self.lattice.spacing:
+            return (self.fixed, self.lattice), (self.moving, self.moving_lattice)
+        return self._carried.at(voxel_mm)
 
     def bases(self, grid: ControlGrid) -> tuple[Tensor, Tensor, Tensor]:
         """`grid.basis` at every voxel position of the lattice, z, y, x."""
@@ -133,13 +137,14 @@ class LevelImages:
     def _scaled(self) -> tuple[Tensor, Tensor]:
         return _scaled(self.fixed, self.mask > 0).flatten(), _scaled(self.moving, self.valid > 0)
 
-    def _channels(self, preset: Preset) -> float:
+    def _channels(self, preset: Preset, spacing: float) -> float:
         """Feature channels that are kept for every voxel; strided layers count by their share of the voxels."""
         total = 0.0
         for term, extractor in zip(preset.features, self.extractors, strict=True):
             if term.mode == "static":
                 layers = [extractor.layers[i] for i in term.layers]
-                total += sum(layer.channels / layer.stride**extractor.dimension for layer in layers)
+                share = 1.0 if term.voxel_mm is None else (spacing / term.voxel_mm) ** 3
+                total += share * sum(layer.channels / layer.stride**extractor.dimension for layer in layers)
         return total
 
     def _points(self, window: tuple[slice, ...], chosen: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
@@ -153,6 +158,31 @@ class LevelImages:
         voxels = torch.stack((z, y, x), dim=1)
         points = voxels.float() * self.lattice.spacing + voxels.new_tensor(self.lattice.start_zyx, dtype=torch.float32)
         return points, (z * size[1] + y) * size[2] + x
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """Both images over their parts of the fixed image's axes, at any voxel size.
+
+    Args:
+        images: On their own grids.
+        mapping: From fixed points to moving points.
+        fixed_span, moving_span: Lowest and highest corner (z, y, x; mm) that is covered.
+    """
+
+    images: Images
+    mapping: tuple[np.ndarray, np.ndarray]
+    fixed_span: tuple[np.ndarray, np.ndarray]
+    moving_span: tuple[np.ndarray, np.ndarray]
+
+    def at(self, spacing: float) -> tuple[tuple[Tensor, Lattice], tuple[Tensor, Lattice]]:
+        """Images [1, 1, z, y, x], smoothed for these voxels, with their lattices."""
+        fixed, moving = self.images.fixed_geometry, self.images.moving_geometry
+        own_fixed, own_moving = (np.array(g.spacing_xyz[::-1]) for g in (fixed, moving))
+        lattice, wide = (Lattice.between(*span, spacing) for span in (self.fixed_span, self.moving_span))
+        near = carry(smoothed(self.images.fixed, own_fixed, spacing), fixed, lattice, fixed)
+        far = carry(smoothed(self.images.moving, own_moving, spacing), moving, wide, fixed, self.mapping)
+        return (near, lattice), (far, wide)
 
 
 def planned_spacing(extents_zyx_mm: Iterable[np.ndarray], spacing: float, channels: float) -> float:

@@ -36,6 +36,8 @@ class FeatureTerm(Settings):
         channels: Random subset of the channels, new at every iteration; 0 takes all.
         patch: Edge of a patch in the Jacobian mode in voxels; the deepest layer's field of view when 0.
         points: Patches per iteration in the Jacobian mode.
+        voxel_mm: Voxels that the network is shown at every level, for one that knows a single size (static mode); the
+            level's own when left out.
     """
 
     extractor: str = "mind"
@@ -48,6 +50,7 @@ class FeatureTerm(Settings):
     channels: Count = 0
     patch: Count = 0
     points: Number = 500
+    voxel_mm: Positive | None = None
 
     @model_validator(mode="after")
     def _a_weight_for_each_layer(self) -> Self:

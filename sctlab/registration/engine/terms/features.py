@@ -24,10 +24,9 @@ from sctlab.registration.engine.terms.registry import Term, register_term
 @register_term("features", position=1)
 def build(level: LevelImages, preset: Preset, generator: torch.Generator) -> Iterator[Term]:
     """A term for each of the preset's extractors in static mode."""
-    fixed, moving = (level.fixed, level.lattice), (level.moving, level.moving_lattice)
     for term, extractor in zip(preset.features, level.extractors, strict=True):
         if term.mode == "static":
-            yield StaticFeatures(term, extractor, fixed, moving, generator)
+            yield StaticFeatures(term, extractor, *level.images_at(term.voxel_mm), generator, level.lattice)
 
 
 class StaticFeatures(Term):
@@ -38,6 +37,7 @@ class StaticFeatures(Term):
         extractor: The frozen network; it sees the whole images, never the masks.
         fixed, moving: Images [1, 1, z, y, x] on their lattices.
         generator: Draws the channels.
+        sampled: The lattice whose voxels samples are drawn from; the fixed image's when left out.
     """
 
     def __init__(
@@ -47,9 +47,10 @@ class StaticFeatures(Term):
         fixed: tuple[Tensor, Lattice],
         moving: tuple[Tensor, Lattice],
         generator: torch.Generator,
+        sampled: Lattice | None = None,
     ) -> None:
         self.term, self.generator = term, generator
-        self.fixed_lattice, self.moving_lattice = fixed[1], moving[1]
+        self.sampled = sampled or fixed[1]
         layers = [extractor.layers[i] for i in term.layers]
         self.distances = [ScaledDistance(weight, term.distance) for weight in term.weights]
         fixed_maps = volume_features(extractor, fixed[0], term.layers)
@@ -71,7 +72,7 @@ class StaticFeatures(Term):
         """Fixed features [C, N] at points [N, 3] (mm, z y x); by flat voxel index where a layer is at full resolution."""
         found = []
         for features, lattice, *_ in self.maps:
-            if index is not None and lattice == self.fixed_lattice:
+            if index is not None and lattice == self.sampled:
                 rows = features.permute(0, 2, 3, 4, 1).reshape(-1, features.shape[1])  # a view: channels lie together
                 found.append(rows.index_select(0, index).T)
             else:

@@ -14,6 +14,7 @@ from sctlab.registration.engine.lattice import reach_of, sample_at
 from sctlab.registration.engine.level_images import LevelImages, planned_spacing
 from sctlab.registration.engine.register import register
 from sctlab.registration.engine.settings import FeatureTerm, Level
+from sctlab.registration.engine.terms.features import build
 from sctlab.registration.presets import PRESETS, default_preset, find_presets
 from sctlab.registration.truth import tissue_edges
 from sctlab.transforms.data import EulerTransform
@@ -231,6 +232,26 @@ def test_points_beyond_the_moving_image_do_not_count(cbct_sample, spacing: float
     beyond = torch.tensor([[last + d, *middle] for d in (-12.0, 5.0, 12.0, 60.0, 200.0)], dtype=torch.float32)
     weights = sample_at(level.valid, level.moving_lattice, beyond)[0] > 0.9
     assert weights.tolist() == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("level_mm", [5.0, 6.0])
+def test_a_term_with_voxels_of_its_own_compares_the_same_places(cbct_sample, level_mm: float) -> None:
+    """Whatever the level's voxels, features at 3 mm are those of 3 mm at the points that are sampled."""
+    images = Images.prepare(cbct_sample.ct, cbct_sample.ct, cbct_sample.mask, None, None, torch.device("cpu"))
+    term = FeatureTerm(voxel_mm=3.0)
+    own, other = (
+        LevelImages(images, EulerTransform((0, 0, 0)), PRESETS["mind"].changed(features=(term,)), v)
+        for v in (level_mm, 4.0)
+    )
+    metrics = [
+        next(build(level, PRESETS["mind"].changed(features=(term,)), torch.Generator())) for level in (own, other)
+    ]
+    chosen = torch.nonzero(own.mask.flatten() > 0)[::97, 0]
+    points, index = own._points((slice(None),) * 3, chosen, own.mask.shape[2:])
+    found = metrics[0].fixed_samples(points, index)[0]
+    expected = metrics[1].fixed_samples(points)[0]
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert own.lattice.spacing == level_mm
 
 
 @pytest.mark.parametrize("size", [(48, 48, 5), (10, 48, 48)])
