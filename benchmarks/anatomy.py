@@ -27,7 +27,7 @@ from sctlab_model.anatomy.segmenter import see_anatomy
 from sctlab_model.anatomy.shipped import load_network
 from sctlab_model.cases import Region
 from sctlab_model.io.reading import read_volume
-from sctlab_model.volume import Geometry, Volume
+from sctlab_model.volume import Geometry, Volume, resample
 
 # TotalSegmentator's `total_mr` ids → our classes; discs belong to the spine's group only in CT's eyes
 OF_TOTAL_MR = {
@@ -52,8 +52,10 @@ def real_case(name: str, data: Path) -> tuple[Volume, np.ndarray, Region]:
             table[k] = INDEX[group]
         table[20] = IGNORE
         return read_volume(folder / "mr.nii.gz"), table[ids], Region.AB
+    # The labels of one of them are stored with rows from back to front: an array says nothing without its grid.
     image = read_dicom_series(folder / "series") if (folder / "series").is_dir() else read_volume(folder / "ct.nii.gz")
-    return image, to_classes(read_volume(folder / "labels.nii.gz").array), Region.AB
+    labels = resample(read_volume(folder / "labels.nii.gz"), image.geometry, interpolation="nearest", outside=0)
+    return image, to_classes(labels.array), Region.AB
 
 
 def drawn_cases(count: int) -> Iterator[tuple[str, Volume, np.ndarray, Region]]:
