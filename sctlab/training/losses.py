@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sctlab.features import FeatureExtractor, Statistics, load_extractor
 from sctlab.training.batch import Batch
@@ -79,6 +80,8 @@ class ImpactSynth(Settings):
         samples: At most so many of a process' samples (slabs, where `patch.slab` is above 1) are compared in a step;
             all when left out. Samples are drawn independently, so that the expected gradient stays the same.
         precision: Of the frozen network: `plan` is that of `computing.precision`; `bf16` or `32` is this one.
+        voxel_mm: Voxels that the extractor is shown, for one that knows a single size (`anatomy`: 3); the recipe's
+            own when left out.
     """
 
     kind: Literal["impact_synth"] = "impact_synth"
@@ -89,6 +92,7 @@ class ImpactSynth(Settings):
     statistics_hu: tuple[float, float] = (-1024.0, 3071.0)
     samples: int | None = Field(None, ge=1)
     precision: Literal["plan", "bf16", "32"] = "plan"
+    voxel_mm: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> ImpactSynth:
@@ -112,6 +116,7 @@ class ImpactSynth(Settings):
             Statistics.from_range(*self.statistics_hu),
             samples=self.samples,
             precision=self.precision,
+            voxel_mm=self.voxel_mm,
         )
 
 
@@ -218,7 +223,7 @@ class FeatureL1(Term):
         recipe: For HU.
         slab: Adjacent slices a volume; 3D extractors need more than one.
         statistics: Of the fixed range.
-        samples, precision: See `ImpactSynth`.
+        samples, precision, voxel_mm: See `ImpactSynth`.
     """
 
     def __init__(
@@ -231,6 +236,7 @@ class FeatureL1(Term):
         *,
         samples: int | None = None,
         precision: str = "plan",
+        voxel_mm: float | None = None,
     ) -> None:
         super().__init__()
         count = len(extractor.layers)
@@ -248,6 +254,7 @@ class FeatureL1(Term):
         self.indices, self.layer_weights = tuple(layers), tuple(layers.values())
         self.recipe, self.slab, self.samples, self.precision = recipe, slab, samples, precision
         self.statistics = statistics or Statistics.from_range(*recipe.target_range_hu)
+        self.voxel_mm = voxel_mm
 
     def forward(self, prediction: Tensor, batch: Batch) -> Tensor:
         count = len(prediction) if self.samples is None else min(len(prediction), self.samples * self.slab)
@@ -262,7 +269,7 @@ class FeatureL1(Term):
         return total
 
     def describe(self) -> dict[str, object]:
-        return {**self.extractor.describe(), "statistics_hu": vars(self.statistics)}
+        return {**self.extractor.describe(), "statistics_hu": vars(self.statistics), "voxel_mm": self.voxel_mm}
 
     def _precision(self, tensor: Tensor) -> AbstractContextManager[object]:
         if self.precision == "plan":
@@ -274,6 +281,11 @@ class FeatureL1(Term):
         if self.extractor.dimension == 3:
             # [G * slab, 1, y, x] to [G, 1, slab, y, x]: adjacent slices lie next to each other in the batch.
             hu = hu.reshape(-1, 1, self.slab, *hu.shape[2:])
+        if self.voxel_mm is not None:
+            spacing = self.recipe.spacing_xyz[::-1][-self.extractor.dimension :]
+            size = [max(1, round(n * mm / self.voxel_mm)) for n, mm in zip(hu.shape[2:], spacing, strict=True)]
+            mode = "trilinear" if self.extractor.dimension == 3 else "bilinear"
+            hu = functional.interpolate(hu, size, mode=mode, align_corners=False)
         return self.extractor(hu, layers=self.indices, statistics=self.statistics)
 
 

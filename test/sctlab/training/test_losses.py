@@ -289,3 +289,25 @@ def test_the_frozen_network_may_have_a_precision_of_its_own(precision: str, want
     with torch.autocast("cpu", torch.bfloat16):
         loss(blurred(target), pairs(target))
     assert extractor.autocast[2:] == [precision != "32"] * 2
+
+
+def test_an_extractor_is_shown_the_voxels_that_it_knows() -> None:
+    """1x1x3 mm slices at 3 mm: a third of the rows and columns, every slice; the gradient finds its way back."""
+
+    class Seen(MindSSC):
+        def __init__(self) -> None:
+            super().__init__(3)
+            self.shapes: list[tuple[int, ...]] = []
+
+        def _extract(self, x: Tensor, count: int, statistics: object) -> list[Tensor]:
+            self.shapes.append(tuple(x.shape))
+            return super()._extract(x, count, statistics)
+
+    extractor, target = Seen(), ct_like(slices=4, size=63)
+    loss = FeatureL1(extractor, {0: 1.0}, RECIPE, 4, voxel_mm=3.0)
+    prediction = blurred(target).requires_grad_()
+    loss(prediction, pairs(target)).backward()
+    assert RECIPE.spacing_xyz == (1.0, 1.0, 3.0)
+    assert extractor.shapes == [(1, 1, 4, 21, 21)] * 2
+    assert float(prediction.grad.abs().sum()) > 0
+    assert float(loss(target, pairs(target))) == 0
