@@ -121,7 +121,7 @@ def _cell(values: Any, metric: Metric) -> dict[str, str] | None:
         return None
     if found["count"] == 1:  # neither a deviation nor quartiles exist
         return {"main": shown(found["mean"], metric), "detail": ""}
-    quartiles = "–".join(shown(found[q], metric) for q in ("25pc", "75pc"))
+    quartiles = ", ".join(shown(found[q], metric) for q in ("25pc", "75pc"))
     return {
         "main": f"{shown(found['mean'], metric)} ± {shown(found['std'], metric)}",
         "detail": f"{shown(found['50pc'], metric)} [{quartiles}]",

@@ -184,10 +184,13 @@ def write_tables(path: str | Path, out: str | Path, *, against: str) -> StudyTab
         "tables.html",
         title="Train x evaluate",
         subtitle=f"Scores of {Path(path).name}, every cell against {'/'.join(tables.against)}",
+        against="/".join(tables.against),
         notes=tables.notes,
         tables=[_page_table(tables, m) for m in tables.metrics],
         header=COLUMNS,
-        rows=[[_text(getattr(c, k), 4) for k in COLUMNS] for c in tables.cells],
+        rows=[
+            [label_of(c.metric) if k == "metric" else _text(getattr(c, k), 4) for k in COLUMNS] for c in tables.cells
+        ],
     )
     write_text(out / "tables.html", page)
     return tables
@@ -300,24 +303,27 @@ def _grid(tables: StudyTables, metric: str) -> tuple[list[str], list[tuple[str, 
 
 
 def _page_table(tables: StudyTables, metric: str) -> dict[str, object]:
+    """Combinations down: a study has more of them than regions."""
     header, rows = _grid(tables, metric)
-    digits = digits_of(metric)
-    texts = []
-    for label, cells in rows:
-        row = [{"main": label, "detail": ""}]
-        for c in cells:
-            if c is None:
-                row.append({"main": "–", "detail": ""})
-                continue
-            detail = ""
-            if c.difference is not None:
-                interval = f"[{number(c.difference_low, digits)}, {number(c.difference_high, digits)}]"
-                detail = f"{number(c.difference, digits, sign=True)} {interval}, p {_p(c.p)}, Holm {_p(c.p_holm)}, n {c.n_paired}"
-            row.append(
-                {"main": f"{number(c.mean, digits)} ± {number(c.sd, digits)} {stars(c.p)}".strip(), "detail": detail}
-            )
-        texts.append(row)
-    return {"title": label_of(metric), "header": header, "rows": texts}
+    texts: list[list[dict[str, object]]] = []
+    for k, combination in enumerate(header[1:]):
+        cells = [cells[k] for _, cells in rows]
+        texts.append([{"main": combination, "details": ()}, *(_page_cell(c, digits_of(metric)) for c in cells)])
+    return {"title": label_of(metric), "header": ["train/evaluate", *(label for label, _ in rows)], "rows": texts}
+
+
+def _page_cell(cell: Cell | None, digits: int) -> dict[str, object]:
+    if cell is None:
+        return {"main": "–", "details": ()}
+    details: tuple[str, ...] = ()
+    if cell.difference is not None:
+        interval = f"[{number(cell.difference_low, digits)}, {number(cell.difference_high, digits)}]"
+        details = (
+            f"{number(cell.difference, digits, sign=True)} {interval}",
+            f"p {_p(cell.p)}, Holm {_p(cell.p_holm)}, n {cell.n_paired}",
+        )
+    main = f"{number(cell.mean, digits)} ± {number(cell.sd, digits)} {stars(cell.p)}"
+    return {"main": main.strip(), "details": details}
 
 
 def _p(value: float | None) -> str:
