@@ -62,10 +62,8 @@ class WindowedDecoder(nn.Module):
             for k in range(level, -1, -1):
                 part = parts[k, level]
                 coarse = part.halved()
-                if k == level:
-                    below = planes[level][coarse.part]
-                else:
-                    below = before[k][coarse.within(parts[k, level - 1]).part]
+                encoded = k == level  # what is below comes from the encoder, on the whole plane
+                below = planes[level][coarse.part] if encoded else before[k][coarse.within(parts[k, level - 1]).part]
                 skips = [nodes[j][part.within(parts[j, level]).part] for j in range(k + 1, level + 1)]
                 skips.append(planes[level + 1][part.part])
                 nodes[k] = self.nodes[f"{k}_{level}"](below, torch.cat(skips, 1) if skips[1:] else skips[0])
