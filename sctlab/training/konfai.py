@@ -66,6 +66,8 @@ def read_konfai(path: Path) -> dict[str, Tensor]:
                     found=f"a weight named {network}/{key}",
                     expected="those of smp.UnetPlusPlus: " + ", ".join(f"{p}.…" for p in PARTS),
                 )
+            if value.is_floating_point() and not value.isfinite().all():
+                raise WeightsError(path, found=f"values that are not finite in {network}/{key}", expected="numbers")
             prefix = f"{network}/{'.'.join(pieces[:first])}"
             found.setdefault(prefix, {})[".".join(pieces[first:])] = (
                 value.float() if value.is_floating_point() else value
@@ -132,7 +134,14 @@ def _networks(state: Any) -> Mapping[str, Any] | None:
 
 def fit_recipe(weights: Mapping[str, Tensor], recipe: Recipe, path: Path) -> Recipe:
     """The recipe with the number of slices that the weights take; the rest must fit as it is."""
-    network = recipe.network.model_copy(update={"slices": _slices(weights, path)})
+    slices = _slices(weights, path)
+    if slices % 2 == 0 or slices > 31:
+        raise WeightsError(
+            path,
+            found=f"a network of {slices} slices",
+            expected="an odd number up to 31: the middle slice is predicted",
+        )
+    network = recipe.network.model_copy(update={"slices": slices})
     fitted = Recipe.model_validate(recipe.model_dump() | {"network": network.model_dump()})
     with torch.device("meta"):
         wanted = reference_state(build_network(fitted.network))

@@ -24,7 +24,7 @@ from sctlab_model.bundle import (
     write_bundle,
 )
 from sctlab_model.errors import InputError, WeightsError
-from sctlab_model.io.atomic import atomic_folder, write_text
+from sctlab_model.io.atomic import atomic_folder, write_text, writing_error
 from sctlab_model.io.hashing import file_sha256
 from sctlab_model.monitor import Monitor
 from sctlab_model.records import Record
@@ -88,14 +88,22 @@ def install(
     monitor.progress(len(weights.files), len(weights.files), "converting")
     verified = {f.path for f in weights.files if f.sha256 is not None}
     new = {path: digest for path, digest in hashes.items() if path not in known and path not in verified}
-    if new:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise writing_error(folder.parent, error) from error
+    try:
+        with atomic_folder(folder) as part:
+            _convert(weights, name, paths, hashes, commit, local, part, storage)
+    except WeightsError:
+        for path in new if local is None else ():  # nothing vouches for what came: the next try fetches it again
+            paths[path].unlink(missing_ok=True)
+        raise
+    if new:  # now that they were read: the hash of half a file must not hold
         FirstHashes(revision=commit, sha256=known | new).write(_hash_record(weights))
         monitor.warning(
             f"{name}: no hash was known for {len(new)} files; theirs are recorded in {_hash_record(weights)} and hold from now on"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder) as part:
-        _convert(weights, name, paths, hashes, commit, local, part, storage)
     if local is None:
         shutil.rmtree(downloads, ignore_errors=True)
     return folder
@@ -192,7 +200,11 @@ def _find(file: PublishedFile, weights: PublishedWeights, folder: Path) -> Path:
     """The file in a local folder, however much of the repository's tree was copied; one and the same name counts only
     where the tail of the path agrees."""
     if not folder.is_dir():
-        raise InputError(folder, found="no such folder", expected="a folder with the published files")
+        raise InputError(
+            folder,
+            found="a file" if folder.exists() else "no such folder",
+            expected="a folder with the published files",
+        )
     pieces = file.path.split("/")
     places = [folder / weights.repository / file.path, *(folder.joinpath(*pieces[k:]) for k in range(len(pieces)))]
     # A bare name could be any other group's or app's: each has a CV_0.pt.

@@ -182,6 +182,8 @@ def test_nothing_is_executed(tmp_path: Path) -> None:
     ("state", "words"),
     [
         ({"state_dict": {}}, "no 'Model'"),
+        ({"state_dict": {"model.encoder.w": torch.zeros(1)}, "pytorch-lightning_version": "2"}, "no 'Model'"),
+        ({"Model": {"net": {"encoder.w": torch.tensor([float("nan")])}}}, "not finite"),
         ({"Model": {"net": {"Block.weight": torch.zeros(3)}}}, "Block.weight"),
         ({"Model": {"net": {}}}, "0 networks"),
         ({"Model": {"a": {"encoder.w": torch.zeros(1)}, "b": {"encoder.w": torch.zeros(1)}}}, "2 networks"),
@@ -201,6 +203,16 @@ def test_another_architecture_is_refused(tmp_path: Path, recipe: str) -> None:
             [tmp_path / "large.pt"], tmp_path / "b", task=Task.MRI, recipe=recipe, regions="AB", storage="float32"
         )
     assert not (tmp_path / "b" / "bundle.json").exists()
+
+
+def test_an_even_number_of_slices_is_refused(tmp_path: Path, recipe: str) -> None:
+    weights = build_network(UNetPlusPlusSettings(encoder="resnet18", slices=3)).unet.state_dict()
+    weights["encoder.conv1.weight"] = torch.zeros(64, 4, 7, 7)
+    torch.save({"Model": {"net": weights}}, tmp_path / "four.pt")
+    with pytest.raises(WeightsError, match="a network of 4 slices"):
+        pack_konfai(
+            [tmp_path / "four.pt"], tmp_path / "b", task=Task.MRI, recipe=recipe, regions="AB", storage="float32"
+        )
 
 
 def test_not_a_checkpoint(tmp_path: Path) -> None:

@@ -149,6 +149,33 @@ def test_without_a_network_one_sentence(registry: MakeRegistry, monkeypatch: pyt
     assert "--from" in str(caught.value)
 
 
+@pytest.mark.parametrize("as_mirror", [False, True])
+def test_half_a_file_that_nobody_verified_does_not_hold(
+    published: Path, registry: MakeRegistry, tmp_path: Path, home: Path, as_mirror: bool
+) -> None:
+    """Its hash is recorded when it was read: the whole file would be refused ever after."""
+    folder = tmp_path / "copy" / "them" / "theirs" / "resolve" / ("d" * 40)
+    shutil.copytree(published, folder)
+    origin = (tmp_path / "copy").as_uri() if as_mirror else str(folder)
+    whole = (folder / PATHS[1]).read_bytes()
+    (folder / PATHS[1]).write_bytes(whole[: len(whole) // 2])
+    entry = read_registry(registry(hashed=False)).find("short")
+    with pytest.raises(WeightsError, match="can't be read"):
+        install(entry, revision="d" * 40, origin=origin)
+    assert not list(home.glob("*.json"))
+    (folder / PATHS[1]).write_bytes(whole)
+    assert read_bundle(install(entry, revision="d" * 40, origin=origin)).name == "long-name"
+    assert (home / "long-name.hashes.json").is_file()
+
+
+def test_files_where_folders_belong_are_named(published: Path, registry: MakeRegistry, home: Path) -> None:
+    with pytest.raises(InputError, match="a file; expected a folder"):
+        fetch(registry(), "--from", str(published / PATHS[0]))
+    home.write_text("no folder")
+    with pytest.raises(InputError, match=str(home)):
+        fetch(registry(), "--from", str(published))
+
+
 def test_unknown_hashes_are_recorded_once_and_hold(published: Path, registry: MakeRegistry, home: Path) -> None:
     lines: list[str] = []
 
