@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from sctlab.registration.judge.parts import different_parts
 from sctlab.registration.judge.verdict import judge_registration, optimised_metrics
 from sctlab.registration.methods import MethodResult, presets_of
 from sctlab.registration.pairs import Pair
 from sctlab.registration.quality import measure
-from sctlab.registration.records import QualityRecord
+from sctlab.registration.records import QualityRecord, Verdict
 from sctlab.registration.settings import RegistrationSettings
 from sctlab.registration.truth import measure_truth
 from sctlab.transforms.data import Transform
@@ -32,5 +33,8 @@ def assess(
     judgement, residual = judge_registration(pair, result.transform, quality, optimised)
     quality.case, quality.judgement = pair.id, judgement
     quality.verdict, quality.reasons = judgement.verdict, list(judgement.reasons)
+    if different := different_parts(pair):
+        quality.verdict, quality.reasons = Verdict.FAILED, [different, *quality.reasons]
+        quality.judgement = judgement.model_copy(update={"verdict": quality.verdict, "reasons": quality.reasons})
     quality.truth = measure_truth(pair, result.transform)
     return quality, residual

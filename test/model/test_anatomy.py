@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sctlab_model.anatomy import classes as c
-from sctlab_model.anatomy import segmenter, shipped
+from sctlab_model.anatomy import judge, segmenter, shipped
 from sctlab_model.anatomy.network import (
     AnatomyNetwork,
     Intensities,
@@ -190,3 +190,39 @@ def test_what_shows_no_patient_is_refused(tiny: AnatomyNetwork, array: np.ndarra
     volume = Volume(array, Geometry(array.shape[::-1], (3.0, 3.0, 3.0)), "case")
     with pytest.raises(InputError, match=message):
         see_anatomy(volume, tiny)
+
+
+def test_a_look_at_a_few_slabs_tells_the_region_on_any_grid(tiny: AnatomyNetwork) -> None:
+    turned = (0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    for size, spacing in (
+        ((90, 60, 40), (3.0, 3.0, 3.0)),
+        ((40, 36, 11), (4.0, 4.0, 5.0)),
+        ((200, 180, 12), (3.5, 3.5, 3.0)),
+    ):
+        grid = Geometry(size, spacing, (-7.0, 30.0, 12.0), turned)
+        image = Volume(np.random.default_rng(0).normal(100, 30, grid.shape_zyx).clip(0).astype(np.float32), grid)
+        seen = judge.see_region(image, tiny)
+        assert sum(seen.chances) == pytest.approx(1, abs=1e-5)
+        assert seen.chance(seen.region) == max(seen.chances)
+
+
+@pytest.mark.parametrize(
+    ("asked", "chances", "level"),
+    [
+        (Region.AB, (0.02, 0.97, 0.01), "refuse"),  # a head given as an abdomen
+        (Region.HN, (0.97, 0.02, 0.01), "refuse"),
+        (Region.AB, (0.02, 0.80, 0.18), "warn"),  # not sure enough
+        (Region.AB, (0.02, 0.01, 0.97), "warn"),  # thorax and abdomen share slices
+        (Region.AB, (0.20, 0.79, 0.01), None),
+        (Region.AB, (0.97, 0.02, 0.01), None),
+        (None, (0.02, 0.97, 0.01), None),
+    ],
+)
+def test_another_region_than_asked_for_is_told_or_refused(
+    monkeypatch: pytest.MonkeyPatch, asked: Region | None, chances: tuple[float, ...], level: str | None
+) -> None:
+    monkeypatch.setattr(judge, "is_here", lambda: True)
+    monkeypatch.setattr(judge, "see_region", lambda image: judge.RegionSeen(chances))
+    image = Volume(np.zeros((4, 4, 4), np.float32), Geometry((4, 4, 4), (3.0, 3.0, 3.0)))
+    findings = judge.check_seen_region(image, asked)
+    assert [f.level for f in findings] == ([level] if level else [])

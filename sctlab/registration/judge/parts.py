@@ -1,0 +1,37 @@
+"""Whether both images of a registered pair show the same part of the body, as the anatomy network sees them.
+
+The network looks at each image alone: how they were registered, and by which features, does not matter to it. Which organs
+meet is a longer look: `sctlab segment FIXED OUT --against REGISTERED`.
+"""
+
+from __future__ import annotations
+
+from sctlab.registration.pairs import Pair
+from sctlab_model.anatomy.judge import SURE, see_region
+from sctlab_model.anatomy.network import AnatomyNetwork
+from sctlab_model.anatomy.shipped import NETWORK, is_here, load_network
+from sctlab_model.cases import Region
+from sctlab_model.errors import InputError
+
+
+def different_parts(pair: Pair, network: AnatomyNetwork | None = None) -> str:
+    """A sentence where one image surely shows a head and the other surely none; thorax and abdomen share too much.
+
+    Args:
+        pair: The images.
+        network: The shipped one when left out; nothing is said where there is none, or an image is too thin to tell.
+    """
+    if network is None and not is_here():
+        return ""
+    network = network or load_network(NETWORK)
+    try:
+        one, other = (see_region(image, network) for image in (pair.fixed, pair.moving))
+    except InputError:
+        return ""
+    heads = [seen.chance(Region.HN) for seen in (one, other)]
+    if max(heads) < SURE or min(heads) > 1 - SURE:
+        return ""
+    return (
+        f"different parts of the body: {one.region.full_name} ({one.chance(one.region):.0%}) and "
+        f"{other.region.full_name} ({other.chance(other.region):.0%}), says the anatomy network"
+    )

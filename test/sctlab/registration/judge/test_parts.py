@@ -1,0 +1,40 @@
+"""A head registered to a trunk is no pair, whatever the measures say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from sctlab.registration.judge import parts
+from sctlab_model.anatomy.judge import RegionSeen
+
+ABDOMEN, HEAD, UNSURE = (0.97, 0.02, 0.01), (0.01, 0.98, 0.01), (0.3, 0.6, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "told"),
+    [
+        (ABDOMEN, HEAD, True),
+        (HEAD, ABDOMEN, True),
+        (HEAD, HEAD, False),
+        (ABDOMEN, ABDOMEN, False),
+        (ABDOMEN, UNSURE, False),
+        (HEAD, UNSURE, False),
+    ],
+)
+def test_only_sure_sights_of_different_parts_are_told(
+    monkeypatch: pytest.MonkeyPatch, fixed: tuple[float, ...], moving: tuple[float, ...], told: bool
+) -> None:
+    seen = {"fixed": RegionSeen(fixed), "moving": RegionSeen(moving)}
+    monkeypatch.setattr(parts, "see_region", lambda image, network: seen[image])
+    said = parts.different_parts(SimpleNamespace(fixed="fixed", moving="moving"), network=object())  # type: ignore[arg-type]
+    assert bool(said) == told
+    if told:
+        assert "Head" in said
+        assert "98%" in said
+
+
+def test_nothing_is_said_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "is_here", lambda: False)
+    assert parts.different_parts(SimpleNamespace(fixed=None, moving=None)) == ""  # type: ignore[arg-type]
