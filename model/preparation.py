@@ -14,6 +14,7 @@ from itertools import permutations
 import numpy as np
 from scipy import ndimage
 
+from sctlab_model.cut_edges import continue_mirrored
 from sctlab_model.errors import InputError
 from sctlab_model.io.grids import DEFAULT_MAX_VOXELS
 from sctlab_model.recipe import (
@@ -146,9 +147,12 @@ def prepare(source: Volume, mask: Volume, recipe: Recipe) -> Prepared:
     normalised, statistics = normalise(image.array, body.array, recipe, source.name or "source")
     start, size = canvas_box(body.array, recipe.canvas)
     pad_value = statistics["outside"] if recipe.canvas.pad_value is None else recipe.canvas.pad_value
+    placed, inside = cut(normalised, start, size, pad_value), cut(body.array, start, size, False)
+    if recipe.canvas.cut_edges == "mirror":
+        placed = continue_mirrored(placed, inside, start[1:], body.array.shape[1:])
     return Prepared(
-        source=cut(normalised, start, size, pad_value),
-        mask=cut(body.array, start, size, False),
+        source=placed,
+        mask=inside,
         grid=upright.cropped(start[::-1], size[::-1]),
         upright=upright,
         original_mask=mask.with_array(mask.array > 0),
@@ -357,7 +361,9 @@ def canvas_box(mask: np.ndarray, canvas: Canvas) -> tuple[tuple[int, int, int], 
         first, last = 0, length
         if canvas.crop == "body":
             used = np.flatnonzero(mask.any(axis=(0, 3 - axis)))
-            first, last = max(0, used[0] - canvas.margin), min(length, used[-1] + 1 + canvas.margin)
+            first, last = used[0] - canvas.margin, used[-1] + 1 + canvas.margin
+            if canvas.cut_edges == "air":  # beyond a cut edge the mirror image needs the margin
+                first, last = max(0, first), min(length, last)
         size = last - first if canvas.flip_before_padding else padded_length(last - first, canvas, axis - 1)
         before = (size - (last - first)) // 2 if canvas.padding == "centre" else 0
         starts.append(int(first - before))

@@ -10,6 +10,7 @@ from pydantic import Field
 from sctlab.training.cache import PreparedCase
 from sctlab.training.field_of_view import FieldOfView
 from sctlab_model.cases import CaseKey
+from sctlab_model.cut_edges import continue_mirrored
 from sctlab_model.errors import InputError
 from sctlab_model.preparation import cut, normalise
 from sctlab_model.recipe import Recipe
@@ -85,6 +86,9 @@ class ContrastDrawer:
         except InputError:  # a patch without contrast: nothing to be learnt from it
             return None
         # Beyond the field of view is padding, whatever the drawn image's air is.
-        seen = cut(np.ones(view.plane(case.mask).shape, bool), (first, *start), extent, False)
+        plane = view.plane(case.mask).shape
+        seen = cut(np.ones(plane, bool), (first, *start), extent, False)
         normalised = np.where(seen, normalised, np.float32(case.outside))
+        if self.recipe.canvas.cut_edges == "mirror":
+            normalised = continue_mirrored(normalised, mask, start, plane[1:])
         return {first + k: plane for k, plane in enumerate(normalised)}

@@ -15,6 +15,7 @@ from sctlab.training.cache import PreparedCase
 from sctlab.training.contrast import ContrastDrawer
 from sctlab.training.field_of_view import FieldOfView
 from sctlab.training.plan import Patch
+from sctlab_model.cut_edges import continue_mirrored
 from sctlab_model.errors import InputError
 from sctlab_model.preparation import cut
 from sctlab_model.recipe import Canvas
@@ -152,13 +153,23 @@ class PatchDataset(Dataset):
         box, extent = (0, *start), (1, *self.patch.size_yx)
         stack = view.stack(z, self.slices)
         if drawn is None:
-            source = np.concatenate([cut(view.plane(case.source[k : k + 1]), box, extent, case.outside) for k in stack])
+            source = np.concatenate([self._placed(case, k, view, start) for k in stack])
         else:
             source = np.stack([drawn[int(k)] for k in stack])
         target = cut(view.plane(case.target[z : z + 1]), box, extent, BORDER_UNIT)
         mask = cut(view.plane(case.mask[z : z + 1]), box, extent, False)
         axes = [axis for axis, flip in zip((1, 2), flips, strict=True) if flip]
         return tuple(np.flip(a, tuple(axes)) if axes else a for a in (source, target, mask))
+
+    def _placed(self, case: PreparedCase, k: int, view: FieldOfView, start: tuple[int, int]) -> np.ndarray:
+        """The case's own source of a slice in the patch, as preparation places it on a canvas; [1, y, x]."""
+        box, extent = (0, *start), (1, *self.patch.size_yx)
+        plane = view.plane(case.source[k : k + 1])
+        placed = cut(plane, box, extent, case.outside)
+        if self.canvas.cut_edges == "air":
+            return placed
+        mask = cut(view.plane(case.mask[k : k + 1]), box, extent, False)
+        return continue_mirrored(placed, mask, start, plane.shape[1:])
 
 
 def batches(dataset: PatchDataset, start: int, stop: int, *, workers: int, pin: bool = False) -> Iterator[Batch]:

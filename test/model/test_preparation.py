@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
 from sctlab_model.errors import InputError
@@ -185,6 +186,40 @@ def test_canvas_rules(canvas: Canvas, start: tuple[int, int], size: tuple[int, i
     found_start, found_size = canvas_box(mask, canvas)
     assert found_size == (3, *size)
     assert found_start == (0, *start)
+
+
+def test_a_body_that_the_border_cuts_goes_on_as_its_mirror_image() -> None:
+    """Only where body voxels lie at the border, in the margin and in the padding; the mask stays the image's."""
+    hu = np.full((2, 20, 24), -1000, np.float32)
+    body = np.zeros(hu.shape, bool)
+    body[:, 6:20, 5:15] = True  # cut behind, with air on the left, on the right and in front
+    hu[body] = np.random.default_rng(0).integers(-200, 1000, int(body.sum()))
+    grid = Geometry((24, 20, 2), (2.0, 2.0, 3.0))
+    prepared = {}
+    for edges in ("air", "mirror"):
+        canvas = Canvas(margin=4, multiple=8, minimum_yx=(32, 32), cut_edges=edges)
+        recipe = Recipe(task="cbct", spacing_xyz=(2, 2, 3), normalisation=RangeNormalisation(), canvas=canvas)
+        prepared[edges] = prepare(Volume(hu, grid), Volume(body, grid), recipe)
+        restored = restore(np.full(prepared[edges].mask.shape, 7, np.float32), prepared[edges], recipe)
+        np.testing.assert_array_equal(restored.array == 7, body)
+    air, mirrored = prepared["air"], prepared["mirror"]
+    assert mirrored.mask.sum() == body.sum()
+    last = int(np.flatnonzero(mirrored.mask.any(axis=(0, 2)))[-1])
+    beyond = mirrored.source.shape[1] - last - 1
+    assert beyond >= 4  # the margin, though the image has none
+    columns = mirrored.mask[0, last]
+    np.testing.assert_array_equal(
+        mirrored.source[:, last + 1 :, columns], mirrored.source[:, last - beyond + 1 : last + 1, columns][:, ::-1]
+    )
+    assert (mirrored.source[:, last + 1 :, ~columns] == -1).all()
+    assert (mirrored.source[:, : last + 1][~mirrored.mask[:, : last + 1]] == -1).all()
+    np.testing.assert_array_equal(mirrored.source[mirrored.mask], air.source[air.mask])
+    assert (air.source[~air.mask] == -1).all()
+
+
+def test_mirror_images_need_a_canvas_before_the_flip() -> None:
+    with pytest.raises(ValidationError, match="cut_edges"):
+        Canvas(cut_edges="mirror", flip_before_padding=True, pad_value=-1)
 
 
 def test_the_whole_body_is_on_the_canvas_and_padding_is_air() -> None:

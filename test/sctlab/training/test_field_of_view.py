@@ -18,7 +18,8 @@ from sctlab_model.recipe import Canvas, Recipe
 from sctlab_model.volume import Geometry, Volume
 
 
-def test_a_cut_patch_is_what_inference_prepares_of_the_cut_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("edges", ["air", "mirror"])
+def test_a_cut_patch_is_what_inference_prepares_of_the_cut_image(tmp_path: Path, edges: str) -> None:
     """The image is cut, prepared and looked for among the patches: source, target and mask must be the same there."""
     rng = np.random.default_rng(0)
     shape = (8, 64, 64)
@@ -30,7 +31,7 @@ def test_a_cut_patch_is_what_inference_prepares_of_the_cut_image(tmp_path: Path)
         task=Task.CBCT,
         spacing_xyz=(2, 2, 3),
         normalisation={"kind": "range", "lower": -1024, "upper": 2000},
-        canvas=Canvas(margin=4, minimum_yx=(64, 64)),
+        canvas=Canvas(margin=4, minimum_yx=(64, 64), cut_edges=edges),
     )
     prepared = prepare(Volume(hu, grid), Volume(body, grid), recipe)
     case = _stored(tmp_path, prepared.source, prepare_target(Volume(hu, grid), prepared, recipe), prepared.mask)
