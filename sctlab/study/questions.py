@@ -1,4 +1,5 @@
-"""Two questions of practice: is a synthesis as good as registrations agree, and does leaving out doubtful pairs help?"""
+"""Three questions: does a reference reward its own training pairs, is a synthesis as good as registrations agree, and does leaving
+out doubtful pairs help?"""
 
 from __future__ import annotations
 
@@ -61,6 +62,29 @@ def as_good_as_registrations(rows: Sequence[Row], controls: Sequence[Mapping[str
                 e = mean_of("", "", [own[c] - line[c] for c in shared])
                 means = (sum(line[c] for c in shared) / e.n, sum(own[c] for c in shared) / e.n)
                 found.append(Agreeing(train, evaluate, name, e.n, *means, e.mean, e.low, e.high))
+    return found
+
+
+def matching_reward(rows: Sequence[Row]) -> list[Estimate]:
+    """What a reference gives to the training on its own pairs: (MAE of that training minus another's, by this reference) minus
+    (the same difference by the truth), paired by case; below 0 it makes its own training look better than it is.
+
+    A strict reference or a poor training cancels out, which the cells of a matrix do not.
+
+    Args:
+        rows: Scores; the column of a training is named as its pairs, before a `+`.
+    """
+    table = {(r.train, r.evaluate, r.case): r.scores["mae"] for r in over_seeds(rows)}
+    trainings, cases = dict.fromkeys(t for t, _, _ in table), dict.fromkeys(c for _, _, c in table)
+    found = []
+    for own in trainings:
+        column, _, family = own.partition("+")
+        others = [t for t in trainings if t != own and t.partition("+")[2] == family]
+        for other in others if column != TRUTH else ():
+            cells = ((own, column), (other, column), (own, TRUTH), (other, TRUTH))
+            values = [[table[*cell, c] for cell in cells] for c in cases if all((*cell, c) in table for cell in cells)]
+            if values:
+                found.append(mean_of(f"{own} against {other}", "mae", [(a - b) - (x - y) for a, b, x, y in values]))
     return found
 
 

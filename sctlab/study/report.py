@@ -75,6 +75,7 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
         "control": _means(controls, ("mae",)),
         "as_good_as_registrations": questions.as_good_as_registrations(rows, controls),
         "exclusion": questions.exclusion_effect(rows, _exclusions(files)),
+        "matching": questions.matching_reward(rows),
         "spread_by_voxel": analysis.spread_by_voxel(rows),
     }
     for name, values in results.items():
@@ -108,6 +109,8 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
         lists=[
             ("Against the truth, by training", _lines(results["against_truth"])),
             ("Bias: score against the reference minus score against the truth", _lines(results["bias"])),
+            ("Reward of a training by its own reference: its MAE minus another training's, by that reference minus by the truth "
+             "(below 0: the reference flatters it)", _lines(results["matching"])),
             ("The references themselves against the truth, by the same measures", _lines(results["references"])),
             ("Control: CT through registration A, then B, against the CT (MAE, HU)", _lines(results["control"])),
             ("Leaving pairs out: MAE against the truth minus that of all pairs (HU)", _lines(results["exclusion"])),

@@ -22,7 +22,7 @@ from sctlab.study.folds import left_out
 from sctlab.study.names import label_of
 from sctlab.study.plan import PairsPlan, StudyPlan, load_study, plan_names
 from sctlab.study.planted import planted_field
-from sctlab.study.questions import as_good_as_registrations, exclusion_effect
+from sctlab.study.questions import as_good_as_registrations, exclusion_effect, matching_reward
 from sctlab.study.scores import METRICS, Reference, bone_dice, edge_profiles, organ_error, score_case
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import ExitCode, InputError
@@ -269,6 +269,22 @@ def test_bones_and_organs_are_compared_by_hand() -> None:
     organs[:, :4], organs[:, 6:] = 1, 2  # in the first 300 against 150, in the second nothing
     assert organ_error(a, b, organs) == pytest.approx((150 + 0) / 2)
     assert np.isnan(organ_error(a, b, np.zeros_like(organs)))
+
+
+def test_a_reference_that_flatters_its_own_training_is_told_from_a_strict_one() -> None:
+    own = {"truth": {"truth": 50, "mi": 60}, "mi": {"truth": 55, "mi": 58}, "mi+mind": {"truth": 1, "mi": 2}}
+    rows = [
+        row(t, e, c, mae + extra) for t, r in own.items() for e, mae in r.items() for c, extra in (("a", 0), ("b", 7))
+    ]
+    found = matching_reward(rows)
+    assert [(e.name, e.mean, e.n) for e in found] == [("mi against truth", (58 - 60) - (55 - 50), 2)]
+    strict = [
+        row(t, e, "a", {"truth": 50, "mi": 55}[t] + (10 if e == "mi" else 0))
+        for t in own
+        if "+" not in t
+        for e in ("truth", "mi")
+    ]
+    assert matching_reward(strict)[0].mean == 0
 
 
 def test_registrations_set_the_line_and_exclusion_is_paired_by_case() -> None:
