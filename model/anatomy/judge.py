@@ -15,8 +15,9 @@ from sctlab_model.errors import InputError
 from sctlab_model.gates import Finding
 from sctlab_model.volume import Volume
 
-SURE = 0.9  # chance of another region, over all slices looked at, that makes a request a mistake
-DOUBTFUL = 0.05  # chance of the region that was asked for, below which the user is asked
+HEAD, TRUNK = 0.5, 0.2  # share of a slab's body in a region's own structures that shows the region
+NO_HEAD, NO_TRUNK = 0.02, 0.15  # at most so much in any slab where the region is not shown
+_FEW = 0.25  # of the largest share: the user is asked
 _LOOKS = 3  # slabs, evenly over the image
 
 
@@ -25,19 +26,29 @@ class RegionSeen:
     """What a look at a few slabs says.
 
     Args:
-        chances: Of every region, in the order of `Region`; they add to one.
+        shares: The largest share of a slab's body in structures that tell a region (brain and skull, lungs and heart,
+            liver and hips …), in the order of `Region`.
     """
 
-    chances: tuple[float, ...]
+    shares: tuple[float, ...]
 
     @property
     def region(self) -> Region:
-        """The likeliest."""
-        return list(Region)[int(np.argmax(self.chances))]
+        """Whose structures are seen most."""
+        return list(Region)[int(np.argmax(self.shares))]
 
-    def chance(self, region: Region) -> float:
-        """Of one region."""
-        return self.chances[list(Region).index(region)]
+    def share(self, region: Region) -> float:
+        """Of one region's structures."""
+        return self.shares[list(Region).index(region)]
+
+    @property
+    def is_trunk(self) -> bool:
+        """Chest or abdomen, and surely nothing of a head."""
+        return max(self.share(Region.TH), self.share(Region.AB)) >= TRUNK and self.share(Region.HN) <= NO_HEAD
+
+    def is_head_without(self, region: Region) -> bool:
+        """A head, and hardly anything of a region of the trunk."""
+        return self.share(Region.HN) >= HEAD and self.share(region) <= NO_TRUNK
 
 
 def see_region(image: Volume, network: AnatomyNetwork | None = None) -> RegionSeen:
@@ -70,9 +81,8 @@ def see_region(image: Volume, network: AnatomyNetwork | None = None) -> RegionSe
             cut = slab[rows, y : y + height, x : x + width]
             piece[:, : cut.shape[1], : cut.shape[2]] = cut
             seen = normalised(piece, reference)[None, None]
-            said.append(network.regions_of(seen)[0].softmax(0).mean(1).numpy())
-    chances = np.mean(said, axis=0)
-    return RegionSeen(tuple(float(c) for c in chances / chances.sum()))
+            said.append(network.shares_of(seen)[0].numpy())
+    return RegionSeen(tuple(float(s) for s in np.max(said, axis=0)))
 
 
 def check_seen_region(image: Volume, asked: Region | None) -> list[Finding]:
@@ -87,14 +97,15 @@ def check_seen_region(image: Volume, asked: Region | None) -> list[Finding]:
         seen = see_region(image)
     except InputError:  # too thin to tell
         return []
-    region, chance = seen.region, seen.chance(seen.region)
-    if region is asked or seen.chance(asked) > DOUBTFUL:
+    wrong = seen.is_trunk if asked is Region.HN else seen.is_head_without(asked)
+    largest = max(seen.shares)
+    if not wrong and (seen.share(asked) >= _FEW * largest or largest < TRUNK):
         return []
-    apart = Region.HN in (region, asked)
+    found = ", ".join(f"{r.full_name} {seen.share(r):.0%}" for r in Region)
     return [
         Finding(
-            f"the image looks like {region.full_name} (anatomy network: {chance:.0%}), and was given as {asked.full_name}",
-            "refuse" if apart and chance >= SURE else "warn",
+            f"the image does not look like {asked.full_name}: of the body, structures of {found} (anatomy network)",
+            "refuse" if wrong else "warn",
         )
     ]
 

@@ -125,15 +125,18 @@ class AnatomyNetwork(nn.Module):
             found.append(scores + functional.interpolate(found[-1], scale_factor=2.0) if found else scores)
         return found, functional.interpolate(found[-1], scale_factor=2.0, mode="trilinear")
 
-    def regions_of(self, x: Tensor) -> Tensor:
-        """The regions' logits alone [B, regions, slices], for a third of the work.
+    def shares_of(self, x: Tensor) -> Tensor:
+        """How much of the body belongs to structures that tell a region, [B, regions], for a third of the work.
 
         Args:
             x: As for `forward`.
         """
         depth = len(self.settings.features)
         coarsest = unet_stages(self.unet, blocks(x), depth + 1)[-1]
-        return self._regions(self.unet.decoder.seg_layers[0](coarsest).float())
+        chances = self.unet.decoder.seg_layers[0](coarsest).float().softmax(1).mean((2, 3, 4))
+        telling = [[k for k, entry in enumerate(CLASSES) if entry.region is region] for region in Region]
+        body = (1 - chances[:, 0]).clamp_min(1e-3)
+        return torch.stack([chances[:, ids].sum(1) / body for ids in telling], 1)
 
     def _regions(self, coarsest: Tensor) -> Tensor:
         """The region of every slice, of what it is made of: means of features say nothing once they are normalised."""

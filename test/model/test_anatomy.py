@@ -202,27 +202,30 @@ def test_a_look_at_a_few_slabs_tells_the_region_on_any_grid(tiny: AnatomyNetwork
         grid = Geometry(size, spacing, (-7.0, 30.0, 12.0), turned)
         image = Volume(np.random.default_rng(0).normal(100, 30, grid.shape_zyx).clip(0).astype(np.float32), grid)
         seen = judge.see_region(image, tiny)
-        assert sum(seen.chances) == pytest.approx(1, abs=1e-5)
-        assert seen.chance(seen.region) == max(seen.chances)
+        assert all(0 <= share <= 1 for share in seen.shares)
+        assert seen.share(seen.region) == max(seen.shares)
 
 
 @pytest.mark.parametrize(
-    ("asked", "chances", "level"),
+    ("asked", "shares", "level"),  # AB, HN, TH
     [
-        (Region.AB, (0.02, 0.97, 0.01), "refuse"),  # a head given as an abdomen
-        (Region.HN, (0.97, 0.02, 0.01), "refuse"),
-        (Region.AB, (0.02, 0.80, 0.18), "warn"),  # not sure enough
-        (Region.AB, (0.02, 0.01, 0.97), "warn"),  # thorax and abdomen share slices
-        (Region.AB, (0.20, 0.79, 0.01), None),
-        (Region.AB, (0.97, 0.02, 0.01), None),
-        (None, (0.02, 0.97, 0.01), None),
+        (Region.AB, (0.01, 0.70, 0.01), "refuse"),  # a head given as an abdomen
+        (Region.TH, (0.01, 0.70, 0.10), "refuse"),
+        (Region.HN, (0.40, 0.00, 0.05), "refuse"),
+        (Region.AB, (0.03, 0.30, 0.01), "warn"),  # not sure enough
+        (Region.AB, (0.05, 0.00, 0.40), "warn"),  # thorax and abdomen share slices
+        (Region.TH, (0.10, 0.70, 0.25), None),  # head and chest
+        (Region.AB, (0.02, 0.05, 0.01), None),  # nothing is recognised: nothing is said
+        (Region.AB, (0.40, 0.00, 0.05), None),
+        (Region.HN, (0.08, 0.60, 0.20), None),
+        (None, (0.00, 0.70, 0.00), None),
     ],
 )
 def test_another_region_than_asked_for_is_told_or_refused(
-    monkeypatch: pytest.MonkeyPatch, asked: Region | None, chances: tuple[float, ...], level: str | None
+    monkeypatch: pytest.MonkeyPatch, asked: Region | None, shares: tuple[float, ...], level: str | None
 ) -> None:
     monkeypatch.setattr(judge, "is_here", lambda: True)
-    monkeypatch.setattr(judge, "see_region", lambda image: judge.RegionSeen(chances))
+    monkeypatch.setattr(judge, "see_region", lambda image: judge.RegionSeen(shares))
     image = Volume(np.zeros((4, 4, 4), np.float32), Geometry((4, 4, 4), (3.0, 3.0, 3.0)))
     findings = judge.check_seen_region(image, asked)
     assert [f.level for f in findings] == ([level] if level else [])

@@ -7,7 +7,7 @@ meet is a longer look: `sctlab segment FIXED OUT --against REGISTERED`.
 from __future__ import annotations
 
 from sctlab.registration.pairs import Pair
-from sctlab_model.anatomy.judge import SURE, see_region
+from sctlab_model.anatomy.judge import see_region
 from sctlab_model.anatomy.network import AnatomyNetwork
 from sctlab_model.anatomy.shipped import NETWORK, is_here, load_network
 from sctlab_model.cases import Region
@@ -28,10 +28,10 @@ def different_parts(pair: Pair, network: AnatomyNetwork | None = None) -> str:
         one, other = (see_region(image, network) for image in (pair.fixed, pair.moving))
     except InputError:
         return ""
-    heads = [seen.chance(Region.HN) for seen in (one, other)]
-    if max(heads) < SURE or min(heads) > 1 - SURE:
-        return ""
-    return (
-        f"different parts of the body: {one.region.full_name} ({one.chance(one.region):.0%}) and "
-        f"{other.region.full_name} ({other.chance(other.region):.0%}), says the anatomy network"
-    )
+    for head, trunk in ((one, other), (other, one)):
+        if head.is_head_without(Region.AB) and trunk.is_trunk:
+            return (
+                f"different parts of the body: a head in one image ({head.share(Region.HN):.0%} of a slab are its "
+                f"structures) and none in the other ({trunk.share(Region.HN):.0%}), says the anatomy network"
+            )
+    return ""
