@@ -15,7 +15,7 @@ from sctlab_model.errors import InputError
 from sctlab_model.gates import Finding
 from sctlab_model.volume import Volume
 
-HEAD, TRUNK = 0.5, 0.2  # share of a slab's body in a region's own structures that shows the region
+HEAD, TRUNK = 0.58, 0.2  # share of a slab's body in a region's own structures that shows the region
 NO_HEAD, NO_TRUNK = 0.02, 0.15  # at most so much in any slab where the region is not shown
 _FEW = 0.25  # of the largest share: the user is asked
 _LOOKS = 3  # slabs, evenly over the image

@@ -71,7 +71,10 @@ class Anatomy(FeatureExtractor):
         return [crop_to_stride(f, size, layer.stride) for f, layer in zip(found, self.layers, strict=False)]
 
 
-@register("anatomy", note="our own anatomy network at 3 mm (CT, CBCT, MR, sCT); this release has no weights of it")
+@register(
+    "anatomy",
+    note="our own anatomy network at 3 mm (CT, CBCT, MR, sCT); ships with the product; stages of its U-Net, then the chance of every class",
+)
 def shipped_anatomy() -> Anatomy:
     """The network that comes with the product."""
     return Anatomy(read_network(network_path("anatomy")))
