@@ -6,6 +6,39 @@ from collections.abc import Sequence
 
 import numpy as np
 
+FULL_SHARE = 0.9  # of the first line behind a filled border, where that border is none of the image
+
+
+def image_box(image: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First row and column, and size, of what was imaged: without borders of a single value that software has added.
+
+    Where the line behind such a border is nearly full the image ends there. Where it is not, the border is the air of a
+    masked image, and the line a part of the body's own outline.
+
+    Args:
+        image: [z, y, x].
+
+    Example:
+        >>> image_box(np.pad(np.arange(1, 7).reshape(1, 2, 3), ((0, 0), (1, 0), (2, 2))))
+        ((1, 2), (2, 3))
+    """
+    first, last = [0, 0], [image.shape[1], image.shape[2]]
+    for axis in (0, 1):
+        for end in (0, -1):
+            border = image.take(end, axis + 1)
+            if (border != border.flat[0]).any():
+                continue
+            other = image != border.flat[0]
+            lines = np.flatnonzero(other.any(axis=(0, 2 - axis)))
+            if lines.size == 0:
+                continue
+            # Of the rectangle that isn't filled: another side may have a border, too.
+            held = other.any(axis=(0, 1 + axis)), other.any(axis=(1, 2))
+            share = other.take(lines[end], axis + 1)[held[1]][:, held[0]].mean()
+            if share >= FULL_SHARE:
+                first[axis], last[axis] = (int(lines[0]), last[axis]) if end == 0 else (first[axis], int(lines[-1]) + 1)
+    return (first[0], first[1]), (last[0] - first[0], last[1] - first[1])
+
 
 def continue_mirrored(
     placed: np.ndarray, mask: np.ndarray, start_yx: Sequence[int], image_yx: Sequence[int]
@@ -27,7 +60,7 @@ def continue_mirrored(
     """
     pads, seen = [(0, 0)], [slice(None)]
     for first, length, whole in zip(start_yx, placed.shape[1:], image_yx, strict=True):
-        before, after = max(0, -first), max(0, first + length - whole)
+        before, after = min(length, max(0, -first)), min(length, max(0, first + length - whole))
         pads.append((before, after))
         seen.append(slice(before, length - after))
     image, body = placed[tuple(seen)], mask[tuple(seen)]

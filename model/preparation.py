@@ -14,7 +14,7 @@ from itertools import permutations
 import numpy as np
 from scipy import ndimage
 
-from sctlab_model.cut_edges import continue_mirrored
+from sctlab_model.cut_edges import continue_mirrored, image_box
 from sctlab_model.errors import InputError
 from sctlab_model.io.grids import DEFAULT_MAX_VOXELS
 from sctlab_model.recipe import (
@@ -149,7 +149,8 @@ def prepare(source: Volume, mask: Volume, recipe: Recipe) -> Prepared:
     pad_value = statistics["outside"] if recipe.canvas.pad_value is None else recipe.canvas.pad_value
     placed, inside = cut(normalised, start, size, pad_value), cut(body.array, start, size, False)
     if recipe.canvas.cut_edges == "mirror":
-        placed = continue_mirrored(placed, inside, start[1:], body.array.shape[1:])
+        (row, column), imaged = image_box(image.array)
+        placed = continue_mirrored(placed, inside, (start[1] - row, start[2] - column), imaged)
     return Prepared(
         source=placed,
         mask=inside,

@@ -26,7 +26,7 @@ def test_a_cut_patch_is_what_inference_prepares_of_the_cut_image(tmp_path: Path,
     grid = Geometry(shape[::-1], (2.0, 2.0, 3.0))
     body = np.zeros(shape, bool)
     body[:, 4:60, 4:60] = True
-    hu = np.where(body, rng.integers(-200, 900, shape), -1000).astype(np.float32)
+    hu = np.where(body, rng.integers(-200, 900, shape), rng.integers(-1010, -990, shape)).astype(np.float32)
     recipe = Recipe(
         task=Task.CBCT,
         spacing_xyz=(2, 2, 3),
