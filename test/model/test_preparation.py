@@ -217,6 +217,19 @@ def test_a_body_that_the_border_cuts_goes_on_as_its_mirror_image() -> None:
     assert (air.source[~air.mask] == -1).all()
 
 
+def test_a_border_that_the_body_only_touches_cuts_nothing() -> None:
+    y, x = np.indices((64, 80))
+    hu = np.random.default_rng(3).integers(-1000, 900, (2, 64, 80)).astype(np.float32)
+    grid = Geometry((80, 64, 2), (2.0, 2.0, 3.0))
+    canvas = Canvas(margin=4, multiple=8, minimum_yx=(80, 96), cut_edges="mirror")
+    recipe = Recipe(task="cbct", spacing_xyz=(2, 2, 3), normalisation=RangeNormalisation(), canvas=canvas)
+    for centre, cut_there in ((30, False), (20, True)):  # 1 and 11 voxels of a radius of 31 lie beyond the border
+        body = np.broadcast_to(np.hypot(y - centre, x - 40) < 31, hu.shape).copy()
+        assert body[:, 0].any()
+        prepared = prepare(Volume(hu, grid), Volume(body, grid), recipe)
+        assert bool((prepared.source[~prepared.mask] != -1).any()) is cut_there
+
+
 def test_added_borders_do_not_hide_a_cut_edge_and_masked_air_is_none() -> None:
     rng = np.random.default_rng(2)
     hu = rng.integers(-900, 900, (3, 24, 24)).astype(np.float32)
