@@ -145,12 +145,12 @@ def prepare(source: Volume, mask: Volume, recipe: Recipe) -> Prepared:
     if recipe.bias_correction == "n4":
         image = even_shading(image, body)
     normalised, statistics = normalise(image.array, body.array, recipe, source.name or "source")
-    start, size = canvas_box(body.array, recipe.canvas)
+    box = image_box(image.array) if recipe.canvas.cut_edges == "mirror" else None
+    start, size = canvas_box(body.array, recipe.canvas, box)
     pad_value = statistics["outside"] if recipe.canvas.pad_value is None else recipe.canvas.pad_value
     placed, inside = cut(normalised, start, size, pad_value), cut(body.array, start, size, False)
-    if recipe.canvas.cut_edges == "mirror":
-        (row, column), imaged = image_box(image.array)
-        placed = continue_mirrored(placed, inside, (start[1] - row, start[2] - column), imaged)
+    if box is not None:
+        placed = continue_mirrored(placed, inside, (start[1] - box[0][0], start[2] - box[0][1]), box[1])
     return Prepared(
         source=placed,
         mask=inside,
@@ -351,10 +351,13 @@ def even_shading(image: Volume, mask: Volume) -> Volume:
     return image.with_array((image.array / (field / field[mask.array].mean())).astype(np.float32))
 
 
-def canvas_box(mask: np.ndarray, canvas: Canvas) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def canvas_box(
+    mask: np.ndarray, canvas: Canvas, box: tuple[tuple[int, int], tuple[int, int]] | None = None
+) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Start (may be negative: padding) and size of the canvas on the upright grid, both z, y, x.
 
-    All slices are kept. Padding that the recipe adds to each flipped view is not part of it (`framing`).
+    All slices are kept, and the margin ends where the image does (`box`, first row and column and size; the whole grid when
+    left out). Padding that the recipe adds to each flipped view is not part of it (`framing`).
     """
     starts, sizes = [0], [mask.shape[0]]
     for axis in (1, 2):
@@ -362,9 +365,9 @@ def canvas_box(mask: np.ndarray, canvas: Canvas) -> tuple[tuple[int, int, int], 
         first, last = 0, length
         if canvas.crop == "body":
             used = np.flatnonzero(mask.any(axis=(0, 3 - axis)))
-            first, last = used[0] - canvas.margin, used[-1] + 1 + canvas.margin
-            if canvas.cut_edges == "air":  # beyond a cut edge the mirror image needs the margin
-                first, last = max(0, first), min(length, last)
+            begin, imaged = (0, length) if box is None else (box[0][axis - 1], box[1][axis - 1])
+            first = min(used[0], max(begin, used[0] - canvas.margin))
+            last = max(used[-1] + 1, min(begin + imaged, used[-1] + 1 + canvas.margin))
         size = last - first if canvas.flip_before_padding else padded_length(last - first, canvas, axis - 1)
         before = (size - (last - first)) // 2 if canvas.padding == "centre" else 0
         starts.append(int(first - before))

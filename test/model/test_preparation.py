@@ -206,7 +206,7 @@ def test_a_body_that_the_border_cuts_goes_on_as_its_mirror_image() -> None:
     assert mirrored.mask.sum() == body.sum()
     last = int(np.flatnonzero(mirrored.mask.any(axis=(0, 2)))[-1])
     beyond = mirrored.source.shape[1] - last - 1
-    assert beyond >= 4  # the margin, though the image has none
+    assert beyond >= 4  # padding
     columns = mirrored.mask[0, last]
     np.testing.assert_array_equal(
         mirrored.source[:, last + 1 :, columns], mirrored.source[:, last - beyond + 1 : last + 1, columns][:, ::-1]
