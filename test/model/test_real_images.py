@@ -90,21 +90,20 @@ def test_what_happens_to_voxel_values(case: Case, change: str) -> None:
 
 
 def test_what_lies_beyond_a_cut_edge_is_the_same_behind_added_air(case: Case) -> None:
-    """The body's mirror image, in the whole canvas; of the four, the hip's outline is cut on every side."""
+    """The body's mirror image, in the whole canvas, of the one whose outline is cut on every side and whose air has noise."""
+    if "pair_mrct" not in case[0].name:
+        pytest.skip("its outline is whole, or the air beside it is masked: added zeros can't be told from it")
     oriented, mask = orient(case[0]), orient(case[1])
     plain = recipe_for(oriented)
-    canvas = Canvas(margin=8, multiple=32, minimum_yx=(160, 192), cut_edges="mirror")
+    canvas = Canvas(margin=8, multiple=32, minimum_yx=(256, 256), cut_edges="mirror")
     recipe = plain.model_copy(update={"canvas": canvas})
     reference = prepare(oriented, mask, recipe)
     width = ((0, 0), (12, 12), (20, 20))
     size = tuple(n + 2 * k for n, k in zip(oriented.geometry.size_xyz, (20, 12, 0), strict=True))
     geometry = oriented.geometry.cropped((-20, -12, 0), size)
     wide = prepare(Volume(np.pad(oriented.array, width), geometry), Volume(np.pad(mask.array, width), geometry), recipe)
-    assert (
-        changed(wide, reference, np.ones(reference.mask.shape, bool)) <= LIMIT
-    )  # the T2 abdomen, whose air is masked: 0.016
-    if "pair_mrct" in oriented.name:
-        assert (reference.source[~reference.mask] > -1).mean() > 0.3
+    assert changed(wide, reference, np.ones(reference.mask.shape, bool)) <= LIMIT / 100
+    assert (reference.source[~reference.mask] > -1).mean() > 0.3
 
 
 @pytest.mark.parametrize("border", ["slices", "frame", "wider air"])
