@@ -58,6 +58,8 @@ def launch(plan: TrainingPlan, device: str = "auto", devices: int | None = None,
         raise InputError(
             "computing.batch_norm", found="synchronised on a CPU", expected="local or frozen", advice="it needs GPUs"
         )
+    # Patches have one size, so cuDNN's choice of algorithms holds from the first step; validation switched it on too late.
+    torch.backends.cudnn.benchmark = chosen.type == "cuda"
     # The first process checks and prepares thousands of cases while the others wait for it.
     strategy = DDPStrategy(timeout=timedelta(days=2)) if devices * nodes > 1 else "auto"
     try:
