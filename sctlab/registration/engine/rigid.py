@@ -7,7 +7,7 @@ head (a slice of air in the moving image tells as much as bone does), features d
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from sctlab.registration.engine.settings import RigidSettings
 from sctlab.transforms.data import EulerTransform
 from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.volume import Geometry, triple
+
+ORIENTATIONS, ORIENTATION_STEPS = 5, 40  # turned images that are refined before one is compared with the header's
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,12 @@ class Start:
 
     parameters: Tensor
     zyx: bool = False
+    turn: tuple[float, ...] | None = None  # the quarter turns in it, as a matrix by rows
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The quarter turns in it."""
+        return np.eye(3) if self.turn is None else np.reshape(self.turn, (3, 3))
 
 
 def register_rigid(
@@ -53,6 +61,7 @@ def register_rigid(
     """
     generator = torch.Generator().manual_seed(seed)
     centre = _centre_of(fixed)
+    moving = along_axes(moving, fixed.geometry, np.eye(3))
     shifts, searched, least = _search(fixed, moving, centre, settings, generator)
     starts = [Start(parameters) for parameters in shifts]
     turned, quarter_turns = orientation(fixed, moving, centre, settings, seed)
@@ -60,10 +69,16 @@ def register_rigid(
         starts.append(turned)
     refined: list[tuple[Start, float]] = []
     for number, (spacing, iterations) in enumerate(zip(settings.levels_mm, settings.iterations, strict=True)):
-        level = _Level(fixed, moving, spacing, settings, generator)
-        level.least = least
         several = iterations // 2 if number == 0 and len(starts) > 1 else iterations
-        refined = sorted((level.refine(start, centre, several) for start in starts), key=lambda pair: -pair[1])
+        levels: dict[tuple[float, ...] | None, _Level] = {}
+        refined = []
+        for start in starts:
+            if start.turn not in levels:
+                axes = along_axes(moving, fixed.geometry, start.matrix)
+                levels[start.turn] = _Level(fixed, axes, spacing, settings, generator)
+                levels[start.turn].least = least
+            refined.append(levels[start.turn].refine(start, centre, several))
+        refined.sort(key=lambda pair: -pair[1])
         starts = [start for start, _ in refined[:2]]  # a coarse level may prefer the wrong one of two
     best, score = refined[0]
     values = best.parameters.tolist()
@@ -169,7 +184,7 @@ class _Level:
         with torch.no_grad():
             every = self.choose(4 * self.settings.samples)
             before, after = self.score(start, middle, every, zyx), self.score(found, middle, every, zyx)
-        return (Start(found, zyx), float(after)) if after >= before else (begin, float(before))
+        return (replace(begin, parameters=found), float(after)) if after >= before else (begin, float(before))
 
 
 def rotation(angles: Tensor, zyx: bool = False) -> Tensor:
@@ -197,27 +212,78 @@ def orientation(
     if settings.orientation_voxel_mm is None:
         return None, 0
     generator = torch.Generator().manual_seed(seed)  # its own: the other starts stay what they were
-    level = _Level(fixed, moving, settings.orientation_voxel_mm, settings, generator)
-    pivot = torch.tensor(centre, device=fixed.image.device)
-    chosen = level.choose(settings.samples // 2)
+    thinnest = min(extent_zyx(fixed.geometry).min(), extent_zyx(moving.geometry).min())
+    coarse = [_coarsened(image, min(settings.orientation_voxel_mm, float(thinnest) / 6)) for image in (fixed, moving)]
     anchors = [_centre_of(moving) - centre, moving.geometry.centre_xyz - fixed.geometry.centre_xyz]
     steps = settings.orientation_voxel_mm * 1.5 * np.array((-1, 0, 1))
     cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    best: dict[bool, tuple[float, Start, int]] = {}
-    with torch.no_grad():
-        for matrix in quarter_rotations():
-            angles, zyx = euler_angles(matrix)
-            turns = round(np.degrees(np.arccos(np.clip((np.trace(matrix) - 1) / 2, -1, 1))) / 90)
-            for shift in np.concatenate([anchor + cube for anchor in anchors]):
-                parameters = torch.tensor([*angles, *shift], dtype=torch.float64, device=pivot.device)
-                score = float(level.score(parameters, pivot, chosen, zyx))
-                known = best.get(bool(turns))
-                if known is None or score > known[0]:
-                    best[bool(turns)] = (score, Start(parameters, zyx), turns)
-    straight, turned = best[False], best[True]
-    if turned[0] <= (1 + settings.orientation_gain) * max(straight[0], 0.0) or turned[0] <= 0:
+    found: list[tuple[float, Start, _Level]] = []  # the best place of each orientation
+    for matrix in quarter_rotations():
+        turned = along_axes(coarse[1], fixed.geometry, matrix)
+        level = _Level(coarse[0], turned, settings.orientation_voxel_mm, settings, generator)
+        pivot = torch.tensor(centre, device=fixed.image.device)
+        chosen = level.choose(settings.samples // 2)
+        angles, zyx = euler_angles(matrix)
+        places = [
+            torch.tensor([*angles, *shift], dtype=torch.float64, device=pivot.device)
+            for anchor in anchors
+            for shift in anchor + cube
+        ]
+        with torch.no_grad():
+            scores = [float(level.score(place, pivot, chosen, zyx)) for place in places]
+        best = int(np.argmax(scores))
+        turn = None if np.array_equal(matrix, np.eye(3)) else tuple(matrix.ravel().tolist())
+        found.append((scores[best], Start(places[best], zyx, turn), level))
+    found.sort(key=lambda item: -item[0])
+    # The places lie far apart, and the header's own is the only one that is exactly right: the best are refined first.
+    candidates = [
+        next(item for item in found if item[1].turn is None),
+        *[item for item in found if item[1].turn is not None][:ORIENTATIONS],
+    ]
+    refined = [level.refine(start, centre, ORIENTATION_STEPS) for _, start, level in candidates]
+    header, (best_turned, score) = refined[0], max(refined[1:], key=lambda pair: pair[1])
+    if score <= (1 + settings.orientation_gain) * max(header[1], 0.0) or score <= 0:
         return None, 0
-    return turned[1], turned[2]
+    angle = np.degrees(np.arccos(np.clip((np.trace(best_turned.matrix) - 1) / 2, -1, 1)))
+    return best_turned, round(angle / 90)
+
+
+def along_axes(moving: MaskedImage, fixed: Geometry, matrix: np.ndarray) -> MaskedImage:
+    """The same image stored along the fixed image's index axes, after a turn of the patient.
+
+    A channel of MIND-SSC compares neighbours in one direction of the stored image: where that is another direction of the
+    patient, the right place looks wrong.
+
+    Args:
+        matrix: From fixed to moving directions, of quarter turns.
+    """
+    axes = moving.geometry.axes
+    likeness = axes.T @ matrix @ fixed.axes  # old index axis by new index axis
+    order = max(itertools.permutations(range(3)), key=lambda p: sum(abs(likeness[o, k]) for k, o in enumerate(p)))
+    flipped = [bool(likeness[o, k] < 0) for k, o in enumerate(order)]
+    if order == (0, 1, 2) and not any(flipped):
+        return moving
+    geometry = moving.geometry
+    corner = np.zeros(3)
+    for k, o in enumerate(order):
+        corner[o] = geometry.size_xyz[o] - 1 if flipped[k] else 0
+    direction = np.stack([-axes[:, o] if flipped[k] else axes[:, o] for k, o in enumerate(order)], axis=1)
+    stored = Geometry(
+        triple(geometry.size_xyz[o] for o in order),
+        triple(geometry.spacing_xyz[o] for o in order),
+        triple(float(v) for v in geometry.to_physical(corner)),
+        tuple(direction.ravel().tolist()),
+    )
+    dims = [0, 1, *(4 - order[k] for k in (2, 1, 0))]
+    flips = [4 - k for k in range(3) if flipped[k]]
+    image, mask = (t.permute(dims).flip(flips).contiguous() for t in (moving.image, moving.mask))
+    return MaskedImage(image, mask, stored)
+
+
+def _coarsened(masked: MaskedImage, spacing: float) -> MaskedImage:
+    """Image and mask at a voxel size."""
+    image, mask, lattice = _coarse(masked, spacing)
+    return MaskedImage(image, mask, lattice.geometry(masked.geometry))
 
 
 def quarter_rotations() -> list[np.ndarray]:

@@ -125,7 +125,7 @@ class RigidSettings(Settings):
     least_overlap: Share = 0.25
     least_share: Share = 0.05
     orientation_voxel_mm: Positive | None = 16.0
-    orientation_gain: Weight = 0.15
+    orientation_gain: Weight = 0.05
 
     @model_validator(mode="after")
     def _iterations_for_each_level(self) -> Self:

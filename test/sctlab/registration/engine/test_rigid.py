@@ -95,3 +95,42 @@ def test_a_wrong_header_is_undone(cbct_sample, turn: np.ndarray) -> None:
     points = cbct_sample.source.geometry.to_physical(np.argwhere(cbct_sample.mask.array)[::50, ::-1])
     undone = (result.rigid(points) - grid.centre_xyz) @ turn + grid.centre_xyz  # turnᵀ on the left
     assert np.linalg.norm(undone - right.rigid(points), axis=1).mean() < 2.0
+
+
+@pytest.mark.parametrize(("times", "plane"), [(2, (1, 2)), (1, (0, 2))])
+def test_voxels_that_were_turned_under_a_sound_header_are_turned_back(
+    cbct_sample, times: int, plane: tuple[int, int]
+) -> None:
+    """The array's axes are other axes of the patient then, and so are the directions of its features."""
+    ct = cbct_sample.ct.with_array(cbct_sample.ct.array.astype(np.float32))
+    array = np.rot90(ct.array, times, plane).copy()
+    spacing = np.array(ct.geometry.spacing_xyz[::-1])
+    if times == 1:
+        spacing[list(plane)] = spacing[list(plane)[::-1]]
+    size, pitch = array.shape[::-1], spacing[::-1]
+    origin = np.array(ct.geometry.centre_xyz) - (np.array(size) - 1) / 2 * pitch
+    turned = Volume(array, Geometry(size, tuple(pitch), tuple(origin)))
+    wrong, right = (
+        register(cbct_sample.source, image, fixed_mask=cbct_sample.mask, preset=PRESETS["rigid"])
+        for image in (turned, ct)
+    )
+    assert wrong.metrics["rigid_quarter_turns"] == times
+    assert right.metrics["rigid_quarter_turns"] == 0
+    assert wrong.metrics["rigid_likeness"] == pytest.approx(right.metrics["rigid_likeness"], rel=0.05)
+
+
+def test_how_an_image_is_stored_does_not_matter(cbct_sample) -> None:
+    """Sagittal slices, from the right to the left and from below: the same image."""
+    ct = cbct_sample.ct.with_array(cbct_sample.ct.array.astype(np.float32))
+    axes = ct.geometry.axes
+    array = np.ascontiguousarray(ct.array.transpose(2, 0, 1)[:, :, ::-1])  # index axes: y backwards, z, x
+    direction = np.stack([-axes[:, 1], axes[:, 2], axes[:, 0]], axis=1)
+    spacing = [ct.geometry.spacing_xyz[k] for k in (1, 2, 0)]
+    origin = ct.geometry.to_physical(np.array([0, ct.geometry.size_xyz[1] - 1, 0]))
+    stored = Volume(array, Geometry(array.shape[::-1], tuple(spacing), tuple(origin), tuple(direction.ravel())))
+    found = [
+        register(cbct_sample.source, image, fixed_mask=cbct_sample.mask, preset=PRESETS["rigid"])
+        for image in (ct, stored)
+    ]
+    points = cbct_sample.source.geometry.to_physical(np.argwhere(cbct_sample.mask.array)[::50, ::-1])
+    assert np.linalg.norm(found[0].rigid(points) - found[1].rigid(points), axis=1).max() < 0.5
