@@ -103,7 +103,7 @@ def _chances(image: Volume, network: AnatomyNetwork) -> tuple[np.ndarray, np.nda
         for corner in product(*(_starts(n, p) for n, p in zip(whole, shape, strict=True))):
             box = tuple(slice(a, a + n) for a, n in zip(corner, shape, strict=True))
             if float(x[0, 0][box].amax() - x[0, 0][box].amin()) == 0:
-                classes[(0, *box)] += weight  # nothing but air
+                classes[0][box] += weight  # nothing but air
                 total[box] += weight
                 continue
             output = network(x[(slice(None), slice(None), *box)].contiguous(memory_format=torch.channels_last_3d))
