@@ -1,4 +1,4 @@
-"""Is this the body part that was asked for? The anatomy network's answer, in a second, before anything is predicted."""
+"""Is this the body part that was asked for, and is left left? The anatomy network's answers, before anything is predicted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sctlab_model.anatomy.classes import CLASSES, INDEX
 from sctlab_model.anatomy.network import PIECES, AnatomyNetwork, Intensities, normalised
 from sctlab_model.anatomy.segmenter import on_three_mm
 from sctlab_model.anatomy.shipped import NETWORK, is_here, load_network
@@ -19,6 +20,9 @@ HEAD, TRUNK = 0.58, 0.2  # share of a slab's body in a region's own structures t
 NO_HEAD, NO_TRUNK = 0.02, 0.15  # at most so much in any slab where the region is not shown
 _FEW = 0.25  # of the largest share: the user is asked
 _LOOKS = 3  # slabs, evenly over the image
+# A mirrored abdomen: its own mirror image shows more liver, by this factor. True ones have 0.1 to 0.55 of theirs there.
+MIRRORED = 1.4
+_LIVER = 0.08  # share of a slab's body that is liver, below which nothing is said of left and right
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,34 @@ def see_region(image: Volume, network: AnatomyNetwork | None = None) -> RegionSe
         WeightsError: The shipped weights are missing or altered.
     """
     network = network or load_network(NETWORK)
+    found = _shares(_slabs(image), network)
+    telling = [[k for k, entry in enumerate(CLASSES) if entry.region is region] for region in Region]
+    return RegionSeen(tuple(float(found[:, ids].sum(1).max()) for ids in telling))
+
+
+def looks_mirrored(image: Volume, network: AnatomyNetwork | None = None) -> bool | None:
+    """Whether left and right are exchanged, by where the liver is: its mirror image shows more of it. None without one.
+
+    Args, raises: As `see_region`.
+    """
+    network = network or load_network(NETWORK)
+    slabs = _slabs(image)
+    liver = [_shares(x, network)[:, INDEX["liver"]] for x in (slabs, slabs.flip(-1))]
+    best = int(torch.maximum(*liver).argmax())
+    plain, mirrored = (float(share[best]) for share in liver)
+    if max(plain, mirrored) < _LIVER:
+        return None
+    return True if mirrored > MIRRORED * plain else False if plain > MIRRORED * mirrored else None
+
+
+def _shares(slabs: torch.Tensor, network: AnatomyNetwork) -> torch.Tensor:
+    """Share of the body of every class in every slab, [slabs, classes]."""
+    with torch.inference_mode():
+        return torch.cat([network.shares_of(slab[None]) for slab in slabs])
+
+
+def _slabs(image: Volume) -> torch.Tensor:
+    """What the network is shown: slabs of 48 mm evenly over an image, [slabs, 1, z, y, x], normalised."""
     coarse = on_three_mm(image)
     array = torch.from_numpy(np.ascontiguousarray(coarse.array, dtype=np.float32))
     reference = Intensities.of(array)
@@ -70,44 +102,49 @@ def see_region(image: Volume, network: AnatomyNetwork | None = None) -> RegionSe
     middles = np.linspace(0, len(array), 2 * _LOOKS + 1)[1::2]
     firsts = sorted({int(np.clip(round(m - depth / 2), 0, max(0, len(array) - depth))) for m in middles})
     centre = [_middle(array, axis) for axis in (1, 2)]
-    said = []
-    with torch.inference_mode():
-        for first in firsts:
-            slab = array[first : first + depth]
-            piece = torch.full((depth, height, width), float(array.min()))
-            # at both ends the body goes on; beside it is air
-            rows = np.clip(np.arange(depth), 0, len(slab) - 1)
-            y, x = (max(0, c - n // 2) for c, n in zip(centre, (height, width), strict=True))
-            cut = slab[rows, y : y + height, x : x + width]
-            piece[:, : cut.shape[1], : cut.shape[2]] = cut
-            seen = normalised(piece, reference)[None, None]
-            said.append(network.shares_of(seen)[0].numpy())
-    return RegionSeen(tuple(float(s) for s in np.max(said, axis=0)))
+    found = []
+    for first in firsts:
+        slab = array[first : first + depth]
+        piece = torch.full((depth, height, width), float(array.min()))
+        # at both ends the body goes on; beside it is air
+        rows = np.clip(np.arange(depth), 0, len(slab) - 1)
+        y, x = (max(0, c - n // 2) for c, n in zip(centre, (height, width), strict=True))
+        cut = slab[rows, y : y + height, x : x + width]
+        piece[:, : cut.shape[1], : cut.shape[2]] = cut
+        found.append(normalised(piece, reference)[None])
+    return torch.stack(found)
 
 
 def check_seen_region(image: Volume, asked: Region | None) -> list[Finding]:
-    """Whether the image shows the region that was asked for; nothing where no network is shipped or no region is given.
+    """Whether the image shows the region that was asked for, and left and right as they are.
 
-    A head given as an abdomen (or the other way round) is a mistake and refused. Thorax and abdomen share slices: there
-    the user is only asked.
+    Nothing is said where no network is shipped or no region is given. A head given as an abdomen (or the other way round)
+    is a mistake and refused. Thorax and abdomen share slices: there the user is only asked. So they are of a liver on the
+    left: few patients have one, more headers say so.
     """
     if asked is None or not is_here():
         return []
     try:
         seen = see_region(image)
+        mirrored = asked is not Region.HN and looks_mirrored(image)
     except InputError:  # too thin to tell
         return []
+    findings = []
     wrong = seen.is_trunk if asked is Region.HN else seen.is_head_without(asked)
     largest = max(seen.shares)
-    if not wrong and (seen.share(asked) >= _FEW * largest or largest < TRUNK):
-        return []
-    found = ", ".join(f"{r.full_name} {seen.share(r):.0%}" for r in Region)
-    return [
-        Finding(
-            f"the image does not look like {asked.full_name}: of the body, structures of {found} (anatomy network)",
-            "refuse" if wrong else "warn",
+    if wrong or (seen.share(asked) < _FEW * largest and largest >= TRUNK):
+        found = ", ".join(f"{r.full_name} {seen.share(r):.0%}" for r in Region)
+        findings.append(
+            Finding(
+                f"the image does not look like {asked.full_name}: of the body, structures of {found} (anatomy network)",
+                "refuse" if wrong else "warn",
+            )
         )
-    ]
+    if mirrored and not wrong:
+        findings.append(
+            Finding("the liver seems to lie on the left: are left and right exchanged in the header? (anatomy network)")
+        )
+    return findings
 
 
 def _middle(array: torch.Tensor, axis: int) -> int:

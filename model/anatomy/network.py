@@ -126,7 +126,7 @@ class AnatomyNetwork(nn.Module):
         return found, functional.interpolate(found[-1], scale_factor=2.0, mode="trilinear")
 
     def shares_of(self, x: Tensor) -> Tensor:
-        """How much of the body belongs to structures that tell a region, [B, regions], for a third of the work.
+        """How much of the body every class takes, [B, classes], by the coarsest decoder stage: a third of the work.
 
         Args:
             x: As for `forward`.
@@ -134,9 +134,8 @@ class AnatomyNetwork(nn.Module):
         depth = len(self.settings.features)
         coarsest = unet_stages(self.unet, blocks(x), depth + 1)[-1]
         chances = self.unet.decoder.seg_layers[0](coarsest).float().softmax(1).mean((2, 3, 4))
-        telling = [[k for k, entry in enumerate(CLASSES) if entry.region is region] for region in Region]
-        body = (1 - chances[:, 0]).clamp_min(1e-3)
-        return torch.stack([chances[:, ids].sum(1) / body for ids in telling], 1)
+        shares: Tensor = chances / (1 - chances[:, :1]).clamp_min(1e-3)
+        return shares
 
     def _regions(self, coarsest: Tensor) -> Tensor:
         """The region of every slice, of what it is made of: means of features say nothing once they are normalised."""

@@ -226,6 +226,23 @@ def test_another_region_than_asked_for_is_told_or_refused(
 ) -> None:
     monkeypatch.setattr(judge, "is_here", lambda: True)
     monkeypatch.setattr(judge, "see_region", lambda image: judge.RegionSeen(shares))
+    monkeypatch.setattr(judge, "looks_mirrored", lambda image: None)
     image = Volume(np.zeros((4, 4, 4), np.float32), Geometry((4, 4, 4), (3.0, 3.0, 3.0)))
     findings = judge.check_seen_region(image, asked)
     assert [f.level for f in findings] == ([level] if level else [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "mirrored", "told"),
+    [(Region.AB, True, 1), (Region.AB, False, 0), (Region.AB, None, 0), (Region.HN, True, 0)],
+)
+def test_a_liver_on_the_left_is_told(
+    monkeypatch: pytest.MonkeyPatch, asked: Region, mirrored: bool | None, told: int
+) -> None:
+    shares = {Region.AB: (0.4, 0.0, 0.1), Region.HN: (0.0, 0.6, 0.1)}[asked]
+    monkeypatch.setattr(judge, "is_here", lambda: True)
+    monkeypatch.setattr(judge, "see_region", lambda image: judge.RegionSeen(shares))
+    monkeypatch.setattr(judge, "looks_mirrored", lambda image: mirrored)
+    image = Volume(np.zeros((4, 4, 4), np.float32), Geometry((4, 4, 4), (3.0, 3.0, 3.0)))
+    findings = judge.check_seen_region(image, asked)
+    assert [f.level for f in findings] == ["warn"] * told

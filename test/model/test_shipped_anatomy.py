@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +13,15 @@ from sctlab.simulation.anatomy.build import build_phantom, default_grid
 from sctlab.simulation.phantom import Phantom
 from sctlab_model.anatomy import shipped
 from sctlab_model.anatomy.classes import INDEX, to_classes
-from sctlab_model.anatomy.judge import check_seen_region, see_region
+from sctlab_model.anatomy.judge import check_seen_region, looks_mirrored, see_region
 from sctlab_model.anatomy.segmenter import see_anatomy
 from sctlab_model.cases import Region
+from sctlab_model.io.reading import read_volume
 from sctlab_model.volume import Geometry, Volume
 
 NAMES = [name for name in (shipped.NETWORK, shipped.JUDGE) if shipped.is_here(name)]
 SEED = 2_200_001
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,25 @@ class TestShippedNetwork:
         abdomen = next(_images(bodies[Region.AB]))
         assert [f.level for f in check_seen_region(abdomen, Region.HN)] == ["refuse"]
         assert check_seen_region(abdomen, Region.AB) == []
+
+    def test_a_mirrored_abdomen_has_its_liver_on_the_left(self, bodies: dict[Region, Phantom]) -> None:
+        for image in _images(bodies[Region.AB]):
+            assert looks_mirrored(image) is False, image.name
+            assert looks_mirrored(image.with_array(np.ascontiguousarray(image.array[:, :, ::-1]))) is True, image.name
+        head = next(_images(bodies[Region.HN]))
+        assert looks_mirrored(head) is None
+
+    @pytest.mark.parametrize("name", ["abdomen_ct_crlm_1004/ct.nii.gz", "abdomen_mr/mr.nii.gz"])
+    def test_real_abdomens_and_their_mirror_images(self, name: str) -> None:
+        path = SHARED / name
+        if not path.is_file():
+            pytest.skip("the real images are not here")
+        image = read_volume(path)
+        along = int(np.argmax(np.abs(image.geometry.axes[0])))  # the image axis along the patient's left
+        mirrored = image.with_array(np.ascontiguousarray(np.flip(image.array, 2 - along)))
+        assert [looks_mirrored(v) for v in (image, mirrored)] == [False, True]
+        assert [f.level for f in check_seen_region(image, Region.HN)] == ["refuse"]
+        assert check_seen_region(image, Region.AB) == []
 
     @pytest.mark.parametrize(
         ("region", "organs"),

@@ -1,4 +1,4 @@
-"""Whether both images of a registered pair show the same part of the body, as the anatomy network sees them.
+"""Whether both images of a registered pair show the same part of the body, and the same side, as the anatomy network sees them.
 
 The network looks at each image alone: how they were registered, and by which features, does not matter to it. Which organs
 meet is a longer look: `sctlab segment FIXED OUT --against REGISTERED`.
@@ -7,7 +7,7 @@ meet is a longer look: `sctlab segment FIXED OUT --against REGISTERED`.
 from __future__ import annotations
 
 from sctlab.registration.pairs import Pair
-from sctlab_model.anatomy.judge import see_region
+from sctlab_model.anatomy.judge import looks_mirrored, see_region
 from sctlab_model.anatomy.network import AnatomyNetwork
 from sctlab_model.anatomy.shipped import NETWORK, is_here, load_network
 from sctlab_model.cases import Region
@@ -15,7 +15,9 @@ from sctlab_model.errors import InputError
 
 
 def different_parts(pair: Pair, network: AnatomyNetwork | None = None) -> str:
-    """A sentence where one image surely shows a head and the other surely none; thorax and abdomen share too much.
+    """A sentence where one image surely shows a head and the other surely none, or one has its liver on the other side.
+
+    Thorax and abdomen share too much for a word.
 
     Args:
         pair: The images.
@@ -26,6 +28,7 @@ def different_parts(pair: Pair, network: AnatomyNetwork | None = None) -> str:
     network = network or load_network(NETWORK)
     try:
         one, other = (see_region(image, network) for image in (pair.fixed, pair.moving))
+        sides = {looks_mirrored(image, network) for image in (pair.fixed, pair.moving)}
     except InputError:
         return ""
     for head, trunk in ((one, other), (other, one)):
@@ -34,4 +37,8 @@ def different_parts(pair: Pair, network: AnatomyNetwork | None = None) -> str:
                 f"different parts of the body: a head in one image ({head.share(Region.HN):.0%} of a slab are its "
                 f"structures) and none in the other ({trunk.share(Region.HN):.0%}), says the anatomy network"
             )
+    if sides == {True, False}:
+        return (
+            "mirrored anatomy: the liver lies on the left in one image and on the right in the other (anatomy network)"
+        )
     return ""

@@ -28,6 +28,7 @@ def test_only_sure_sights_of_different_parts_are_told(
 ) -> None:
     seen = {"fixed": RegionSeen(fixed), "moving": RegionSeen(moving)}
     monkeypatch.setattr(parts, "see_region", lambda image, network: seen[image])
+    monkeypatch.setattr(parts, "looks_mirrored", lambda image, network: None)
     said = parts.different_parts(SimpleNamespace(fixed="fixed", moving="moving"), network=object())  # type: ignore[arg-type]
     assert bool(said) == told
     if told:
@@ -38,3 +39,16 @@ def test_only_sure_sights_of_different_parts_are_told(
 def test_nothing_is_said_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "is_here", lambda: False)
     assert parts.different_parts(SimpleNamespace(fixed=None, moving=None)) == ""  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "told"),
+    [(True, False, True), (False, True, True), (True, True, False), (False, False, False), (None, True, False)],
+)
+def test_livers_on_different_sides_are_told(
+    monkeypatch: pytest.MonkeyPatch, fixed: bool | None, moving: bool | None, told: bool
+) -> None:
+    monkeypatch.setattr(parts, "see_region", lambda image, network: RegionSeen(ABDOMEN))
+    monkeypatch.setattr(parts, "looks_mirrored", lambda image, network: {"fixed": fixed, "moving": moving}[image])
+    said = parts.different_parts(SimpleNamespace(fixed="fixed", moving="moving"), network=object())  # type: ignore[arg-type]
+    assert ("mirrored" in said) == told
