@@ -55,36 +55,33 @@ class RegionSeen:
         return self.share(Region.HN) >= HEAD and self.share(region) <= NO_TRUNK
 
 
-def see_region(image: Volume, network: AnatomyNetwork | None = None) -> RegionSeen:
-    """The region that an image shows, by three slabs of 48 mm over its middle.
+def look_at(image: Volume, network: AnatomyNetwork | None = None) -> tuple[RegionSeen, bool | None]:
+    """The region that an image shows, and whether left and right are exchanged, by three slabs of 48 mm over its middle.
 
     Args:
         image: HU, or MR magnitudes; any grid and orientation.
         network: The shipped one when left out.
+
+    Returns:
+        The region's evidence; True where the mirror image shows more liver, None where there is too little of it.
 
     Raises:
         InputError: An image that can't be looked at (see `see_anatomy`).
         WeightsError: The shipped weights are missing or altered.
     """
     network = network or load_network(NETWORK)
-    found = _shares(_slabs(image), network)
-    telling = [[k for k, entry in enumerate(CLASSES) if entry.region is region] for region in Region]
-    return RegionSeen(tuple(float(found[:, ids].sum(1).max()) for ids in telling))
-
-
-def looks_mirrored(image: Volume, network: AnatomyNetwork | None = None) -> bool | None:
-    """Whether left and right are exchanged, by where the liver is: its mirror image shows more of it. None without one.
-
-    Args, raises: As `see_region`.
-    """
-    network = network or load_network(NETWORK)
     slabs = _slabs(image)
-    liver = [_shares(x, network)[:, INDEX["liver"]] for x in (slabs, slabs.flip(-1))]
+    found = _shares(slabs, network)
+    telling = [[k for k, entry in enumerate(CLASSES) if entry.region is region] for region in Region]
+    seen = RegionSeen(tuple(float(found[:, ids].sum(1).max()) for ids in telling))
+    if seen.is_head_without(Region.AB):
+        return seen, None
+    liver = [shares[:, INDEX["liver"]] for shares in (found, _shares(slabs.flip(-1), network))]
     best = int(torch.maximum(*liver).argmax())
     plain, mirrored = (float(share[best]) for share in liver)
-    if max(plain, mirrored) < _LIVER:
-        return None
-    return True if mirrored > MIRRORED * plain else False if plain > MIRRORED * mirrored else None
+    if max(plain, mirrored) < _LIVER or max(plain, mirrored) <= MIRRORED * min(plain, mirrored):
+        return seen, None
+    return seen, mirrored > plain
 
 
 def _shares(slabs: torch.Tensor, network: AnatomyNetwork) -> torch.Tensor:
@@ -125,8 +122,7 @@ def check_seen_region(image: Volume, asked: Region | None) -> list[Finding]:
     if asked is None or not is_here():
         return []
     try:
-        seen = see_region(image)
-        mirrored = asked is not Region.HN and looks_mirrored(image)
+        seen, mirrored = look_at(image)
     except InputError:  # too thin to tell
         return []
     findings = []
@@ -140,7 +136,7 @@ def check_seen_region(image: Volume, asked: Region | None) -> list[Finding]:
                 "refuse" if wrong else "warn",
             )
         )
-    if mirrored and not wrong:
+    if mirrored and asked is not Region.HN and not wrong:
         findings.append(
             Finding("the liver seems to lie on the left: are left and right exchanged in the header? (anatomy network)")
         )

@@ -201,7 +201,7 @@ def test_a_look_at_a_few_slabs_tells_the_region_on_any_grid(tiny: AnatomyNetwork
     ):
         grid = Geometry(size, spacing, (-7.0, 30.0, 12.0), turned)
         image = Volume(np.random.default_rng(0).normal(100, 30, grid.shape_zyx).clip(0).astype(np.float32), grid)
-        seen = judge.see_region(image, tiny)
+        seen, _ = judge.look_at(image, tiny)
         assert all(0 <= share <= 1 for share in seen.shares)
         assert seen.share(seen.region) == max(seen.shares)
 
@@ -225,8 +225,7 @@ def test_another_region_than_asked_for_is_told_or_refused(
     monkeypatch: pytest.MonkeyPatch, asked: Region | None, shares: tuple[float, ...], level: str | None
 ) -> None:
     monkeypatch.setattr(judge, "is_here", lambda: True)
-    monkeypatch.setattr(judge, "see_region", lambda image: judge.RegionSeen(shares))
-    monkeypatch.setattr(judge, "looks_mirrored", lambda image: None)
+    monkeypatch.setattr(judge, "look_at", lambda image: (judge.RegionSeen(shares), None))
     image = Volume(np.zeros((4, 4, 4), np.float32), Geometry((4, 4, 4), (3.0, 3.0, 3.0)))
     findings = judge.check_seen_region(image, asked)
     assert [f.level for f in findings] == ([level] if level else [])
@@ -241,8 +240,7 @@ def test_a_liver_on_the_left_is_told(
 ) -> None:
     shares = {Region.AB: (0.4, 0.0, 0.1), Region.HN: (0.0, 0.6, 0.1)}[asked]
     monkeypatch.setattr(judge, "is_here", lambda: True)
-    monkeypatch.setattr(judge, "see_region", lambda image: judge.RegionSeen(shares))
-    monkeypatch.setattr(judge, "looks_mirrored", lambda image: mirrored)
+    monkeypatch.setattr(judge, "look_at", lambda image: (judge.RegionSeen(shares), mirrored))
     image = Volume(np.zeros((4, 4, 4), np.float32), Geometry((4, 4, 4), (3.0, 3.0, 3.0)))
     findings = judge.check_seen_region(image, asked)
     assert [f.level for f in findings] == ["warn"] * told

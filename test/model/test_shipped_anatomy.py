@@ -13,7 +13,7 @@ from sctlab.simulation.anatomy.build import build_phantom, default_grid
 from sctlab.simulation.phantom import Phantom
 from sctlab_model.anatomy import shipped
 from sctlab_model.anatomy.classes import INDEX, to_classes
-from sctlab_model.anatomy.judge import check_seen_region, looks_mirrored, see_region
+from sctlab_model.anatomy.judge import check_seen_region, look_at
 from sctlab_model.anatomy.segmenter import see_anatomy
 from sctlab_model.cases import Region
 from sctlab_model.io.reading import read_volume
@@ -55,7 +55,7 @@ class TestShippedNetwork:
     def test_regions_of_drawn_bodies(self, bodies: dict[Region, Phantom]) -> None:
         for region, phantom in bodies.items():
             for image in _images(phantom):
-                seen = see_region(image)
+                seen, _ = look_at(image)
                 assert seen.region is region, (region, image.name, seen)
                 assert seen.is_trunk == (region is not Region.HN)
 
@@ -69,10 +69,10 @@ class TestShippedNetwork:
 
     def test_a_mirrored_abdomen_has_its_liver_on_the_left(self, bodies: dict[Region, Phantom]) -> None:
         for image in _images(bodies[Region.AB]):
-            assert looks_mirrored(image) is False, image.name
-            assert looks_mirrored(image.with_array(np.ascontiguousarray(image.array[:, :, ::-1]))) is True, image.name
+            assert look_at(image)[1] is False, image.name
+            assert look_at(image.with_array(np.ascontiguousarray(image.array[:, :, ::-1])))[1] is True, image.name
         head = next(_images(bodies[Region.HN]))
-        assert looks_mirrored(head) is None
+        assert look_at(head)[1] is None
 
     @pytest.mark.parametrize("name", ["abdomen_ct_crlm_1004/ct.nii.gz", "abdomen_mr/mr.nii.gz"])
     def test_real_abdomens_and_their_mirror_images(self, name: str) -> None:
@@ -82,7 +82,7 @@ class TestShippedNetwork:
         image = read_volume(path)
         along = int(np.argmax(np.abs(image.geometry.axes[0])))  # the image axis along the patient's left
         mirrored = image.with_array(np.ascontiguousarray(np.flip(image.array, 2 - along)))
-        assert [looks_mirrored(v) for v in (image, mirrored)] == [False, True]
+        assert [look_at(v)[1] for v in (image, mirrored)] == [False, True]
         assert [f.level for f in check_seen_region(image, Region.HN)] == ["refuse"]
         assert check_seen_region(image, Region.AB) == []
 

@@ -7,7 +7,7 @@ meet is a longer look: `sctlab segment FIXED OUT --against REGISTERED`.
 from __future__ import annotations
 
 from sctlab.registration.pairs import Pair
-from sctlab_model.anatomy.judge import looks_mirrored, see_region
+from sctlab_model.anatomy.judge import look_at
 from sctlab_model.anatomy.network import AnatomyNetwork
 from sctlab_model.anatomy.shipped import NETWORK, is_here, load_network
 from sctlab_model.cases import Region
@@ -27,8 +27,7 @@ def different_parts(pair: Pair, network: AnatomyNetwork | None = None) -> str:
         return ""
     network = network or load_network(NETWORK)
     try:
-        one, other = (see_region(image, network) for image in (pair.fixed, pair.moving))
-        sides = {looks_mirrored(image, network) for image in (pair.fixed, pair.moving)}
+        (one, first), (other, second) = (look_at(image, network) for image in (pair.fixed, pair.moving))
     except InputError:
         return ""
     for head, trunk in ((one, other), (other, one)):
@@ -37,7 +36,7 @@ def different_parts(pair: Pair, network: AnatomyNetwork | None = None) -> str:
                 f"different parts of the body: a head in one image ({head.share(Region.HN):.0%} of a slab are its "
                 f"structures) and none in the other ({trunk.share(Region.HN):.0%}), says the anatomy network"
             )
-    if sides == {True, False}:
+    if {first, second} == {True, False}:
         return (
             "mirrored anatomy: the liver lies on the left in one image and on the right in the other (anatomy network)"
         )

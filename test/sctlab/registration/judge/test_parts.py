@@ -27,8 +27,7 @@ def test_only_sure_sights_of_different_parts_are_told(
     monkeypatch: pytest.MonkeyPatch, fixed: tuple[float, ...], moving: tuple[float, ...], told: bool
 ) -> None:
     seen = {"fixed": RegionSeen(fixed), "moving": RegionSeen(moving)}
-    monkeypatch.setattr(parts, "see_region", lambda image, network: seen[image])
-    monkeypatch.setattr(parts, "looks_mirrored", lambda image, network: None)
+    monkeypatch.setattr(parts, "look_at", lambda image, network: (seen[image], None))
     said = parts.different_parts(SimpleNamespace(fixed="fixed", moving="moving"), network=object())  # type: ignore[arg-type]
     assert bool(said) == told
     if told:
@@ -48,7 +47,7 @@ def test_nothing_is_said_without_a_network(monkeypatch: pytest.MonkeyPatch) -> N
 def test_livers_on_different_sides_are_told(
     monkeypatch: pytest.MonkeyPatch, fixed: bool | None, moving: bool | None, told: bool
 ) -> None:
-    monkeypatch.setattr(parts, "see_region", lambda image, network: RegionSeen(ABDOMEN))
-    monkeypatch.setattr(parts, "looks_mirrored", lambda image, network: {"fixed": fixed, "moving": moving}[image])
+    sides = {"fixed": fixed, "moving": moving}
+    monkeypatch.setattr(parts, "look_at", lambda image, network: (RegionSeen(ABDOMEN), sides[image]))
     said = parts.different_parts(SimpleNamespace(fixed="fixed", moving="moving"), network=object())  # type: ignore[arg-type]
     assert ("mirrored" in said) == told
