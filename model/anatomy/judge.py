@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sctlab_model.anatomy.classes import CLASSES, INDEX
-from sctlab_model.anatomy.network import PIECES, AnatomyNetwork, Intensities, normalised
+from sctlab_model.anatomy.network import PIECES, AnatomyNetwork, Intensities, looking, normalised
 from sctlab_model.anatomy.segmenter import on_three_mm
 from sctlab_model.anatomy.shipped import NETWORK, is_here, load_network
 from sctlab_model.cases import Region
@@ -86,7 +86,7 @@ def look_at(image: Volume, network: AnatomyNetwork | None = None) -> tuple[Regio
 
 def _shares(slabs: torch.Tensor, network: AnatomyNetwork) -> torch.Tensor:
     """Share of the body of every class in every slab, [slabs, classes]."""
-    with torch.inference_mode():
+    with looking():
         return torch.cat([network.shares_of(slab[None]) for slab in slabs])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sctlab_model.anatomy.classes import FILE_IDS
-from sctlab_model.anatomy.network import HU_BELOW, PIECES, SPACING_MM, AnatomyNetwork, Intensities, normalised
+from sctlab_model.anatomy.network import HU_BELOW, PIECES, SPACING_MM, AnatomyNetwork, Intensities, looking, normalised
 from sctlab_model.anatomy.shipped import NETWORK, load_network
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
@@ -99,7 +99,7 @@ def _chances(image: Volume, network: AnatomyNetwork) -> tuple[np.ndarray, np.nda
     whole = x.shape[2:]
     classes, regions = torch.zeros(len(FILE_IDS), *whole), torch.zeros(len(Region), whole[0])
     total, rows = torch.zeros(whole), torch.zeros(whole[0])
-    with torch.inference_mode():
+    with looking():
         for corner in product(*(_starts(n, p) for n, p in zip(whole, shape, strict=True))):
             box = tuple(slice(a, a + n) for a, n in zip(corner, shape, strict=True))
             if float(x[0, 0][box].amax() - x[0, 0][box].amin()) == 0:
@@ -109,7 +109,7 @@ def _chances(image: Volume, network: AnatomyNetwork) -> tuple[np.ndarray, np.nda
             output = network(x[(slice(None), slice(None), *box)].contiguous(memory_format=torch.channels_last_3d))
             classes[(slice(None), *box)] += output.logits[0].softmax(0) * weight
             total[box] += weight
-            said = output.regions[0].softmax(0)
+            said = output.regions[0].float().softmax(0)
             regions[:, box[0]] += said.repeat_interleave(shape[0] // said.shape[1], 1) * ramps[0]
             rows[box[0]] += ramps[0]
     classes /= total
