@@ -15,6 +15,7 @@ from sctlab.cohort.splits import FoldsRecord
 from sctlab.features.trust import trust_file
 from sctlab.registration.records import ExclusionsRecord
 from sctlab.registration.settings import Convention
+from sctlab.reporting import number, render
 from sctlab.study.analysis import ALONG, Row, bias, dose_response, rankings, scores_in
 from sctlab.study.cells import StudyFiles, estimate
 from sctlab.study.displacement import DISPLACEMENT, EDGE_SHIFT, coarse_map, displacement, edge_shift
@@ -404,3 +405,13 @@ def test_a_tiny_study_from_nothing_and_again(tmp_path: Path) -> None:
     assert all(StudyFiles(plan, out).finished(cell, fold) for cell in StudyFiles(plan, out).cells for fold in (0, 1))
     run_study(plan, out)
     assert {p: p.stat().st_mtime_ns for p in out.glob("folds/*/key.json")} == trained
+
+
+def test_a_report_without_registered_references_has_no_map_of_them() -> None:
+    """Losses compared on the truth alone leave some figures out."""
+    page = render(
+        "study.html", title="Losses", subtitle="", failed={}, methods="", matrices=[], lists=[], agreeing=[], slopes=[],
+        rankings=[], spread=[], figures={"slices": "data:image/png;base64,AA=="}, number=number,
+    )  # fmt: skip
+    assert "The same slice under every training" in page
+    assert "Mean displacement of the references" not in page
