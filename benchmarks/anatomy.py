@@ -3,6 +3,8 @@
     python benchmarks/anatomy.py --data SHARED_DATA --network FILE --cases abdomen_ct_dicom abdomen_mr
     python benchmarks/anatomy.py --data SHARED_DATA --network anatomy-judge --cases abdomen_ct abdomen_mr
 
+    python benchmarks/anatomy.py --look IMAGE…      # region and sides, as predictions and registrations are checked
+
 A case may only be named for a network that has not seen it in training (its `anatomy.json`).
 `--drawn N` adds N drawn bodies of each region as CT and as MR, of seeds that training did not use; organs that only one
 real CT has can be scored on these alone, and their rows say so.
@@ -22,6 +24,7 @@ from sctlab.dicom import read_dicom_series
 from sctlab.simulation.anatomy.build import build_phantom, default_grid
 from sctlab.simulation.contrast import draw_contrast
 from sctlab_model.anatomy.classes import BONES, CLASSES, IGNORE, INDEX, NAMES, to_classes
+from sctlab_model.anatomy.judge import look_at
 from sctlab_model.anatomy.network import SPACING_MM, read_network
 from sctlab_model.anatomy.segmenter import see_anatomy
 from sctlab_model.anatomy.shipped import load_network
@@ -95,8 +98,18 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", default=[])
     parser.add_argument("--drawn", type=int, default=0)
     parser.add_argument("--out", type=Path, help="Folder for pictures.")
+    parser.add_argument("--look", type=Path, nargs="*", default=[], help="Images, or DICOM folders of a CT.")
     options = parser.parse_args()
     network = read_network(options.network) if Path(options.network).is_file() else load_network(options.network)
+    for path in options.look:
+        image = read_dicom_series(path) if path.is_dir() else read_volume(path)
+        across = 2 - int(np.argmax(np.abs(image.geometry.axes[0])))
+        mirrored = image.with_array(np.ascontiguousarray(np.flip(image.array, across)))
+        (seen, exchanged), (_, other) = look_at(image, network), look_at(mirrored, network)
+        shares = ", ".join(f"{r} {seen.share(r):.3f}" for r in Region)
+        print(f"{path}: {shares}; mirrored: {exchanged}, its mirror image: {other}", flush=True)
+    if not options.cases and not options.drawn:
+        return
     rows: dict[str, list[dict[str, float]]] = {}
     right = slices = 0
     cases = ((name, *real_case(name, options.data)) for name in options.cases)

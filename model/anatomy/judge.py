@@ -20,7 +20,7 @@ HEAD, TRUNK = 0.58, 0.2  # share of a slab's body in a region's own structures t
 NO_HEAD, NO_TRUNK = 0.02, 0.15  # at most so much in any slab where the region is not shown
 _FEW = 0.25  # of the largest share: the user is asked
 _LOOKS = 3  # slabs, evenly over the image
-# A mirrored abdomen: its own mirror image shows more liver, by this factor. True ones have 0.1 to 0.55 of theirs there.
+# A mirrored abdomen: its own mirror image shows more liver, by this factor. True ones have 0.09 to 0.5 of theirs there.
 MIRRORED = 1.4
 _LIVER = 0.08  # share of a slab's body that is liver, below which nothing is said of left and right
 
