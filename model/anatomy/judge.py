@@ -138,7 +138,10 @@ def check_seen_region(image: Volume, asked: Region | None) -> list[Finding]:
         )
     if mirrored and asked is not Region.HN and not wrong:
         findings.append(
-            Finding("the liver seems to lie on the left: are left and right exchanged in the header? (anatomy network)")
+            Finding(
+                "the liver seems to lie on the left: are left and right exchanged in the header, or is the patient turned? "
+                "(anatomy network)"
+            )
         )
     return findings
 

@@ -33,7 +33,7 @@ def assess(
     judgement, residual = judge_registration(pair, result.transform, quality, optimised)
     quality.case, quality.judgement = pair.id, judgement
     quality.verdict, quality.reasons = judgement.verdict, list(judgement.reasons)
-    if different := different_parts(pair):
+    if different := different_parts(pair, result.transform):
         quality.verdict, quality.reasons = Verdict.FAILED, [different, *quality.reasons]
         quality.judgement = judgement.model_copy(update={"verdict": quality.verdict, "reasons": quality.reasons})
     quality.truth = measure_truth(pair, result.transform)

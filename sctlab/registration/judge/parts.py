@@ -1,33 +1,38 @@
 """Whether both images of a registered pair show the same part of the body, and the same side, as the anatomy network sees them.
 
-The network looks at each image alone: how they were registered, and by which features, does not matter to it. Which organs
-meet is a longer look: `sctlab segment FIXED OUT --against REGISTERED`.
+The network looks at each image alone, the moving one where the registration puts it: a patient that was turned back is no mirror
+image. By which features they were registered does not matter to it. Which organs meet is a longer look: `sctlab segment FIXED
+OUT --against REGISTERED`.
 """
 
 from __future__ import annotations
 
 from sctlab.registration.pairs import Pair
+from sctlab.transforms.apply import apply_to_image
+from sctlab.transforms.data import Transform
 from sctlab_model.anatomy.judge import look_at
-from sctlab_model.anatomy.network import AnatomyNetwork
+from sctlab_model.anatomy.network import SPACING_MM, AnatomyNetwork
 from sctlab_model.anatomy.shipped import NETWORK, is_here, load_network
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
+from sctlab_model.volume import Volume
 
 
-def different_parts(pair: Pair, network: AnatomyNetwork | None = None) -> str:
+def different_parts(pair: Pair, transform: Transform, network: AnatomyNetwork | None = None) -> str:
     """A sentence where one image surely shows a head and the other surely none, or one has its liver on the other side.
 
     Thorax and abdomen share too much for a word.
 
     Args:
         pair: The images.
+        transform: From fixed points to moving points.
         network: The shipped one when left out; nothing is said where there is none, or an image is too thin to tell.
     """
     if network is None and not is_here():
         return ""
     network = network or load_network(NETWORK)
     try:
-        (one, first), (other, second) = (look_at(image, network) for image in (pair.fixed, pair.moving))
+        (one, first), (other, second) = (look_at(image, network) for image in _as_registered(pair, transform))
     except InputError:
         return ""
     for head, trunk in ((one, other), (other, one)):
@@ -41,3 +46,10 @@ def different_parts(pair: Pair, network: AnatomyNetwork | None = None) -> str:
             "mirrored anatomy: the liver lies on the left in one image and on the right in the other (anatomy network)"
         )
     return ""
+
+
+def _as_registered(pair: Pair, transform: Transform) -> tuple[Volume, Volume]:
+    """The fixed image, and the moving one on its grid at the network's voxels."""
+    grid = pair.fixed.geometry.resized((SPACING_MM,) * 3)
+    outside = float(pair.moving.array.min())
+    return pair.fixed, apply_to_image(pair.moving, transform, grid, interpolation="linear", outside=outside)

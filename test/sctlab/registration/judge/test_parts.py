@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from sctlab.registration.judge import parts
+from sctlab.simulation.anatomy.build import build_phantom, default_grid
+from sctlab.transforms.data import EulerTransform
 from sctlab_model.anatomy.judge import RegionSeen
+from sctlab_model.cases import Region
+from sctlab_model.volume import Geometry, Volume
 
 ABDOMEN, HEAD, UNSURE = (0.4, 0.0, 0.01), (0.01, 0.7, 0.01), (0.03, 0.3, 0.01)  # shares of AB, HN, TH
 
@@ -28,7 +33,8 @@ def test_only_sure_sights_of_different_parts_are_told(
 ) -> None:
     seen = {"fixed": RegionSeen(fixed), "moving": RegionSeen(moving)}
     monkeypatch.setattr(parts, "look_at", lambda image, network: (seen[image], None))
-    said = parts.different_parts(SimpleNamespace(fixed="fixed", moving="moving"), network=object())  # type: ignore[arg-type]
+    monkeypatch.setattr(parts, "_as_registered", lambda pair, transform: ("fixed", "moving"))
+    said = parts.different_parts(None, None, network=object())  # type: ignore[arg-type]
     assert bool(said) == told
     if told:
         assert "a head" in said
@@ -37,7 +43,7 @@ def test_only_sure_sights_of_different_parts_are_told(
 
 def test_nothing_is_said_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "is_here", lambda: False)
-    assert parts.different_parts(SimpleNamespace(fixed=None, moving=None)) == ""  # type: ignore[arg-type]
+    assert parts.different_parts(None, None) == ""  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -49,5 +55,25 @@ def test_livers_on_different_sides_are_told(
 ) -> None:
     sides = {"fixed": fixed, "moving": moving}
     monkeypatch.setattr(parts, "look_at", lambda image, network: (RegionSeen(ABDOMEN), sides[image]))
-    said = parts.different_parts(SimpleNamespace(fixed="fixed", moving="moving"), network=object())  # type: ignore[arg-type]
+    monkeypatch.setattr(parts, "_as_registered", lambda pair, transform: ("fixed", "moving"))
+    said = parts.different_parts(None, None, network=object())  # type: ignore[arg-type]
     assert ("mirrored" in said) == told
+
+
+@pytest.mark.skipif(not parts.is_here(), reason="this release has no weights of the anatomy network")
+def test_a_patient_that_was_turned_back_is_no_mirror_image() -> None:
+    """180 degrees about the long axis under a sound header: the liver lies left until the registration turns it back."""
+    rng = np.random.default_rng(7)
+    phantom = build_phantom(Region.AB, default_grid(Region.AB, rng, (3.0, 3.0, 3.0), None), rng)
+    grid = Geometry(phantom.hu.shape[::-1], (3.0, 3.0, 3.0))
+    body = Volume(phantom.hu.astype(np.float32), grid)
+    turned = body.with_array(np.ascontiguousarray(body.array[:, ::-1, ::-1]))
+    mirrored = body.with_array(np.ascontiguousarray(body.array[:, :, ::-1]))
+    back = EulerTransform((0.0, 0.0, np.pi), (0.0, 0.0, 0.0), tuple(grid.centre_xyz))
+    still = EulerTransform((0.0, 0.0, 0.0))
+
+    def told(moving: Volume, transform: EulerTransform) -> str:
+        return parts.different_parts(SimpleNamespace(fixed=body, moving=moving), transform)  # type: ignore[arg-type]
+
+    assert told(turned, back) == ""
+    assert "mirrored" in told(mirrored, still)
