@@ -116,8 +116,9 @@ class Sequence:
     def _sample_gre(cls, field: float, agent: float, rng: np.random.Generator) -> Sequence:
         """3D (mostly) or 2D spoiled gradient echo: plain, Dixon or fat-suppressed."""
         in_phase = 1000 / (3.4 * MHZ_PER_TESLA * field)
-        if rng.random() < 0.4:  # Dixon: what a planning protocol stores is mostly the in-phase or the water image
-            output = Output(rng.choice(["in_phase", "opposed", "water", "fat"], p=[0.45, 0.12, 0.33, 0.10]))
+        if rng.random() < 0.4:
+            # Dixon: planned on is mostly the in-phase or the water image, but all four are stored and handed in
+            output = Output(rng.choice(["in_phase", "opposed", "water", "fat"], p=[0.42, 0.13, 0.27, 0.18]))
             te = in_phase if output is not Output.OPPOSED else in_phase / 2
             tr, flip = float(rng.uniform(4, 7.5)), float(rng.uniform(9, 15))
             return cls(Kind.GRE, field, tr, te, flip, output=output, agent_mm=agent)
