@@ -108,12 +108,14 @@ def against_truth(rows: Sequence[Row]) -> list[Estimate]:
         if row.evaluate == TRUTH:
             groups[row.train].append(row)
     quantities = (*scores_in(rows), *DISPLACEMENT, *EDGE_SHIFT, "ensemble_spread")
-    return [
-        mean_of(train, quantity, [r.scores[quantity] for r in group])
-        for train, group in groups.items()
-        for quantity in quantities
-        if all(np.isfinite(r.scores.get(quantity, np.nan)) for r in group)
-    ]
+    results = []
+    for train, group in groups.items():
+        for quantity in quantities:
+            # an organ that one case has lost leaves the other cases their mean; n says how many
+            values = [v for r in group if np.isfinite(v := r.scores.get(quantity, np.nan))]
+            if values:
+                results.append(mean_of(train, quantity, values))
+    return results
 
 
 def spread_by_voxel(rows: Sequence[Row]) -> list[Estimate]:
@@ -136,6 +138,7 @@ class Slope:
         quantity: What responds.
         levels: Planted mm, the truth as 0.
         means: Mean response at each level.
+        lows, highs: Its 95 % interval, from the same resamplings.
         slope: Response per planted mm.
         low, high: 95 % interval, cases resampled (the same cases at every level).
         n: Cases.
@@ -146,6 +149,8 @@ class Slope:
     quantity: str
     levels: tuple[float, ...]
     means: tuple[float, ...]
+    lows: tuple[float, ...]
+    highs: tuple[float, ...]
     slope: float
     low: float
     high: float
@@ -187,8 +192,9 @@ def dose_response(
             if not np.isfinite(y).all():
                 continue
             draws = np.random.default_rng(seed).integers(0, len(cases), (SAMPLES, len(cases)))
-            samples = [np.polyfit(x, y[:, d].mean(1), 1)[0] for d in draws]
-            low, high = np.percentile(samples, (2.5, 97.5))
+            resampled = y[:, draws].mean(2)  # levels, samples
+            low, high = np.percentile(np.polyfit(x, resampled, 1)[0], (2.5, 97.5))
+            lows, highs = np.percentile(resampled, (2.5, 97.5), axis=1)
             means = y.mean(1)
             slope = float(np.polyfit(x, means, 1)[0])
             slopes.append(
@@ -198,6 +204,8 @@ def dose_response(
                     quantity,
                     tuple(map(float, x)),
                     tuple(map(float, means)),
+                    tuple(map(float, lows)),
+                    tuple(map(float, highs)),
                     slope,
                     float(low),
                     float(high),
@@ -237,11 +245,11 @@ class Agreement:
 
     Args:
         evaluate: The reference.
-        methods: How many were ranked by their mean MAE.
-        tau: Kendall's tau-b; None for one method.
+        methods: How many were ranked by their mean MAE over the cases that all of them have.
+        tau: Kendall's tau-b; None where all methods are equal.
         lost: Share of the pairs of methods in which the one that is better by the truth loses.
         winner, true_winner: First by the reference and by the truth.
-        n: Cases that every method has.
+        n: Those cases.
         lost_in_cases, low, high: `lost` of each case's own scores, mean over those cases with its 95 % interval.
     """
 
@@ -252,9 +260,9 @@ class Agreement:
     winner: str
     true_winner: str
     n: int
-    lost_in_cases: float | None
-    low: float | None
-    high: float | None
+    lost_in_cases: float
+    low: float
+    high: float
 
 
 def rankings(rows: Sequence[Row], cohorts: Mapping[str, str] | None = None, *, metric: str = "mae") -> list[Agreement]:
@@ -274,38 +282,37 @@ def rankings(rows: Sequence[Row], cohorts: Mapping[str, str] | None = None, *, m
         methods = [t for t in own if (TRUTH, t) in table]
         if len(methods) < 2:
             continue
-        by_reference, by_truth = ([_mean(table[e, t].values()) for t in methods] for e in (evaluate, TRUTH))
-        shared = set.intersection(*(set(table[e, t]) for t in methods for e in (evaluate, TRUTH)))
-        by_case = [
-            _lost([table[evaluate, t][c] for t in methods], [table[TRUTH, t][c] for t in methods])
-            for c in sorted(shared)
-        ]
-        one = mean_of("", "", by_case) if by_case else None
+        # Means over the same cases: a method that lost a hard one would win by that.
+        shared = sorted(set.intersection(*(set(table[e, t]) for t in methods for e in (evaluate, TRUTH))))
+        if not shared:
+            continue
+        by_reference, by_truth = (
+            np.array([[table[e, t][c] for t in methods] for c in shared]) for e in (evaluate, TRUTH)
+        )  # cases, methods
+        first, true_first = by_reference.mean(0), by_truth.mean(0)
+        one = mean_of("", "", [_lost(a, b) for a, b in zip(by_reference, by_truth, strict=True)])
+        tau = float(kendalltau(first, true_first).statistic)
         results.append(
             Agreement(
                 evaluate,
                 len(methods),
-                float(kendalltau(by_reference, by_truth).statistic),
-                _lost(by_reference, by_truth),
-                methods[int(np.argmin(by_reference))],
-                methods[int(np.argmin(by_truth))],
-                len(by_case),
-                one.mean if one else None,
-                one.low if one else None,
-                one.high if one else None,
+                tau if np.isfinite(tau) else None,
+                _lost(first, true_first),
+                methods[int(np.argmin(first))],
+                methods[int(np.argmin(true_first))],
+                one.n,
+                one.mean,
+                one.low,
+                one.high,
             )
         )
     return results
 
 
-def _lost(by_reference: Sequence[float], by_truth: Sequence[float]) -> float:
+def _lost(by_reference: Iterable[float], by_truth: Iterable[float]) -> float:
     """Share of the pairs of methods that the two order differently."""
     pairs = combinations(zip(by_reference, by_truth, strict=True), 2)
     return float(np.mean([(a[0] - b[0]) * (a[1] - b[1]) < 0 for a, b in pairs]))
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
 
 
 def spread_tells_bias(rows: Sequence[Row]) -> dict[str, float]:

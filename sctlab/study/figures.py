@@ -25,7 +25,7 @@ FACING_NAMES = {0: ("up", "down"), 1: ("back", "front"), 2: ("left", "right")}  
 
 
 def dose_figure(slopes: Sequence[Slope]) -> bytes | None:
-    """One panel a quantity and part: means at the planted levels and the fitted line."""
+    """One panel a quantity and part: means at the planted levels with their 95 % intervals, and the fitted line."""
     if not slopes:
         return None
     lines = -(-len(slopes) // COLUMNS)
@@ -33,7 +33,12 @@ def dose_figure(slopes: Sequence[Slope]) -> bytes | None:
         figure = Figure(figsize=(2.7 * COLUMNS, 2.4 * lines), layout="constrained")
         for index, slope in enumerate(slopes):
             axis = figure.add_subplot(lines, COLUMNS, index + 1)
-            axis.plot(slope.levels, slope.means, "o", color="#0072B2")
+            # bootstrap percentiles need not hold the mean of a skewed few
+            errors = [
+                np.maximum(np.subtract(slope.means, slope.lows), 0),
+                np.maximum(np.subtract(slope.highs, slope.means), 0),
+            ]
+            axis.errorbar(slope.levels, slope.means, errors, fmt="o", color="#0072B2", capsize=3, lw=1)
             middle = sum(slope.levels) / len(slope.levels), sum(slope.means) / len(slope.means)
             ends = (min(slope.levels), max(slope.levels))
             axis.plot(ends, [middle[1] + slope.slope * (x - middle[0]) for x in ends], color="#D55E00")
@@ -94,7 +99,7 @@ def profiles_figure(profiles: Mapping[str, Sequence[Profiles]], axis: int, step_
         for index, (name, cases) in enumerate(profiles.items()):
             means = _mean(np.array(cases, dtype=np.float64))
             for panel, line in zip(panels, means, strict=True):
-                panel.plot(places, line, label=name, color=COLOURS[index % len(COLOURS)], lw=2.2 if index == 0 else 1.2)
+                panel.plot(places, line, label=name, lw=2.2 if index == 0 else 1.2, **_style(index))
         for panel, facing in zip(panels, FACING_NAMES[axis], strict=True):
             panel.axvline(0, color="0.7", lw=0.8)
             panel.set_title(f"surfaces of bones that face the {facing}")
@@ -150,11 +155,16 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], label: str)
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axis = figure.add_subplot()
         for index, (name, points) in enumerate(curves.items()):
-            axis.plot(*zip(*points, strict=True), "o-", ms=3, label=name, color=COLOURS[index % len(COLOURS)])
+            axis.plot(*zip(*points, strict=True), marker="o", ms=3, label=name, **_style(index))
         axis.set_xlabel("iteration")
         axis.set_ylabel(label)
         axis.legend(fontsize="small")
         return _png(figure)
+
+
+def _style(index: int) -> dict[str, str]:
+    """Colour of a line; where the colours begin again it is dashed."""
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": ("-", "--", ":")[index // len(COLOURS) % 3]}
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from sctlab.evaluation.segmentation import NONE
+from sctlab.registration.presets import default_preset
 from sctlab.reporting import counted
 from sctlab.study.cells import StudyFiles
 from sctlab.study.plan import PairsPlan, StudyPlan
@@ -26,7 +27,7 @@ def methods_paragraph(plan: StudyPlan, files: StudyFiles, cases: int) -> str:
             parts.append(f"Cohort {name}: {cohort.of_task} cases as delivered.")
         if cohort.exclude:
             parts.append(f"Excluded before the division into folds: {counted(len(cohort.exclude), 'case')}.")
-    pairs = "; ".join(f"{name}: {_pairs(p)}" for name, p in plan.pairs.items())
+    pairs = "; ".join(f"{name}: {_pairs(p, plan)}" for name, p in plan.pairs.items())
     parts.append(f"Training pairs and references: {pairs}. Conventions: {', '.join(plan.conventions)}.")
     first = files.training_plan(files.cells[0])
     iterations = sum(s.iterations for s in first.stages)
@@ -56,8 +57,12 @@ def methods_paragraph(plan: StudyPlan, files: StudyFiles, cases: int) -> str:
     return " ".join(parts)
 
 
-def _pairs(pairs: PairsPlan) -> str:
+def _pairs(pairs: PairsPlan, plan: StudyPlan) -> str:
     if pairs.kind == "planted":
         shift = ", ".join(f"{v:g}" for v in pairs.shift_xyz)
         return f"the truth displaced by a shift of ({shift}) mm and a smooth field of {pairs.variable_mm:g} mm RMS"
-    return pairs.kind + (f" with {', '.join(pairs.presets)}" if pairs.presets else "")
+    if pairs.kind != "impact":
+        return pairs.kind
+    simulated = [(c.of_task, region) for c in plan.cohorts.values() if c.simulate for region in c.simulate.regions]
+    presets = pairs.presets or sorted({default_preset(*place) for place in simulated})
+    return "impact with " + (", ".join(presets) or "the presets of task and region")

@@ -16,7 +16,7 @@ from sctlab.features.trust import trust_file
 from sctlab.registration.records import ExclusionsRecord
 from sctlab.registration.settings import Convention
 from sctlab.reporting import number, render
-from sctlab.study.analysis import ALONG, Row, bias, dose_response, rankings, scores_in
+from sctlab.study.analysis import ALONG, Row, against_truth, bias, dose_response, rankings, scores_in
 from sctlab.study.cells import StudyFiles, estimate
 from sctlab.study.displacement import DISPLACEMENT, EDGE_SHIFT, coarse_map, displacement, edge_shift
 from sctlab.study.folds import left_out
@@ -24,9 +24,13 @@ from sctlab.study.names import label_of
 from sctlab.study.plan import PairsPlan, StudyPlan, load_study, plan_names
 from sctlab.study.planted import planted_field
 from sctlab.study.questions import as_good_as_registrations, exclusion_effect, matching_reward
-from sctlab.study.scores import METRICS, Reference, bone_dice, edge_profiles, organ_error, score_case
-from sctlab_model.cases import Region, Task
+from sctlab.study.scores import METRICS, Reference, bone_dice, edge_profiles, load_reference, organ_error, score_case
+from sctlab.transforms.apply import apply_to_image
+from sctlab.transforms.data import AffineTransform
+from sctlab.transforms.itk_files import write_itk
+from sctlab_model.cases import Case, Region, Task
 from sctlab_model.errors import ExitCode, InputError
+from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Geometry, Volume
 
 TINY = """
@@ -368,6 +372,58 @@ def test_bias_slope_and_ranking_by_hand() -> None:
     assert (ranking.tau, ranking.lost, ranking.winner, ranking.true_winner) == (-1.0, 1.0, "shift", "truth")
     assert (ranking.n, ranking.lost_in_cases) == (2, 1.0)
     assert rankings(rows, {"truth": "mri", "shift": "cbct"}) == []  # of other patients: nothing to compare
+    slope = slopes["mae"]
+    assert slope.means == (52, 63)
+    assert slope.lows == (50, 61)
+    assert slope.highs == (54, 65)  # two cases: every resampling is one of them, or both
+
+
+def test_methods_are_ranked_over_the_cases_that_all_of_them_have() -> None:
+    mae = {"good": {"a": 40, "b": 90}, "bad": {"a": 50}}  # `bad` lost the hard case: by its own mean it would win
+    rows = [
+        row(t, e, c, v + (5 if e == "mi" else 0))
+        for t, own in mae.items()
+        for c, v in own.items()
+        for e in ("truth", "mi")
+    ]
+    ranking = rankings(rows)[0]
+    assert (ranking.winner, ranking.true_winner, ranking.n, ranking.tau) == ("good", "good", 1, 1.0)
+    assert (
+        rankings([r for r in rows if r.train == "good" or r.evaluate == "truth"]) == []
+    )  # one method by that reference
+    equal = [row(t, e, "a", 40) for t in mae for e in ("truth", "mi")]
+    assert rankings(equal)[0].tau is None
+
+
+def test_a_quantity_that_one_case_lacks_keeps_the_others() -> None:
+    rows = [row("truth", "truth", case, 50) for case in "abc"]
+    for index, one in enumerate(rows[:2]):
+        one.scores["HD95"] = 10.0 + index
+    found = {e.quantity: (e.n, e.mean) for e in against_truth(rows)}
+    assert found["mae"] == (3, 50)
+    assert found["HD95"] == (2, 10.5)
+
+
+@pytest.mark.parametrize("convention", list(Convention))
+def test_a_reference_lies_on_the_sources_grid_whichever_image_stayed(tmp_path: Path, convention: Convention) -> None:
+    """The CT's bone lies 6 mm behind the source's; a registration that knows it gives the aligned CT back."""
+    aligned, ct = blobs(), blobs(-6.0)
+    source = aligned.with_array(-aligned.array)
+    write_volume(source, tmp_path / "mr.mha")
+    case = Case("a", Task.MRI, tmp_path / "mr.mha", region=Region.AB, folder=tmp_path)
+    fixed_is_source = convention is Convention.CT_TO_SOURCE
+    # fixed points to moving points: from the source's 6 mm to the back, from the CT's 6 mm to the front
+    to_moving = AffineTransform(np.eye(3), (0.0, 6.0 if fixed_is_source else -6.0, 0.0))
+    pair = tmp_path / "pair"
+    pair.mkdir()
+    (pair / "pair.json").write_text("{}", encoding="utf-8")
+    write_itk(to_moving, pair / "transform.h5")
+    delivered = apply_to_image(ct, to_moving, source.geometry, outside=-1024) if fixed_is_source else ct
+    write_volume(delivered, pair / "ct.mha")
+    found = load_reference(case, pair, convention)
+    assert found is not None
+    inner = found.seen & (aligned.array > -500)
+    assert np.abs(found.ct.array - aligned.array)[inner].mean() < 5 < np.abs(ct.array - aligned.array)[inner].mean()
 
 
 class HighIsOrgan(torch.nn.Module):
