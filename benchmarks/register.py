@@ -103,7 +103,7 @@ def one(options: argparse.Namespace) -> None:
     if options.method.startswith(("ours", "rigid", "sliding", "articulated")):
         import torch
 
-        from sctlab.registration.cavity import find_cavity
+        from sctlab.registration.cavity import cavity_by_wall, find_cavity
         from sctlab.registration.elastix.register import BONE_HU
         from sctlab.registration.engine.register import register
         from sctlab.registration.presets import default_preset, find_presets
@@ -111,13 +111,14 @@ def one(options: argparse.Namespace) -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         preset = options.method.partition(":")[2] or default_preset(pair.task, pair.region)
         preset = "rigid" if options.method == "rigid" else preset
-        if options.method in ("sliding", "sliding-known", "articulated"):
+        if options.method in ("sliding", "sliding-known", "sliding-wall", "articulated"):
             preset = f"{preset}-{options.method.partition('-')[0]}"
         started, processor = time.perf_counter(), time.process_time()
         chosen = find_presets(preset)
         cavity = None
         if chosen[0].sliding:
-            cavity = known if options.method == "sliding-known" else find_cavity(pair.moving)
+            finder = cavity_by_wall if options.method == "sliding-wall" else find_cavity
+            cavity = known if options.method == "sliding-known" else finder(pair.moving)
         bone = pair.moving.with_array(pair.moving.array > BONE_HU)
         result = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=chosen, cavity=cavity, bone=bone)
         field = result.displacement_mm(grid)

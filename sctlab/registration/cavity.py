@@ -1,7 +1,7 @@
 """The cavity in which organs slide along the wall: thorax and abdomen inside ribs, muscles and spine, found in a CT.
 
-`find_cavity` asks its finders in turn; one that knows more than intensities do (an anatomy network) goes before this one:
-a function under `register_cavity_finder`.
+`find_cavity` asks its finders in turn: first the organs that the anatomy network sees, then the wall by intensities. One
+that knows more goes before them: a function under `register_cavity_finder`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 
+from sctlab_model.anatomy.classes import FILE_IDS, INDEX
+from sctlab_model.anatomy.shipped import is_here
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
 from sctlab_model.errors import ProductError
@@ -31,6 +33,13 @@ ORGAN_MM = 12.0  # of lean tissue behind a rib that is taken for an organ
 LINING_MM = 2.0  # between a rib's inner face and the cavity
 BACK_DEGREES = 40.0  # around the spine, whose depth doesn't count as thickness of the wall
 USUAL_MM = 14.0  # thickness where nothing tells
+LITRE_MM3 = 1e6
+# What slides, and what it slides along (names of `sctlab_model.anatomy.classes`).
+ORGANS = ("spleen", "kidney_right", "kidney_left", "gallbladder", "liver", "stomach", "pancreas", "lungs", "bowel",
+          "urinary_bladder", "heart")  # fmt: skip
+WALL = ("sacrum", "spine", "spinal_cord", "ribs", "sternum", "hips", "femora", "humeri", "shoulder_girdle", "outer_fat",
+        "gluteal_muscles", "back_muscles", "iliopsoas")  # fmt: skip
+BETWEEN_MM = 24.0  # half the width of fat and vessels between organs that counts as inside
 STIFFNESS = 4.0  # of the thickness along the wall, against one observation
 
 
@@ -52,6 +61,54 @@ def find_cavity(ct: Volume) -> Volume | None:
         if found is not None:
             return found
     return None
+
+
+@register_cavity_finder(position=50)
+def cavity_by_organs(ct: Volume) -> Volume | None:
+    """The organs that the anatomy network sees and what lies between them, without bones, muscles and outer fat.
+
+    Args:
+        ct: HU; any grid.
+
+    Returns:
+        bool on an axial grid of 3 mm voxels; None without the network's weights, or where it sees less than a litre of organs.
+    """
+    if not is_here():
+        return None
+    from sctlab_model.anatomy.segmenter import see_anatomy
+
+    grid = _axial_grid(ct.geometry)
+    coarse = resample(ct, grid, interpolation="linear", outside=AIR_HU)
+    try:
+        labels = see_anatomy(coarse).labels.array
+    except ProductError:  # too small, or nothing in it
+        return None
+    organs = ndimage.binary_opening(_of(labels, ORGANS))
+    if organs.sum() * VOXEL_MM**3 < LITRE_MM3:
+        return None
+    bone = coarse.array > BONE_HU
+    soft = _closed(organs) & ~_of(labels, WALL) & ~(bone & ~organs)
+    cavity = ndimage.gaussian_filter(_largest(soft).astype(np.float32), 1.0, mode="nearest") > 0.5
+    return Volume(_largest(cavity), grid, "cavity")
+
+
+def _of(labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    return np.isin(labels, FILE_IDS[[INDEX[name] for name in names]])
+
+
+def _closed(mask: np.ndarray) -> np.ndarray:
+    """Closing by a ball, as if the organs went on beyond the image's ends."""
+    pad = int(np.ceil(BETWEEN_MM / VOXEL_MM)) + 1
+    padded = np.pad(mask, pad, mode="edge")
+    grown = ndimage.distance_transform_edt(~padded, sampling=VOXEL_MM) <= BETWEEN_MM
+    closed: np.ndarray = ndimage.distance_transform_edt(grown, sampling=VOXEL_MM) > BETWEEN_MM
+    return closed[(slice(pad, -pad),) * 3]
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    parts, count = ndimage.label(mask)
+    largest: np.ndarray = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])) if count else mask
+    return largest
 
 
 @register_cavity_finder()
@@ -76,17 +133,14 @@ def cavity_by_wall(ct: Volume) -> Volume | None:
     except ProductError:
         return None
     inner = _inside_fat(hu, body)
-    if inner.sum() * VOXEL_MM**3 < 1e6:
+    if inner.sum() * VOXEL_MM**3 < LITRE_MM3:
         return None
     rays = _Rays(hu, inner)
     thickness = _smooth_thickness(*rays.observed())
     cavity = rays.deeper_than(thickness) & inner & ~ndimage.binary_dilation(hu > BONE_HU)
     cavity = ndimage.gaussian_filter(cavity.astype(np.float32), 1.0) > 0.5
-    parts, count = ndimage.label(cavity)
-    if not count:
-        return None
-    cavity = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    return Volume(cavity, grid, "cavity") if cavity.sum() * VOXEL_MM**3 >= 1e6 else None
+    cavity = _largest(cavity)
+    return Volume(cavity, grid, "cavity") if cavity.sum() * VOXEL_MM**3 >= LITRE_MM3 else None
 
 
 def _axial_grid(geometry: Geometry) -> Geometry:
@@ -108,8 +162,7 @@ def _inside_fat(hu: np.ndarray, body: np.ndarray) -> np.ndarray:
         padded = np.pad(one, 6)
         filled = ndimage.binary_fill_holes(ndimage.binary_closing(padded, disc))
         out[k] = ndimage.binary_opening(filled, disc)[6:-6, 6:-6]
-    parts, count = ndimage.label(out)
-    return parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])) if count else out
+    return _largest(out)
 
 
 def _disc(radius: float) -> np.ndarray:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
+from sctlab.dicom import read_dicom_series
 from sctlab.registration import cavity as module
-from sctlab.registration.cavity import cavity_by_wall, find_cavity, register_cavity_finder
-from sctlab_model.volume import Geometry, Volume
+from sctlab.registration.cavity import cavity_by_organs, cavity_by_wall, find_cavity, register_cavity_finder
+from sctlab_model.io.reading import read_volume
+from sctlab_model.volume import Geometry, Volume, resample
 
 GRID = Geometry((120, 90, 24), (3.0, 3.0, 6.0), (-178.5, -133.5, 0.0))
 
@@ -63,3 +68,36 @@ def test_a_finder_that_knows_more_goes_first(monkeypatch: pytest.MonkeyPatch) ->
     known = Volume(np.ones((4, 4, 4), bool), Geometry((4, 4, 4), (1.0, 1.0, 1.0)))
     register_cavity_finder(position=1)(lambda ct: known)
     assert find_cavity(Volume(np.zeros((4, 4, 4), np.float32), known.geometry)) is known
+
+
+def test_organs_of_the_network_bound_the_cavity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies between organs counts as inside, what the network calls wall doesn't, whatever the grid's axes are."""
+    box = Geometry((60, 50, 40), (3.0, 3.0, 3.0), (-88.5, -73.5, -58.5))
+    labels = np.zeros(box.shape_zyx, np.uint8)
+    labels[:, 10:40, 8:28], labels[:, 10:40, 34:52] = 5, 18  # liver, 18 mm of something, bowel
+    labels[:, 34:40, 20:40] = 27  # spine reaches between them
+    monkeypatch.setattr(module, "is_here", lambda: True)
+    seen = "sctlab_model.anatomy.segmenter.see_anatomy"
+    monkeypatch.setattr(seen, lambda image: SimpleNamespace(labels=image.with_array(labels)))
+    hu = np.full(box.shape_zyx, 40.0, np.float32)
+    found = cavity_by_organs(Volume(hu, box))
+    assert found is not None
+    assert found.array[:, 15:32, 10:50].all()
+    assert not found.array[:, 36:39, 22:38].any()
+    assert not found.array[:, :6].any()
+    assert not found.array[..., 56:].any()
+
+    labels[:] = np.where(np.indices(labels.shape)[0] < 3, labels, 0)  # a quarter of a litre
+    assert cavity_by_organs(Volume(hu, box)) is None
+
+
+def test_a_real_cavity_agrees_with_its_organs_labels(shared_data: Path) -> None:
+    """A CT that trained no network: found within the labelled organs' hull and far from muscles and bones."""
+    ct = read_dicom_series(shared_data / "abdomen_ct_dicom/series")
+    labels = read_volume(shared_data / "abdomen_ct_dicom/labels.nii.gz")
+    found = cavity_by_organs(ct)
+    assert found is not None
+    label = resample(labels, found.geometry, interpolation="nearest", outside=0).array
+    organs, wall = np.isin(label, (1, 2, 3, 5, 6, 7, 18, 19, 20)), np.isin(label, (*range(25, 51), *range(86, 117)))
+    assert found.array[organs].mean() > 0.93
+    assert found.array[wall].mean() < 0.07
