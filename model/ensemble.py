@@ -73,7 +73,7 @@ def predict_volume(
     clock = _Clock(device)
     with torch.inference_mode():
         volume = torch.from_numpy(source).to(device)
-        batch = batch or plan_batch(backends, volume[neighbours[:1]], recipe)
+        batch = one_shape_batch(batch or plan_batch(backends, volume[neighbours[:1]], recipe), len(recipe.views))
         done = 0
         while done < len(wanted):
             first, last = next_chunk(done, len(wanted), batch // len(recipe.views), one_shape=device.type == "cuda")
@@ -87,7 +87,7 @@ def predict_volume(
                 if batch == 1:
                     raise
                 torch.cuda.empty_cache()
-                batch = max(1, batch // 2)
+                batch = one_shape_batch(batch // 2, len(recipe.views))
                 continue
             hu[index] = unit_to_hu(mean.cpu().numpy(), recipe)
             if deviation is not None and std is not None:
@@ -165,26 +165,51 @@ def next_chunk(done: int, total: int, most: int, *, one_shape: bool) -> tuple[in
     return first, first + length
 
 
+def one_shape_batch(most: int, views: int) -> int:
+    """At most so many samples, so that those of a chunk are split evenly: whole slices in all their views, or a slice's
+    views in equal parts. Otherwise a GPU's libraries would tune for the rest's shape as well.
+
+    Example:
+        >>> [one_shape_batch(most, views=3) for most in (32, 5, 3, 2, 1)]
+        [30, 3, 3, 1, 1]
+    """
+    if most >= views:
+        return most - most % views
+    return max(part for part in range(1, max(1, most) + 1) if views % part == 0)
+
+
 def plan_batch(backends: Sequence[Backend], sample: torch.Tensor, recipe: Recipe) -> int:
-    """Samples that fit: on CUDA from one measured sample and the free memory, `CPU_BATCH` on a CPU."""
+    """Samples that fit: on CUDA from one measured sample, run twice, and the free memory; `CPU_BATCH` on a CPU."""
     device = backends[0].device
     if device.type != "cuda":
         return CPU_BATCH
     if backends[0].batch_limit is not None:
         return backends[0].batch_limit
-    run_framed(
-        sample, recipe.canvas, backends[0]
-    )  # the first call also tries algorithms, whose memory isn't needed later
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    run_framed(sample, recipe.canvas, backends[0])
-    torch.cuda.synchronize(device)
-    needed = max(1, torch.cuda.max_memory_allocated(device) - before)
+    peaks = []
+    for _ in range(2):
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run_framed(sample, recipe.canvas, backends[0])
+        torch.cuda.synchronize(device)
+        peaks.append(torch.cuda.max_memory_allocated(device) - before)
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    fits = int(0.7 * free // needed)
-    return max(1, min(MAX_BATCH * len(recipe.views), fits))
+    return samples_that_fit(free, *peaks, most=MAX_BATCH * len(recipe.views))
+
+
+def samples_that_fit(free: int, tuning: int, running: int, most: int) -> int:
+    """Samples for which memory is left, at least one.
+
+    Args:
+        free: Bytes.
+        tuning: The peak of a first call with one sample, which also tries algorithms and their workspaces: they are tried
+            again for the shape that is chosen, so what they took beyond `running` is set aside.
+        running: The peak of a second call.
+        most: More gain nothing.
+    """
+    workspaces = max(0, tuning - running)
+    return max(1, min(most, int((0.7 * free - workspaces) // max(1, running))))
 
 
 class _Clock:

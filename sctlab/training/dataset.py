@@ -44,6 +44,7 @@ class PatchDataset(Dataset):
         pairing: `paired` or `shuffled`.
         canvas: Where padding goes, if the plane is smaller than the patch; shared between both sides by default.
         contrast: Draws some of the sources anew; None takes them as they are.
+        source_type: In which the source leaves the loader, for half of the copying; the rest stays float32.
 
     Raises:
         InputError: `shuffled` with one patient alone.
@@ -60,8 +61,9 @@ class PatchDataset(Dataset):
         pairing: Literal["paired", "shuffled"] = "paired",
         canvas: Canvas | None = None,
         contrast: ContrastDrawer | None = None,
+        source_type: torch.dtype = torch.float32,
     ) -> None:
-        self.canvas, self.contrast = canvas or Canvas(), contrast
+        self.canvas, self.contrast, self.source_type = canvas or Canvas(), contrast, source_type
         draws = patch.batch // patch.slab
         if draws % world:
             raise ValueError(f"{draws} draws a batch on {world} processes")
@@ -81,7 +83,7 @@ class PatchDataset(Dataset):
     def __getitem__(self, iteration: int) -> Batch:
         samples = [s for draw in self.draws for s in self._draw(iteration, draw)]
         source, target, mask, *source_mask = (torch.from_numpy(np.stack(a)) for a in zip(*samples, strict=True))
-        return Batch(source, target, mask, source_mask[0] if source_mask else mask)
+        return Batch(source.to(self.source_type), target, mask, source_mask[0] if source_mask else mask)
 
     def _draw(self, iteration: int, draw: int) -> Iterator[tuple[np.ndarray, ...]]:
         rng = np.random.default_rng([*self.seed, iteration, draw])

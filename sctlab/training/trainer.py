@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sctlab.training.batch import Batch
+from sctlab.training.batch import Batch, on_device
 from sctlab.training.checkpoint import (
     has_checkpoint,
     load_checkpoint,
@@ -80,6 +80,7 @@ class Trainer:
             plan.pairing,
             plan.recipe.canvas,
             ContrastDrawer(plan.data.contrast, plan.recipe) if plan.data.contrast else None,
+            self.objective.source_type,
         )
         self._reference: UnpairedReference | None = None
 
@@ -89,12 +90,14 @@ class Trainer:
         return self.objective.networks[GENERATOR]
 
     def batches(self, start: int) -> Iterator[Batch]:
-        """The batches from an iteration on."""
-        pin = self.fabric.device.type == "cuda"
-        return batches(self.dataset, start, self.job.stage.iterations, workers=self.job.plan.data.workers, pin=pin)
+        """The batches from an iteration on, on the device."""
+        plan, device = self.job.plan, self.fabric.device
+        pin = device.type == "cuda"
+        stream = batches(self.dataset, start, self.job.stage.iterations, workers=plan.data.workers, pin=pin)
+        return on_device(stream, device, channels_last=plan.computing.channels_last)
 
     def step(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
-        """One step of the objective; its numbers for the log, on the device."""
+        """One step of the objective on a batch of `batches`; its numbers for the log, on the device."""
         plan = self.job.plan
         # What is random in the networks themselves (dropout of some encoders) depends on the iteration alone.
         torch.manual_seed(_number(*self.job.seed, iteration, self.fabric.global_rank))
@@ -109,7 +112,7 @@ class Trainer:
             for group, begin in zip(optimiser.param_groups, self._rates[name], strict=True):
                 same = begin == plan.optimiser.learning_rate
                 group["lr"] = rate if same else rate * begin / plan.optimiser.learning_rate
-        logs = self.objective.step(batch.to(self.fabric.device, plan.computing.channels_last))
+        logs = self.objective.step(batch)
         if self.average is not None:
             self._update_average(iteration)
         return logs

@@ -10,7 +10,7 @@ import torch
 
 from sctlab_model.backends import Backend, load_backend
 from sctlab_model.bundle import read_bundle
-from sctlab_model.ensemble import next_chunk, predict_volume
+from sctlab_model.ensemble import next_chunk, predict_volume, samples_that_fit
 from sctlab_model.preparation import unit_to_hu
 from sctlab_model.recipe import Recipe
 from sctlab_model.window import Window
@@ -157,3 +157,20 @@ def test_memory_that_is_too_small_for_one_sample_is_an_error(
 
     with pytest.raises(torch.cuda.OutOfMemoryError):
         predict_volume(*volume, [Full()], tiny_recipe, batch=8)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 5, 8])
+def test_every_call_has_one_shape(tiny_recipe: Recipe, batch: int) -> None:
+    """A batch that doesn't hold whole slices in all their views, or their views in equal parts, is made smaller."""
+    recipe = tiny_recipe.model_copy(update={"views": ("identity", "flip_x", "flip_y")})
+    backend, source = Middle(), np.zeros((6, 32, 32), np.float32)
+    found = predict_volume(source, np.ones_like(source, bool), [backend], recipe, batch=batch)
+    assert len(set(backend.batches)) == 1
+    assert found.batch <= batch
+
+
+def test_what_tuning_took_is_set_aside() -> None:
+    assert samples_that_fit(free=1000, tuning=10, running=10, most=96) == 70
+    assert samples_that_fit(free=1000, tuning=310, running=10, most=96) == 40  # 300 of workspaces
+    assert samples_that_fit(free=1000, tuning=10, running=10, most=32) == 32
+    assert samples_that_fit(free=10, tuning=500, running=100, most=96) == 1

@@ -55,6 +55,8 @@ class Objective(ABC):
     settings: ClassVar[type[ObjectiveSettings]]
     # Where the target of a sample comes from: the same place of the same patient, or any place of another patient.
     pairing: ClassVar[Literal["paired", "shuffled"]] = "paired"
+    # Nothing but the generator sees the source, which casts it to the plan's precision anyway: the loader may do it.
+    source_for_generator_only: ClassVar[bool] = False
 
     def __init__(self, plan: TrainingPlan) -> None:
         self.plan = plan
@@ -102,6 +104,12 @@ class Objective(ABC):
         optimiser.step()
 
     # --- what the trainer uses -----------------------------------------------------------------------------------
+
+    @property
+    def source_type(self) -> torch.dtype:
+        """The smallest type of the batches' source that changes no bit of a step."""
+        mixed = {"bf16": torch.bfloat16, "16": torch.float16}
+        return mixed.get(self.plan.computing.precision, torch.float32) if self.source_for_generator_only else torch.float32
 
     def attach(self, fabric: Fabric) -> None:
         """Place networks, losses and optimisers on the devices; called once, before the first step."""

@@ -49,6 +49,7 @@ class RegGan(Objective):
     """
 
     settings = RegGanSettings
+    source_for_generator_only = True
 
     def __init__(self, plan: TrainingPlan) -> None:
         super().__init__(plan)

@@ -25,6 +25,7 @@ class Supervised(Objective):
     """One network, one optimiser, one loss."""
 
     settings = SupervisedSettings
+    source_for_generator_only = True
 
     def __init__(self, plan: TrainingPlan) -> None:
         super().__init__(plan)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sctlab.training.batch import on_device
 from sctlab.training.cache import PreparedCase
 from sctlab.training.dataset import PatchDataset, batches
 from sctlab.training.plan import Patch
@@ -144,3 +145,18 @@ def test_padding_at_the_end_stays_at_the_end_of_flipped_patches(tmp_path: Path) 
     assert len(corners) == 4  # every flip was drawn
     assert (batch.target[:, 0][~inside] == -1).all()
     assert not batch.mask[:, 0][~inside].any()
+
+
+def test_half_precision_on_the_way_and_float32_on_the_device(tmp_path: Path) -> None:
+    cases, patch = [make_case(tmp_path, (5, 64, 64))], Patch(size_yx=(32, 32), batch=4)
+    plain, halved = PatchDataset(cases, patch, 3, (0,)), PatchDataset(cases, patch, 3, (0,), source_type=torch.bfloat16)
+    assert plain[2].source.dtype == torch.float32
+    assert halved[2].source.dtype == torch.bfloat16
+    stream = on_device(batches(halved, 0, 4, workers=0), torch.device("cpu"), channels_last=True)
+    for iteration, placed in enumerate(stream):
+        expected = plain[iteration]
+        assert placed.source.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(placed.source, expected.source.bfloat16().float())
+        assert torch.equal(placed.target, expected.target)
+        assert torch.equal(placed.mask, expected.mask)
+    assert iteration == 3

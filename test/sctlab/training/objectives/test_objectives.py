@@ -70,6 +70,26 @@ def run(plan: TrainingPlan, cohort_folder: Path, cache: Path, tmp_path_factory: 
     return train(plan, cohort_folder, tmp_path_factory.mktemp("run") / "run", cache)
 
 
+def test_the_type_that_leaves_the_loader_changes_no_bit_of_a_step(plan: TrainingPlan, kind: str) -> None:
+    """Under bf16 a source may travel in bfloat16 where only the generator sees it; elsewhere it stays float32."""
+    assert build_objective(plan).source_type == torch.float32
+    mixed = plan.model_copy(update={"computing": plan.computing.model_copy(update={"precision": "bf16"})})
+    generator = torch.Generator().manual_seed(1)
+    source, target = (torch.rand(2, n, 32, 32, generator=generator) * 2 - 1 for n in (3, 1))
+    body = torch.ones(2, 1, 32, 32, dtype=torch.bool)
+
+    def step(travels_in: torch.dtype) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        objective = build_objective(mixed)
+        objective.attach(Fabric(accelerator="cpu", devices=1, precision="bf16-mixed"))
+        return objective.step(Batch.of_pairs(source.to(travels_in), target, body).to(torch.device("cpu"), True))
+
+    chosen = build_objective(mixed).source_type
+    assert (chosen == torch.bfloat16) == (kind in PAIRED)
+    before, after = step(torch.float32), step(chosen)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
 def test_every_network_learns_and_is_kept(plan: TrainingPlan, run: Run) -> None:
     tensors, _ = load_checkpoint(run.folder / STAGE, "last")
     torch.manual_seed(0)
