@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sctlab_model.body import body_mask
@@ -16,6 +18,7 @@ from sctlab_model.volume import Volume, resample
 COVERED_AT_LEAST = 0.90
 OUTSIDE_AT_MOST = 0.25
 BODY_DIAMETER_MM = {Region.AB: (190, 560), Region.HN: (100, 400), Region.TH: (190, 560)}
+CHECKED_EVERY_MM, CHECKED_AT_LEAST = 8.0, 16  # slices between which a mask is not compared with the image
 FLIP_GAIN = 0.015  # of Dice; drawn masks of the same body differ by less between a side and its mirror image
 
 
@@ -81,7 +84,10 @@ def fit_mask(mask: Volume, source: Volume) -> tuple[Volume, list[str]]:
 
 
 def check_mask(mask: Volume, source: Volume, task: Task) -> list[str]:
-    """Warnings when a mask doesn't sit on the body that the image shows."""
+    """Warnings when a mask doesn't sit on the body that the image shows, in slices a few millimetres apart."""
+    few = _some_slices(mask)
+    if few.array.any():
+        mask, source = few, _some_slices(source)
     try:
         body = body_mask(source, task).array
     except InputError:
@@ -103,6 +109,19 @@ def check_mask(mask: Volume, source: Volume, task: Task) -> list[str]:
         f"the mask covers {covered:.0%} of the body in the image and {outside:.0%} of it lies outside the body: "
         "is it shifted, flipped or of another case?"
     ]
+
+
+def _some_slices(volume: Volume) -> Volume:
+    """Every n-th axial slice."""
+    along = int(np.argmax(np.abs(volume.geometry.axes[2])))  # of x, y, z: the one that runs along the body
+    size, spacing = list(volume.geometry.size_xyz), list(volume.geometry.spacing_xyz)
+    step = min(int(CHECKED_EVERY_MM / spacing[along]), size[along] // CHECKED_AT_LEAST)
+    if step < 2:
+        return volume
+    array = volume.array[tuple(slice(None, None, step if axis == 2 - along else None) for axis in range(3))]
+    size[along], spacing[along] = array.shape[2 - along], spacing[along] * step
+    geometry = replace(volume.geometry, size_xyz=tuple(size), spacing_xyz=tuple(spacing))
+    return replace(volume, array=array, geometry=geometry)
 
 
 def _better_flipped(mask: np.ndarray, body: np.ndarray) -> int | None:

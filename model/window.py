@@ -68,6 +68,17 @@ class Window:
             min(limit.right, -(-(self.right + margin) // multiple) * multiple),
         )
 
+    def lengthened(self, multiple: int, limit: Window) -> Window:
+        """Rows and columns up to a multiple, from multiples of its half on, so that windows that differ by little have one
+        shape; not beyond `limit`, which starts at 0 and whose sides are multiples of that half.
+
+        Example:
+            >>> Window(5, 26, 40, 62).lengthened(16, Window(0, 64, 0, 64))
+            Window(top=0, bottom=32, left=32, right=64)
+        """
+        rows = _lengthened(self.top, self.bottom, limit.bottom, multiple)
+        return Window(*rows, *_lengthened(self.left, self.right, limit.right, multiple))
+
     def halved(self) -> Window:
         """On a grid of half the resolution; all four numbers are even."""
         return Window(self.top // 2, self.bottom // 2, self.left // 2, self.right // 2)
@@ -85,3 +96,10 @@ class Window:
         top, left = max(self.top, other.top), max(self.left, other.left)
         bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
         return Window(top, bottom, left, right) if top < bottom and left < right else None
+
+
+def _lengthened(first: int, end: int, limit: int, multiple: int) -> tuple[int, int]:
+    begin = first // (multiple // 2) * (multiple // 2)
+    length = min(-(-(end - begin) // multiple) * multiple, limit)
+    begin = min(begin, limit - length)
+    return begin, begin + length

@@ -10,7 +10,7 @@ from sctlab_model.errors import InputError
 from sctlab_model.network.base import SynthesisNetwork
 from sctlab_model.network.lean_import import import_smp
 from sctlab_model.network.settings import UNetPlusPlusSettings
-from sctlab_model.network.windowed import WindowedDecoder, can_window
+from sctlab_model.network.windowed import NarrowConvolution, WindowedDecoder, can_window
 from sctlab_model.window import Window
 
 
@@ -55,9 +55,10 @@ class Network(SynthesisNetwork):
         return self.unet.segmentation_head[0].bias
 
     def prepare_inference(self) -> None:
-        """Let the decoder compute windows."""
+        """Let the decoder compute windows, and the head its one channel."""
         if can_window(self.unet.decoder):
             self.unet.decoder = WindowedDecoder(self.unet.decoder)
+            self.unet.segmentation_head[0] = NarrowConvolution(self.unet.segmentation_head[0])
 
     def logits_in(self, stacks: Tensor, window: Window) -> Tensor:
         """The encoder sees the whole plane, the decoder what the window depends on."""

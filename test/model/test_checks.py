@@ -130,6 +130,23 @@ def test_masks_of_something_else_are_told(scan: tuple[Volume, Task], outline: Vo
     assert check_mask(small, *scan)
 
 
+def test_of_many_slices_some_tell(scan: tuple[Volume, Task], outline: Volume) -> None:
+    """The same patient in thin slices; a mask of two of them only is none of the body either."""
+
+    def thin(volume: Volume) -> Volume:
+        array = np.repeat(volume.array, 6, axis=0)
+        return Volume(array, Geometry(array.shape[::-1], (*volume.geometry.spacing_xyz[:2], 1.0)))
+
+    source, task = thin(scan[0]), scan[1]
+    mask = thin(outline)
+    assert check_mask(mask, source, task) == []
+    assert check_mask(shifted(mask, 0.15, 2), source, task)
+    assert check_mask(mask.with_array(mask.array[:, ::-1]), source, task)
+    few = mask.with_array(np.zeros_like(mask.array))
+    few.array[3:5] = mask.array[3:5]
+    assert check_mask(few, source, task)
+
+
 def test_noise_has_no_body_to_check_against() -> None:
     grid = Geometry((40, 40, 10), (3, 3, 3))
     air = Volume(np.random.default_rng(0).normal(-1000, 5, grid.shape_zyx), grid)

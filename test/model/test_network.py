@@ -144,7 +144,7 @@ def products(network: torch.nn.Module, run: Callable[[], torch.Tensor]) -> tuple
     return result, count
 
 
-@pytest.mark.parametrize("encoder", ["tu-mobilenetv3_small_100", "resnet18"])
+@pytest.mark.parametrize("encoder", ["tu-efficientnet_lite0", "tu-mobilenetv3_small_100", "resnet18"])
 def test_windows_are_the_same_function_with_less_work(encoder: str) -> None:
     """In corners, in the middle and of one voxel: every margin is wide enough, and not the whole plane."""
     torch.manual_seed(0)
