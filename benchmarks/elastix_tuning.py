@@ -16,7 +16,8 @@ import numpy as np
 from registration_pairs import CASES, MODALITIES, Pair, errors, load_ct, make_pair
 from scipy.ndimage import distance_transform_edt
 
-from sctlab.registration.elastix.register import TUNED_HU, TUNED_MARGIN_MM, baseline_settings, register_elastix
+from sctlab.registration.elastix.parameters import TUNED_HU, TUNED_MARGIN_MM, baseline_settings
+from sctlab.registration.elastix.register import register_elastix
 from sctlab.transforms.field import displacement_field
 from sctlab_model.volume import AIR_HU, Volume
 

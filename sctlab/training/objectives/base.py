@@ -109,7 +109,9 @@ class Objective(ABC):
     def source_type(self) -> torch.dtype:
         """The smallest type of the batches' source that changes no bit of a step."""
         mixed = {"bf16": torch.bfloat16, "16": torch.float16}
-        return mixed.get(self.plan.computing.precision, torch.float32) if self.source_for_generator_only else torch.float32
+        return (
+            mixed.get(self.plan.computing.precision, torch.float32) if self.source_for_generator_only else torch.float32
+        )
 
     def attach(self, fabric: Fabric) -> None:
         """Place networks, losses and optimisers on the devices; called once, before the first step."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_cohort import write_cohort, write_provenance
+from evaluation_command import alter, details_of, evaluate, other_shape
 
 from sctlab.cli import app, run
 from sctlab.features.trust import trust_file
@@ -19,37 +20,9 @@ from sctlab_model.errors import ExitCode
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
 
-IDS = ("1ABA001", "1ABA002", "1HNA001")
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("evaluation")
-    write_cohort(root, IDS)
-    write_provenance(root / "predictions")
-    return root
-
-
-@pytest.fixture
-def root(pristine: Path, tmp_path: Path) -> Path:
-    shutil.copytree(pristine, tmp_path / "e")
-    return tmp_path / "e"
-
-
-def _evaluate(root: Path, *more: str, predictions: str = "predictions", out: str = "out", report: bool = False) -> int:
-    arguments = ["evaluate", str(root / predictions), "--cohort", str(root / "cohort"), "--out", str(root / out), *more]
-    arguments += [] if report else ["--no-report"]  # drawing takes most of the time
-    # The anatomy network, which `auto` takes, has tests of its own.
-    arguments += [] if "--segmenter" in more else ["--segmenter", "none"]
-    return run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False), debug=True)
-
-
-def _details(root: Path, out: str = "out") -> dict:
-    return json.loads((root / out / "details.json").read_text())
-
 
 def test_all_files_of_a_whole_evaluation(root: Path) -> None:
-    assert _evaluate(root, "--labels", str(root / "labels"), "--round-trip") == ExitCode.OK
+    assert evaluate(root, "--labels", str(root / "labels"), "--round-trip") == ExitCode.OK
     challenge = json.loads((root / "out/metrics.json").read_text())
     assert set(challenge) == {"results", "aggregates"}
     assert len(challenge["results"]) == 3
@@ -60,7 +33,7 @@ def test_all_files_of_a_whole_evaluation(root: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [(r["case"], r["region"]) for r in rows] == [("1ABA001", "AB"), ("1ABA002", "AB"), ("1HNA001", "HN")]
     assert float(rows[0]["mae"]) == pytest.approx(challenge["results"][0]["mae"])
-    case = _details(root)["cases"][0]
+    case = details_of(root)["cases"][0]
     assert case["metrics"]["mae_truth"] < case["metrics"]["mae"]  # the reference was moved, the truth wasn't
     assert case["metrics"]["bias"] > 0
     assert case["metrics"]["dice_input"] == case["metrics"]["DICE"]  # both label sets are the aligned ones
@@ -71,7 +44,7 @@ def test_all_files_of_a_whole_evaluation(root: Path) -> None:
 
 
 def test_the_report_is_one_offline_file(root: Path) -> None:
-    _evaluate(root, "--labels", str(root / "labels"), report=True)
+    evaluate(root, "--labels", str(root / "labels"), report=True)
     page = (root / "out/report.html").read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "http" not in re.sub(r'src="data:[^"]+"', "", page)
@@ -82,7 +55,7 @@ def test_the_report_is_one_offline_file(root: Path) -> None:
 
 def test_the_mismatch_of_registrations_is_at_the_top(root: Path, capsys: pytest.CaptureFixture) -> None:
     write_provenance(root / "predictions", method="impact")
-    _evaluate(root, "--challenge-only", report=True)
+    evaluate(root, "--challenge-only", report=True)
     page = (root / "out/report.html").read_text(encoding="utf-8")
     assert page.index("trained on pairs registered by impact") < page.index("Scores by region")
     assert "trained on pairs registered by impact" in " ".join(capsys.readouterr().err.split())
@@ -90,138 +63,59 @@ def test_the_mismatch_of_registrations_is_at_the_top(root: Path, capsys: pytest.
 
 def test_a_case_name_cannot_inject_html(root: Path) -> None:
     shutil.copy(root / "predictions/AB/1ABA001.mha", root / "predictions/AB/<script>alert(1)<.mha")
-    assert _evaluate(root, "--challenge-only", report=True) == ExitCode.SOME_CASES_FAILED
+    assert evaluate(root, "--challenge-only", report=True) == ExitCode.SOME_CASES_FAILED
     assert "<script>alert" not in (root / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_seen_cases_are_refused_unless_told(root: Path) -> None:
     write_provenance(root / "predictions", training={"AB+HN+TH/0": ["1ABA002"]})
-    assert _evaluate(root, "--challenge-only") == ExitCode.SOME_CASES_FAILED
-    assert "trained on it" in _details(root)["left_out"]["Task1/AB/1ABA002"]
-    assert len(_details(root)["cases"]) == 2
-    assert _evaluate(root, "--challenge-only", "--allow-seen") == ExitCode.OK
-    assert "say nothing about new patients" in _details(root)["mismatches"][0]
-
-
-def _alter(path: Path, change) -> None:
-    volume = read_volume(path)
-    write_volume(volume.with_array(change(volume.array)), path)
-
-
-def _nan(path: Path) -> None:
-    import SimpleITK as sitk
-
-    image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32)
-    image[5, 5, 5] = float("nan")
-    sitk.WriteImage(image, str(path))
-
-
-def _other_shape(path: Path) -> None:
-    volume = read_volume(path)
-    grid = volume.geometry.cropped((0, 0, 0), (44, 40, 23))
-    write_volume(type(volume)(volume.array[:23], grid), path)
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (lambda p: p.unlink(), "no prediction"),
-        (lambda p: shutil.copy(p, p.with_name("sct_1ABA002.mha")), "several predictions"),
-        (_other_shape, "44x40x23"),
-        (_nan, "NaN"),
-        (lambda p: _alter(p, lambda a: (a / 1000).astype(np.float32)), "normalised"),
-        (lambda p: _alter(p, lambda a: (a.astype(np.int32) + 1200).clip(0).astype(np.uint16)), "offset"),
-        (lambda p: p.write_bytes(b"no image"), "1ABA002"),
-    ],
-    ids=["missing", "duplicate", "shape", "nan", "normalised", "offset", "damaged"],
-)
-def test_one_bad_case_is_named_and_stops_no_other(root: Path, damage, reason: str) -> None:
-    damage(root / "predictions/AB/1ABA002.mha")
-    assert _evaluate(root, "--challenge-only") == ExitCode.SOME_CASES_FAILED
-    details = _details(root)
-    assert [c["id"] for c in details["cases"]] == ["1ABA001", "1HNA001"]
-    assert reason in details["left_out"]["Task1/AB/1ABA002"]
-
-
-def test_what_is_left_out_stands_in_the_report(root: Path) -> None:
-    (root / "predictions/AB/1ABA002.mha").unlink()
-    _evaluate(root, "--challenge-only", report=True)
-    page = (root / "out/report.html").read_text(encoding="utf-8")
-    assert "no prediction; predict it" in page[page.index("Left out") :]
-
-
-def test_bad_references_are_named_too(root: Path) -> None:
-    _alter(root / "cohort/Task1/AB/1ABA001/ct.mha", lambda a: (a + 1024).astype(np.uint16))
-    _alter(root / "cohort/Task1/AB/1ABA002/mask.mha", np.zeros_like)
-    assert _evaluate(root, "--challenge-only") == ExitCode.SOME_CASES_FAILED
-    left_out = _details(root)["left_out"]
-    assert "the reference runs from" in left_out["Task1/AB/1ABA001"]
-    assert "empty mask" in left_out["Task1/AB/1ABA002"]
-
-
-def test_nothing_to_score_is_an_input_error(root: Path, capsys: pytest.CaptureFixture) -> None:
-    shutil.rmtree(root / "predictions/AB")
-    shutil.rmtree(root / "predictions/HN")
-    assert _evaluate(root) == ExitCode.BAD_INPUT
-    assert not (root / "out").exists()
-    assert "no case could be scored" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--only", "1ABA009"),
-        ("--labels", "nowhere"),
-        ("--segmenter", "nowhere.pt"),
-        ("--device", "tpu"),
-        ("--device", "cuda:99"),
-        ("--task", "cbct"),
-    ],
-)
-def test_wrong_options(root: Path, options: tuple[str, str]) -> None:
-    assert _evaluate(root, *options) == ExitCode.BAD_INPUT
+    assert evaluate(root, "--challenge-only") == ExitCode.SOME_CASES_FAILED
+    assert "trained on it" in details_of(root)["left_out"]["Task1/AB/1ABA002"]
+    assert len(details_of(root)["cases"]) == 2
+    assert evaluate(root, "--challenge-only", "--allow-seen") == ExitCode.OK
+    assert "say nothing about new patients" in details_of(root)["mismatches"][0]
 
 
 def test_a_choice_of_cases(root: Path) -> None:
     (root / "predictions/HN/1HNA001.mha").unlink()
-    assert _evaluate(root, "--region", "AB", "--challenge-only") == ExitCode.OK
-    assert _evaluate(root, "--only", "1ABA002", "--challenge-only") == ExitCode.OK
-    assert [c["id"] for c in _details(root)["cases"]] == ["1ABA002"]
+    assert evaluate(root, "--region", "AB", "--challenge-only") == ExitCode.OK
+    assert evaluate(root, "--only", "1ABA002", "--challenge-only") == ExitCode.OK
+    assert [c["id"] for c in details_of(root)["cases"]] == ["1ABA002"]
 
 
 def test_a_zip_scores_like_its_folder(root: Path) -> None:
-    _evaluate(root, "--challenge-only")
+    evaluate(root, "--challenge-only")
     with zipfile.ZipFile(root / "p.zip", "w") as archive:
         for path in (root / "predictions").rglob("*.mha"):
             archive.write(path, f"sct_{path.name}")
-    assert _evaluate(root, "--challenge-only", predictions="p.zip", out="zipped") == ExitCode.OK
+    assert evaluate(root, "--challenge-only", predictions="p.zip", out="zipped") == ExitCode.OK
     assert (root / "zipped/metrics.json").read_text() == (root / "out/metrics.json").read_text()
-    assert "unknown" in _details(root, "zipped")["mismatches"][0]  # a zip of images says nothing of the weights
+    assert "unknown" in details_of(root, "zipped")["mismatches"][0]  # a zip of images says nothing of the weights
 
 
 @pytest.mark.heavy
 def test_two_processes_give_the_same_numbers(root: Path) -> None:
-    _evaluate(root, "--challenge-only")
-    assert _evaluate(root, "--challenge-only", "--jobs", "2", out="parallel") == ExitCode.OK
+    evaluate(root, "--challenge-only")
+    assert evaluate(root, "--challenge-only", "--jobs", "2", out="parallel") == ExitCode.OK
     assert (root / "parallel/metrics.json").read_text() == (root / "out/metrics.json").read_text()
 
 
 def test_another_reference(root: Path) -> None:
-    _evaluate(root, "--challenge-only", "--reference", "truth/ct_aligned")
-    case = _details(root)["cases"][0]
+    evaluate(root, "--challenge-only", "--reference", "truth/ct_aligned")
+    case = details_of(root)["cases"][0]
     assert case["registration"]["convention"] == "aligned"
-    assert _evaluate(root, "--reference", "ct_nowhere") == ExitCode.BAD_INPUT
+    assert evaluate(root, "--reference", "ct_nowhere") == ExitCode.BAD_INPUT
 
 
 def test_geometry_is_ignored_and_said(root: Path) -> None:
-    _evaluate(root, "--challenge-only")
+    evaluate(root, "--challenge-only")
     path = root / "predictions/AB/1ABA001.mha"
     volume = read_volume(path)
     moved = type(volume.geometry)(volume.geometry.size_xyz, volume.geometry.spacing_xyz, (500.0, 0.0, 0.0))
     write_volume(type(volume)(volume.array, moved), path)
-    before = _details(root)["cases"][0]["metrics"]["mae"]
-    assert _evaluate(root, "--challenge-only") == ExitCode.OK
-    case = _details(root)["cases"][0]
+    before = details_of(root)["cases"][0]["metrics"]["mae"]
+    assert evaluate(root, "--challenge-only") == ExitCode.OK
+    case = details_of(root)["cases"][0]
     assert case["metrics"]["mae"] == before
     assert any("voxel by voxel" in n for n in case["notes"])
 
@@ -229,15 +123,15 @@ def test_geometry_is_ignored_and_said(root: Path) -> None:
 def test_labels_and_input_on_another_geometry_are_said(root: Path) -> None:
     case = root / "cohort/Task1/AB/1ABA001"
     arguments = ("--only", "1ABA001", "--labels", str(root / "labels"))
-    _evaluate(root, *arguments)
-    before = _details(root)["cases"][0]["metrics"]
+    evaluate(root, *arguments)
+    before = details_of(root)["cases"][0]["metrics"]
     files = (root / "labels/1ABA001.mha", case / "labels.mha", case / "truth/labels_source.mha", case / "mr.mha")
     for path in files:
         volume = read_volume(path)
         moved = type(volume.geometry)(volume.geometry.size_xyz, (1.0, 1.0, 1.0), (500.0, 0.0, 0.0))
         write_volume(type(volume)(volume.array, moved), path)
-    assert _evaluate(root, *arguments) == ExitCode.OK
-    after = _details(root)["cases"][0]
+    assert evaluate(root, *arguments) == ExitCode.OK
+    after = details_of(root)["cases"][0]
     assert after["metrics"] == before
     notes = [n for n in after["notes"] if "voxel by voxel" in n]
     assert len(notes) == len(files)
@@ -246,15 +140,15 @@ def test_labels_and_input_on_another_geometry_are_said(root: Path) -> None:
 
 def test_a_missing_dice_input_is_explained(root: Path) -> None:
     def notes(*more: str) -> str:
-        assert _evaluate(root, "--only", "1ABA001", *more) == ExitCode.OK
-        return " ".join(n for n in _details(root)["cases"][0]["notes"] if "no Dice against them" in n)
+        assert evaluate(root, "--only", "1ABA001", *more) == ExitCode.OK
+        return " ".join(n for n in details_of(root)["cases"][0]["notes"] if "no Dice against them" in n)
 
     labels = ("--labels", str(root / "labels"))
     assert notes(*labels) == ""
     assert "none of the prediction" in notes()
     (root / "empty").mkdir()
     assert "no labels 1ABA001" in notes(*labels, "--input-labels", str(root / "empty"))
-    _other_shape(root / "cohort/Task1/AB/1ABA001/truth/labels_source.mha")
+    other_shape(root / "cohort/Task1/AB/1ABA001/truth/labels_source.mha")
     assert "another grid" in notes(*labels)
 
 
@@ -264,8 +158,8 @@ def test_a_volume_of_one_slice(tmp_path: Path) -> None:
         volume = read_volume(path)
         grid = volume.geometry.cropped((0, 0, 12), (*volume.geometry.size_xyz[:2], 1))
         write_volume(type(volume)(volume.array[12:13], grid), path)
-    assert _evaluate(tmp_path, "--labels", str(tmp_path / "labels"), report=True) == ExitCode.OK
-    case = _details(tmp_path)["cases"][0]
+    assert evaluate(tmp_path, "--labels", str(tmp_path / "labels"), report=True) == ExitCode.OK
+    case = details_of(tmp_path)["cases"][0]
     assert all(
         case["metrics"][k] is not None for k in ("mae", "psnr", "ms_ssim", "DICE", "HD95", "edge_agreement_input")
     )
@@ -281,8 +175,8 @@ def test_an_extra_that_fails_costs_no_number_of_the_challenge(root: Path, monkey
     for place, name in ((module, "edge_agreement"), (module.tissues, "tissue_errors"), (module.profiles, "banding")):
         monkeypatch.setattr(place, name, fail)
     (root / "cohort/Task1/AB/1ABA001/truth/ct_aligned.mha").write_bytes(b"no image")
-    assert _evaluate(root, "--only", "1ABA001", "--labels", str(root / "labels"), report=True) == ExitCode.OK
-    case = _details(root)["cases"][0]
+    assert evaluate(root, "--only", "1ABA001", "--labels", str(root / "labels"), report=True) == ExitCode.OK
+    case = details_of(root)["cases"][0]
     assert {"mae", "psnr", "ms_ssim", "DICE", "HD95", "wepl_mean", "dice_input"} <= set(case["metrics"])
     failed = [n.split(" failed")[0] for n in case["notes"] if " failed" in n]
     assert failed == ["tissues", "profiles", "input", "truth"]
@@ -292,8 +186,8 @@ def test_the_spread_is_calibrated(root: Path) -> None:
     sct, ct = (read_volume(root / p) for p in ("predictions/AB/1ABA001.mha", "cohort/Task1/AB/1ABA001/ct.mha"))
     error = np.abs(sct.array.astype(np.float32) - ct.array)
     write_volume(sct.with_array(error), root / "predictions/uncertainty/AB/1ABA001.mha")
-    assert _evaluate(root, "--only", "1ABA001", report=True) == ExitCode.OK
-    metrics = _details(root)["cases"][0]["metrics"]
+    assert evaluate(root, "--only", "1ABA001", report=True) == ExitCode.OK
+    metrics = details_of(root)["cases"][0]["metrics"]
     assert metrics["spread_calibration"] == pytest.approx(0, abs=1e-6)
     assert metrics["spread_rank"] == pytest.approx(1)
     assert "predict the error" in (root / "out/report.html").read_text(encoding="utf-8")
@@ -304,22 +198,22 @@ def test_the_floor_of_a_registered_pair(root: Path) -> None:
     from sctlab.transforms.itk_files import write_itk
 
     write_itk(AffineTransform(np.eye(3), (2.0, 0.0, 0.0)), root / "cohort/Task1/AB/1ABA001/transform.h5")
-    _evaluate(root, "--only", "1ABA001", "--round-trip")
-    assert 0 < _details(root)["cases"][0]["metrics"]["round_trip"] < 100
+    evaluate(root, "--only", "1ABA001", "--round-trip")
+    assert 0 < details_of(root)["cases"][0]["metrics"]["round_trip"] < 100
 
 
 def test_rays_to_a_labelled_target(root: Path) -> None:
-    assert _evaluate(root, "--only", "1ABA001", "--target", "5") == ExitCode.OK
-    assert _details(root)["cases"][0]["metrics"]["wepl_p95"] > 0
-    _evaluate(root, "--only", "1ABA001", "--target", "117")
-    assert any("nothing of label 117" in n for n in _details(root)["cases"][0]["notes"])
+    assert evaluate(root, "--only", "1ABA001", "--target", "5") == ExitCode.OK
+    assert details_of(root)["cases"][0]["metrics"]["wepl_p95"] > 0
+    evaluate(root, "--only", "1ABA001", "--target", "117")
+    assert any("nothing of label 117" in n for n in details_of(root)["cases"][0]["notes"])
 
 
 def test_compare(root: Path, capsys: pytest.CaptureFixture) -> None:
-    _evaluate(root, "--challenge-only", "--labels", str(root / "labels"))
+    evaluate(root, "--challenge-only", "--labels", str(root / "labels"))
     for path in (root / "predictions").rglob("*.mha"):
-        _alter(path, lambda a: (a + 25).astype(np.int16))
-    _evaluate(root, "--challenge-only", "--labels", str(root / "labels"), out="worse")
+        alter(path, lambda a: (a + 25).astype(np.int16))
+    evaluate(root, "--challenge-only", "--labels", str(root / "labels"), out="worse")
     arguments = ["compare", str(root / "out"), str(root / "worse"), "--out", str(root / "c")]
     assert run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False), debug=True) == ExitCode.OK
     differences = {
@@ -337,8 +231,8 @@ def test_compare(root: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_compare_needs_shared_cases(root: Path) -> None:
-    _evaluate(root, "--challenge-only", "--only", "1ABA001")
-    _evaluate(root, "--challenge-only", "--only", "1ABA002", out="other")
+    evaluate(root, "--challenge-only", "--only", "1ABA001")
+    evaluate(root, "--challenge-only", "--only", "1ABA002", out="other")
     for second in ("other", "nowhere"):
         arguments = ["compare", str(root / "out"), str(root / second)]
         assert run(lambda a=arguments: app.main(a, prog_name="sctlab", standalone_mode=False)) == ExitCode.BAD_INPUT
@@ -347,10 +241,10 @@ def test_compare_needs_shared_cases(root: Path) -> None:
 def test_a_cohort_without_labels_or_truth(tmp_path: Path) -> None:
     write_cohort(tmp_path, ("1THA001",), truth=False)
     (tmp_path / "cohort/Task1/TH/1THA001/labels.mha").unlink()
-    assert _evaluate(tmp_path, "--labels", str(tmp_path / "labels")) == ExitCode.OK
+    assert evaluate(tmp_path, "--labels", str(tmp_path / "labels")) == ExitCode.OK
     challenge = json.loads((tmp_path / "out/metrics.json").read_text())
     assert list(challenge["results"][0]) == ["mae", "psnr", "ms_ssim"]
-    case = _details(tmp_path)["cases"][0]
+    case = details_of(tmp_path)["cases"][0]
     assert any("no organ metrics" in n for n in case["notes"])
     assert "bias" not in case["metrics"]
 
@@ -366,8 +260,8 @@ def test_a_segmenter_labels_both_images(root: Path) -> None:
     trust_file(root / "bone.pt")
     for path in (root / "cohort").rglob("labels.mha"):
         path.unlink()
-    assert _evaluate(root, "--only", "1ABA001", "--segmenter", str(root / "bone.pt")) == ExitCode.OK
-    (organ,) = _details(root)["cases"][0]["organs"]
+    assert evaluate(root, "--only", "1ABA001", "--segmenter", str(root / "bone.pt")) == ExitCode.OK
+    (organ,) = details_of(root)["cases"][0]["organs"]
     assert organ["name"] == "liver"
     assert 0 < organ["dice"] < 1
 
@@ -394,13 +288,13 @@ def test_scores_by_a_scan_parameter(root: Path, capsys: pytest.CaptureFixture) -
     (root / "cohort/Task1/AB/overviews").mkdir()
     text = "ID,MagneticFieldStrength\n1ABA001,1.5\n1ABA002,3\n"
     (root / "cohort/Task1/AB/overviews/1_AB_train_parameters.csv").write_text(text)
-    assert _evaluate(root, "--challenge-only", "--by", "field_strength", report=True) == ExitCode.OK
-    cases = _details(root)["cases"]
+    assert evaluate(root, "--challenge-only", "--by", "field_strength", report=True) == ExitCode.OK
+    cases = details_of(root)["cases"]
     assert [c["parameters"].get("field_strength") for c in cases] == [1.5, 3.0, None]
     page = (root / "out/report.html").read_text(encoding="utf-8")
     table = page[page.index("Scores by field strength") :]
     assert [f"{g} <span" in table for g in ("1.5", "3", "unknown", "all")] == [True] * 4
     assert "field_strength" in (root / "out/metrics.csv").read_text().splitlines()[0]
     assert "by field_strength" in capsys.readouterr().out
-    assert _evaluate(root, "--challenge-only", "--by", "colour") == ExitCode.BAD_INPUT
+    assert evaluate(root, "--challenge-only", "--by", "colour") == ExitCode.BAD_INPUT
     assert "no parameter 'colour'" in capsys.readouterr().err

@@ -8,13 +8,8 @@ import pytest
 
 from sctlab.measures.jacobian import jacobian_determinant
 from sctlab.registration.elastix import register as elastix
-from sctlab.registration.elastix.register import (
-    Sampling,
-    baseline_settings,
-    bspline_parameters,
-    register_elastix,
-    rigid_parameters,
-)
+from sctlab.registration.elastix.parameters import Sampling, baseline_settings, bspline_parameters, rigid_parameters
+from sctlab.registration.elastix.register import register_elastix
 from sctlab.transforms.field import displacement_field
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError, RegistrationError
