@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from sctlab_model.anatomy.classes import CLASSES, INDEX
-from sctlab_model.anatomy.network import PIECES, AnatomyNetwork, Intensities, looking, normalised
+from sctlab_model.anatomy.network import PIECES, AnatomyNetwork, looking, normalised
 from sctlab_model.anatomy.segmenter import on_three_mm
 from sctlab_model.anatomy.shipped import NETWORK, is_here, load_network
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
 from sctlab_model.gates import Finding
+from sctlab_model.image_statistics import Statistics
 from sctlab_model.volume import Volume
 
 HEAD, TRUNK = 0.58, 0.2  # share of a slab's body in a region's own structures that shows the region
@@ -94,7 +95,7 @@ def _slabs(image: Volume) -> torch.Tensor:
     """What the network is shown: slabs of 48 mm evenly over an image, [slabs, 1, z, y, x], normalised."""
     coarse = on_three_mm(image)
     array = torch.from_numpy(np.ascontiguousarray(coarse.array, dtype=np.float32))
-    reference = Intensities.of(array)
+    reference = Statistics.of(array)
     depth, height, width = PIECES[0]
     middles = np.linspace(0, len(array), 2 * _LOOKS + 1)[1::2]
     firsts = sorted({int(np.clip(round(m - depth / 2), 0, max(0, len(array) - depth))) for m in middles})

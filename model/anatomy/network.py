@@ -17,6 +17,7 @@ from sctlab_model.anatomy.classes import CLASSES, NAMES
 from sctlab_model.anatomy.unet import unet_stages
 from sctlab_model.cases import Region
 from sctlab_model.errors import WeightsError
+from sctlab_model.image_statistics import Statistics
 from sctlab_model.io.atomic import atomic_path
 from sctlab_model.settings import Settings
 
@@ -27,6 +28,7 @@ HU_BELOW = -300.0  # an image that reaches below this is in HU: magnitudes of an
 PIECES = ((16, 112, 144), (32, 96, 128), (48, 80, 112), (64, 80, 80))
 _HU_RANGE, _HU_UNIT = (-1024.0, 1600.0), 40.0  # logarithmic: soft tissues lie as far apart as bones
 _MR_TOP = 4.0
+HOUNSFIELD = Statistics.from_range(*_HU_RANGE)
 
 
 class NetworkSettings(Settings):
@@ -111,7 +113,7 @@ class AnatomyNetwork(nn.Module):
         if part is None:
             return Output(self.fine_logits(stages[-1], below), stages[depth:], coarse, regions)
         weight = self.classes.weight[:, :, part[0], part[1], part[2]].T[:, :, None, None, None]
-        logits = nn.functional.conv3d(stages[-1], weight, self.classes.bias)
+        logits = functional.conv3d(stages[-1], weight, self.classes.bias)
         return Output(logits.float() + below, stages[depth:], coarse, regions)
 
     def coarse_logits(self, decoded: list[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -167,27 +169,7 @@ def blocks(x: Tensor) -> Tensor:
     return split.reshape(batch, 8, z // 2, y // 2, w // 2).contiguous(memory_format=torch.channels_last_3d)
 
 
-@dataclass(frozen=True)
-class Intensities:
-    """What `normalised` refers to: smallest value, mean and deviation of a whole image, air included."""
-
-    low: float
-    mean: float
-    std: float
-
-    @classmethod
-    def of(cls, image: Tensor) -> Intensities:
-        """Of an image of any shape."""
-        values = image.detach().float()
-        return cls(float(values.min()), float(values.mean()), float(values.std(unbiased=False)))
-
-    @classmethod
-    def hounsfield(cls) -> Intensities:
-        """Of an image that is known to be in HU, even where a piece of it holds no air."""
-        return cls(-1000.0, 0.0, 1.0)
-
-
-def normalised(x: Tensor, reference: Intensities) -> Tensor:
+def normalised(x: Tensor, reference: Statistics) -> Tensor:
     """Raw intensities as the network sees them: HU by a fixed curve, everything else by mean and deviation.
 
     HU are told by values below -300, which no MR has. Mean and two deviations of a whole MR, air included, grow with the
@@ -195,16 +177,16 @@ def normalised(x: Tensor, reference: Intensities) -> Tensor:
 
     Args:
         x: HU or MR intensities, any shape.
-        reference: Of the whole image.
+        reference: Of the whole image, air included; `HOUNSFIELD` where it is known to be in HU, even if a piece holds no air.
 
     Returns:
         float32 of the same shape.
     """
     x = x.float()
-    if reference.low < HU_BELOW:
+    if reference.minimum < HU_BELOW:
         hu = x.clamp(*_HU_RANGE)
         return hu.sign() * (hu.abs() / _HU_UNIT).log1p()
-    floor = max(reference.low, 0.0)
+    floor = max(reference.minimum, 0.0)
     top = max(reference.mean + 2 * reference.std - floor, 1e-6)
     return (2 * (x - floor) / top).clamp(0, _MR_TOP)
 

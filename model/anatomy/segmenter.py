@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from sctlab_model.anatomy.classes import FILE_IDS
-from sctlab_model.anatomy.network import HU_BELOW, PIECES, SPACING_MM, AnatomyNetwork, Intensities, looking, normalised
+from sctlab_model.anatomy.network import HU_BELOW, PIECES, SPACING_MM, AnatomyNetwork, looking, normalised
 from sctlab_model.anatomy.shipped import NETWORK, load_network
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
+from sctlab_model.image_statistics import Statistics
 from sctlab_model.resampling import anti_aliased
 from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
@@ -84,12 +85,12 @@ def on_three_mm(image: Volume) -> Volume:
 def _chances(image: Volume, network: AnatomyNetwork) -> tuple[np.ndarray, np.ndarray]:
     """Chance of every class [classes, z, y, x] and of every region [z, regions]: means over overlapping pieces."""
     array = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))
-    reference = Intensities.of(array)
+    reference = Statistics.of(array)
     stride, size = network.settings.stride, tuple(array.shape)
     piece = next((p for p in PIECES[:-1] if p[0] >= size[0]), PIECES[-2])
     shape = [min(n + -n % stride, p) for n, p in zip(size, piece, strict=True)]
     pads = [max(p - n, 0) for n, p in zip(size, shape, strict=True)]
-    fill = float(AIR_HU) if reference.low < HU_BELOW else max(reference.low, 0.0)
+    fill = float(AIR_HU) if reference.minimum < HU_BELOW else max(reference.minimum, 0.0)
     # air beside the patient; at both ends the body goes on
     wide = torch.nn.functional.pad(array[None, None], (0, pads[2], 0, pads[1]), value=fill)
     wide = torch.nn.functional.pad(wide, (0, 0, 0, 0, 0, pads[0]), mode="replicate")

@@ -14,7 +14,8 @@ from sctlab.simulation.contrast import draw_contrast
 from sctlab.simulation.fractions import Channel
 from sctlab.simulation.painter import smooth_noise
 from sctlab_model.anatomy.classes import IGNORE
-from sctlab_model.anatomy.network import PIECES, SPACING_MM, Intensities, normalised
+from sctlab_model.anatomy.network import HOUNSFIELD, PIECES, SPACING_MM, normalised
+from sctlab_model.image_statistics import Statistics
 
 _CBCT_SHARE = 0.35  # of the views in HU
 _SPACING = (SPACING_MM,) * 3
@@ -118,14 +119,14 @@ def _view(hu: np.ndarray, fractions: np.ndarray, rng: np.random.Generator, hu_sh
     """An image of the piece, normalised. A piece without air is in HU all the same, so that is said, not guessed."""
     if rng.random() < hu_share:
         image = _cbct(hu, rng) if rng.random() < _CBCT_SHARE else _ct(hu, rng)
-        return normalised(torch.from_numpy(image), Intensities.hounsfield()).numpy()
+        return normalised(torch.from_numpy(image), HOUNSFIELD).numpy()
     image = draw_contrast(fractions, rng, spacing_xyz=_SPACING, random_share=0.2)
     thick = float(rng.uniform(0, 1.1)) if rng.random() < 0.5 else 0.0
     image = ndimage.gaussian_filter1d(image, thick, axis=0) if thick > 0.2 else image
     top = float(image.max())
     image = top * (image / max(top, 1e-6)) ** float(np.exp(rng.normal(0, 0.2)))
     piece = torch.from_numpy(image.astype(np.float32))
-    seen = normalised(piece, Intensities.of(piece)).numpy()
+    seen = normalised(piece, Statistics.of(piece)).numpy()
     return seen * np.float32(np.exp(rng.uniform(-0.45, 0.35)))  # a whole image's statistics are not a piece's
 
 

@@ -27,7 +27,9 @@ def list_extractors() -> None:
     """List the extractors: what each is, where its weights come from and whether they are here."""
     table = Table("name", "weights", "from", box=None, pad_edge=False)
     for name, entry in entries().items():
-        if entry.source is None:
+        if entry.package:
+            table.add_row(name, "here" if entry.is_installed else "pip install", f"{entry.package}; {entry.note}")
+        elif entry.source is None:
             table.add_row(name, "none needed", entry.note)
         else:
             state = "download" if entry.source.pinned else "download with --revision"

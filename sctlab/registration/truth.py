@@ -1,4 +1,4 @@
-"""A registration against a simulated truth: target registration error and the floor of HU differences."""
+"""A registration against a simulated truth: target registration error, and the HU that a perfect sCT would be off by."""
 
 from __future__ import annotations
 

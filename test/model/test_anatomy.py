@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sctlab_model.anatomy import classes as c
 from sctlab_model.anatomy import judge, segmenter, shipped
 from sctlab_model.anatomy.network import (
+    HOUNSFIELD,
     AnatomyNetwork,
-    Intensities,
     NetworkSettings,
     Output,
     blocks,
@@ -26,6 +26,7 @@ from sctlab_model.anatomy.network import (
 from sctlab_model.anatomy.segmenter import see_anatomy
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.image_statistics import Statistics
 from sctlab_model.volume import Geometry, Volume
 
 TINY = NetworkSettings(features=(4, 6, 8), convolutions=1)
@@ -63,18 +64,18 @@ def test_a_slice_belongs_to_the_region_whose_structures_fill_it() -> None:
 def test_the_unit_of_an_mr_does_not_matter(scale: float, body: float) -> None:
     rng = np.random.default_rng(0)
     image = torch.from_numpy(np.abs(rng.normal(100, 30, 4000)) * (np.arange(4000) < 4000 * body))
-    plain = normalised(image, Intensities.of(image))
-    scaled = normalised(image * scale, Intensities.of(image * scale))
+    plain = normalised(image, Statistics.of(image))
+    scaled = normalised(image * scale, Statistics.of(image * scale))
     assert torch.allclose(plain, scaled, atol=1e-3)
     assert 0.8 < float(plain[image > 0].mean()) < 1.7, "tissue is near one whatever the share of air"
 
 
 def test_hu_are_taken_as_they_are() -> None:
     ct = torch.tensor([-1000.0, 0.0, 400.0, 3000.0])
-    seen = normalised(ct, Intensities.of(ct)).tolist()
+    seen = normalised(ct, Statistics.of(ct)).tolist()
     assert seen == pytest.approx([-np.log(26), 0.0, np.log(11), np.log(41)])
     soft = torch.tensor([-100.0, 40.0])
-    assert normalised(soft, Intensities.hounsfield()).tolist() == pytest.approx([-np.log(3.5), np.log(2)])
+    assert normalised(soft, HOUNSFIELD).tolist() == pytest.approx([-np.log(3.5), np.log(2)])
 
 
 def test_blocks_keep_every_voxel_in_place() -> None:
@@ -171,7 +172,7 @@ def test_pieces_are_put_together_where_they_were(shape: tuple[int, int, int]) ->
     image = np.random.default_rng(1).normal(100, 30, shape).clip(0).astype(np.float32)
     volume = Volume(image, Geometry(image.shape[::-1], (3.0, 3.0, 3.0)))
     chances, regions = segmenter._chances(volume, Threshold(TINY))
-    seen = normalised(torch.from_numpy(image), Intensities.of(torch.from_numpy(image))).numpy()
+    seen = normalised(torch.from_numpy(image), Statistics.of(torch.from_numpy(image))).numpy()
     assert ((chances.argmax(0) == 4) == (seen > 1)).all()
     assert np.allclose(chances.sum(0), 1, atol=1e-3)
     assert (regions.argmax(1) == 1).all()

@@ -12,7 +12,7 @@ from sctlab.features.extractor import FeatureExtractor, Statistics, crop_to_stri
 from sctlab.features.registry import register, register_architecture
 from sctlab.features.unet import unet_layers
 from sctlab_model.anatomy.classes import CLASSES
-from sctlab_model.anatomy.network import AnatomyNetwork, Intensities, NetworkSettings, blocks, normalised, read_network
+from sctlab_model.anatomy.network import AnatomyNetwork, NetworkSettings, blocks, normalised, read_network
 from sctlab_model.anatomy.shipped import network_path
 from sctlab_model.anatomy.unet import unet_stages
 
@@ -57,11 +57,7 @@ class Anatomy(FeatureExtractor):
 
     def _extract(self, x: Tensor, count: int, statistics: Statistics | None) -> list[Tensor]:
         size = x.shape[2:]
-        if statistics is not None:
-            reference = [Intensities(statistics.minimum, statistics.mean, statistics.std)] * len(x)
-        else:
-            reference = [Intensities.of(image) for image in x]
-        seen = torch.stack([normalised(image, r) for image, r in zip(x, reference, strict=True)])
+        seen = torch.stack([normalised(image, statistics or Statistics.of(image)) for image in x])
         padded = pad_to_multiple(seen, self.network.settings.stride)
         found = unet_stages(self.network.unet, blocks(padded), min(count, len(self.layers) - 1))
         if count == len(self.layers):
