@@ -2,6 +2,7 @@
 
     python benchmarks/anatomy.py --data SHARED_DATA --network FILE --cases abdomen_ct_dicom abdomen_mr
     python benchmarks/anatomy.py --data SHARED_DATA --network anatomy-judge --cases abdomen_ct abdomen_mr
+    python benchmarks/anatomy.py --data SHARED_DATA --network anatomy --cases hn_ct_openkbp_109     # test data only
 
     python benchmarks/anatomy.py --look IMAGE…      # region and sides, as predictions and registrations are checked
 
@@ -42,6 +43,10 @@ OF_TOTAL_MR = {
     35: "shoulder_girdle", 36: "femora", 37: "femora", 38: "hips", 39: "hips", **dict.fromkeys(range(40, 46), "gluteal_muscles"),
     46: "back_muscles", 47: "back_muscles", 48: "iliopsoas", 49: "iliopsoas", 50: "brain",
 }  # fmt: skip
+# OpenKBP's ids → our classes. Two organs are parts of what we call one thing: only their share in it can be counted.
+OF_OPENKBP = {2: "spinal_cord", 5: "esophagus"}
+PARTS_OF_OPENKBP = {"brainstem": (1, "brain"), "mandible": (7, "skull")}
+HN_CASE = "hn_ct_openkbp_109"
 DRAWN_SEED = 987_000
 
 
@@ -55,6 +60,12 @@ def real_case(name: str, data: Path) -> tuple[Volume, np.ndarray, Region]:
             table[k] = INDEX[group]
         table[20] = IGNORE
         return read_volume(folder / "mr.nii.gz"), table[ids], Region.AB
+    if name == HN_CASE:
+        image, ids = read_volume(folder / "ct.nii.gz"), read_volume(folder / "organs.nii.gz").array.astype(int)
+        table = np.zeros(256, np.uint8)
+        for k, group in OF_OPENKBP.items():
+            table[k] = INDEX[group]
+        return image, table[ids], Region.HN
     # The labels of one of them are stored with rows from back to front: an array says nothing without its grid.
     image = read_dicom_series(folder / "series") if (folder / "series").is_dir() else read_volume(folder / "ct.nii.gz")
     labels = resample(read_volume(folder / "labels.nii.gz"), image.geometry, interpolation="nearest", outside=0)
@@ -121,6 +132,11 @@ def main() -> None:
         right += int((seen.regions.argmax(1) == list(Region).index(region)).sum())
         slices += len(seen.regions)
         print(f"{name}: region {seen.region} (is {region}), {seconds:.1f} processor seconds", flush=True)
+        if name == HN_CASE:
+            organs = read_volume(options.data / name / "organs.nii.gz").array
+            for part, (k, whole) in PARTS_OF_OPENKBP.items():
+                inside = to_classes(seen.labels.array)[organs == k] == INDEX[whole]
+                print(f"  of the {part}, {inside.mean():.2f} lie in what is called {whole}")
         if options.out is not None:
             from sctlab.anatomy.seeing import save_picture
 
