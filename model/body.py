@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from sctlab_model.cases import Task
+from sctlab_model.cut_edges import image_box
 from sctlab_model.errors import InputError
 from sctlab_model.volume import Volume
 
@@ -19,6 +20,7 @@ _ABOVE_AIR_HU = 70.0  # lung lies so far above the image's own air, where that i
 _DARK_LUNG_HU, _EVEN_HU = -860.0, 11.5
 _NO_TISSUE_HU = -700.0  # the couch's shell is none of its foam
 _NEAR_MM, _AROUND_MM = 3.0, 15.0
+_NEAR_VOXELS = 4  # from a filled border: the body reaches it
 _AIR_AROUND = 0.6  # share of the slices' corners outside the body that says that there is air around it
 _EVERYTHING = 0.99  # a mask of more than this share of the image needs evidence
 _COARSE_MM = 3.0
@@ -47,37 +49,71 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     along = 2 - int(np.argmax(np.abs(volume.geometry.axes[2])))
     image = np.moveaxis(volume.array, along, 0)
     spacing = np.array(volume.geometry.spacing_xyz[::-1])[[along, *(k for k in range(3) if k != along)]]
-    step = np.maximum(1, np.rint(_COARSE_MM / spacing)).astype(int)
-    step = np.minimum(step, np.maximum(1, np.array(image.shape) // 8))
-    coarse_mm = spacing * step
-    means = _block_means(image, step)
-    if task is Task.CBCT:
-        means = means - np.float32(_scale_offset(means))
     threshold = BODY_THRESHOLD_HU if task is Task.CBCT else _mr_threshold(image)
-    coarse = means > threshold
-    core = _largest_part(_open(coarse, coarse_mm))
-    if core is None:
+    try:
+        body, seen = _find(image, spacing, task, threshold)
+    except _Nothing:
         raise InputError(
             volume.name or "image",
             found=f"nothing above {threshold:g} that could be a body",
             expected="an image of a patient",
             advice="give a body mask with --mask",
-        )
-    near = _distance(~core, coarse_mm) <= _OPENING_MM  # give back what the opening shaved off
-    body = near & coarse | core
-    body = _distance(~body, coarse_mm) <= _CLOSING_MM
-    body = _distance(body, coarse_mm) > _CLOSING_MM
-    body = _fill_slices(body | core, means if task is Task.CBCT else None, coarse_mm)
-    if body.mean() > _EVERYTHING and not (task is Task.CBCT and coarse.mean() > 0.95):
+        ) from None
+    if body.mean() > _EVERYTHING and not (task is Task.CBCT and seen > 0.95):
         raise InputError(
             volume.name or "image",
             found=f"a body mask of {body.mean():.1%} of the image: body and air can't be told apart",
             expected="an image of a patient with air around, or in HU",
             advice="give a body mask with --mask",
         )
+    (top, left), (rows, columns) = image_box(image)
+    part = np.s_[:, top : top + rows, left : left + columns]
+    if (rows, columns) != image.shape[1:] and _reaches(body[part], (top, left), image.shape[1:]):
+        # Cut by a filled border: as in the image without it, where the border isn't taken for the body's own edge.
+        try:
+            within, _ = _find(image[part], spacing, task, threshold)
+            body = np.zeros_like(body)
+            body[part] = within
+        except _Nothing:
+            pass
+    return Volume(np.ascontiguousarray(np.moveaxis(body, 0, along)), volume.geometry, f"body mask of {volume.name}")
+
+
+class _Nothing(Exception):
+    """No part of the image could be a body."""
+
+
+def _reaches(body: np.ndarray, start: tuple[int, int], whole: tuple[int, ...]) -> bool:
+    """Whether the body in a box of an image comes near to one of its sides that isn't the image's own."""
+    near = [body[:, :_NEAR_VOXELS], body[:, :, :_NEAR_VOXELS], body[:, -_NEAR_VOXELS:], body[:, :, -_NEAR_VOXELS:]]
+    filled = [*(n > 0 for n in start), *(n + k < w for n, k, w in zip(start, body.shape[1:], whole, strict=True))]
+    return any(bool(side.any()) for side, f in zip(near, filled, strict=True) if f)
+
+
+def _find(image: np.ndarray, spacing: np.ndarray, task: Task, threshold: float) -> tuple[np.ndarray, float]:
+    """The body in an image with axial slices first, and the share of coarse blocks above the threshold.
+
+    Raises:
+        _Nothing: No part of the image could be a body.
+    """
+    step = np.maximum(1, np.rint(_COARSE_MM / spacing)).astype(int)
+    step = np.minimum(step, np.maximum(1, np.array(image.shape) // 8))
+    coarse_mm = spacing * step
+    means = _block_means(image, step)
+    if task is Task.CBCT:
+        means = means - np.float32(_scale_offset(means))
+    coarse = means > threshold
+    core = _largest_part(_open(coarse, coarse_mm))
+    if core is None:
+        raise _Nothing
+    near = _distance(~core, coarse_mm) <= _OPENING_MM  # give back what the opening shaved off
+    body = near & coarse | core
+    body = _distance(~body, coarse_mm) <= _CLOSING_MM
+    body = _distance(body, coarse_mm) > _CLOSING_MM
+    body = _fill_slices(body | core, means if task is Task.CBCT else None, coarse_mm)
     full = np.repeat(np.repeat(np.repeat(body, step[0], 0), step[1], 1), step[2], 2)
     full = np.pad(full, [(0, n - f) for n, f in zip(image.shape, full.shape, strict=True)], mode="edge")
-    return Volume(np.ascontiguousarray(np.moveaxis(full, 0, along)), volume.geometry, f"body mask of {volume.name}")
+    return full, float(coarse.mean())
 
 
 def _block_means(image: np.ndarray, step: np.ndarray) -> np.ndarray:

@@ -14,17 +14,12 @@ from itertools import permutations
 import numpy as np
 from scipy import ndimage
 
-from sctlab_model.cut_edges import continue_mirrored, image_box
+from sctlab_model.cut_edges import box_on, continue_mirrored, extended, image_box
 from sctlab_model.errors import InputError
 from sctlab_model.io.grids import DEFAULT_MAX_VOXELS
-from sctlab_model.recipe import (
-    Canvas,
-    PercentileNormalisation,
-    RangeNormalisation,
-    Recipe,
-    RobustNormalisation,
-    ZScoreNormalisation,
-)
+from sctlab_model.normalisation import even_shading, normalise
+from sctlab_model.outline import find_outline
+from sctlab_model.recipe import Canvas, Recipe
 from sctlab_model.resampling import anti_aliased
 from sctlab_model.volume import AIR_HU, Geometry, Volume, resample, triple
 
@@ -139,18 +134,25 @@ def prepare(source: Volume, mask: Volume, recipe: Recipe) -> Prepared:
             expected=f"at most {DEFAULT_MAX_VOXELS} voxels",
             advice="is the spacing right?",
         )
-    image, body = to_upright(oriented, upright), _mask_to_upright(oriented_mask, upright)
+    mirror = recipe.canvas.cut_edges == "mirror"
+    box = image_box(oriented.array)
+    # What is interpolated at the image's end must not hold what software has filled in beyond it.
+    shown = oriented.with_array(extended(oriented.array, box)) if mirror else oriented
+    image, body = to_upright(shown, upright), _mask_to_upright(oriented_mask, upright)
+    box = box_on(upright, box, oriented.geometry) or image_box(image.array)
     if not body.array.any():
         raise InputError(mask.name or "mask", found="an empty body mask", expected="a mask that covers the body")
     if recipe.bias_correction == "n4":
         image = even_shading(image, body)
-    normalised, statistics = normalise(image.array, body.array, recipe, source.name or "source")
-    box = image_box(image.array) if recipe.canvas.cut_edges == "mirror" else None
-    start, size = canvas_box(body.array, recipe.canvas, box)
+    outline = find_outline(image.array, body.array, box, upright.spacing_xyz[::-1])
+    normalised, statistics = normalise(image.array, body.array, recipe, source.name or "source", outline)
+    start, size = canvas_box(body.array, recipe.canvas, box if mirror else None)
     pad_value = statistics["outside"] if recipe.canvas.pad_value is None else recipe.canvas.pad_value
     placed, inside = cut(normalised, start, size, pad_value), cut(body.array, start, size, False)
-    if box is not None:
-        placed = continue_mirrored(placed, inside, (start[1] - box[0][0], start[2] - box[0][1]), box[1])
+    if mirror:
+        placed = continue_mirrored(
+            placed, inside, (start[1] - box[0][0], start[2] - box[0][1]), box[1], statistics["outside"]
+        )
     return Prepared(
         source=placed,
         mask=inside,
@@ -267,88 +269,6 @@ def to_upright(volume: Volume, upright: Geometry, *, outside: float | None = Non
 
 def _mask_to_upright(mask: Volume, upright: Geometry) -> Volume:
     return mask if upright.same_grid(mask.geometry) else resample(mask, upright, interpolation="nearest")
-
-
-def normalise(image: np.ndarray, mask: np.ndarray, recipe: Recipe, where: str) -> tuple[np.ndarray, dict[str, float]]:
-    """Normalise a source over its mask.
-
-    Args:
-        image: float32, axes z, y, x.
-        mask: bool, same shape.
-
-    Returns:
-        The normalised image with the outside value outside the mask, and the statistics used;
-        `outside` among them is the normalised value of air, for padding.
-    """
-    inside = image[mask]
-    settings = recipe.normalisation
-    if isinstance(settings, ZScoreNormalisation):
-        mean, std = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
-        if std <= 0:
-            raise InputError(where, found=f"every voxel in the mask is {mean:g}", expected="an image with contrast")
-        out = (image - np.float32(mean)) / np.float32(std)
-        out[~mask] = settings.outside
-        return out, {"mean": mean, "std": std, "outside": float(settings.outside)}
-    if isinstance(settings, PercentileNormalisation):
-        voxels = inside
-        if settings.scope == "volume":
-            voxels = image = np.where(mask, image, np.float32(settings.fill))
-        low, high = (float(v) for v in np.percentile(voxels, (settings.lower_percentile, settings.upper_percentile)))
-        fill = low if settings.fill is None else settings.fill
-    elif isinstance(settings, RobustNormalisation):
-        voxels = foreground(inside)
-        low, high = (float(v) for v in np.percentile(voxels, (settings.lower_percentile, settings.upper_percentile)))
-        fill = low
-    else:
-        assert isinstance(settings, RangeNormalisation)
-        low, high, fill = settings.lower, settings.upper, settings.lower
-    if not high > low:
-        raise InputError(
-            where,
-            found=f"only the value {low:g} up to the upper percentile",
-            expected="an image with contrast",
-        )
-    out = np.clip(np.where(mask, image, np.float32(fill)), low, high)
-    out -= np.float32(low)
-    out *= np.float32(2 / (high - low))
-    out -= np.float32(1)
-    outside = float(np.clip(fill, low, high) - low) * 2 / (high - low) - 1
-    return out, {"lower": low, "upper": high, "outside": outside}
-
-
-FILL_SHARE = 0.03  # of a body's voxels; an 8-bit image has up to 2 % at one value
-
-
-def foreground(values: np.ndarray) -> np.ndarray:
-    """The values of a body's voxels without those that hold a fill value.
-
-    A fill value is exactly shared by at least `FILL_SHARE` of the voxels and lies in the lowest tenth (or is the lowest
-    tenth). An image that would be left with less than half of its voxels keeps all of them.
-    """
-    low = values[values <= np.percentile(values, 10)]
-    found, counts = np.unique(low, return_counts=True)
-    most = int(counts.argmax())
-    kept = values[values != found[most]] if counts[most] >= FILL_SHARE * values.size else values
-    return kept if 2 * kept.size >= values.size else values
-
-
-def even_shading(image: Volume, mask: Volume) -> Volume:
-    """Divide an MR by the smooth shading of its coils: N4 (Tustison 2010) over the mask, float32.
-
-    The field is estimated on about 4 mm voxels and applied at full resolution; its mean over the mask is 1.
-    """
-    import SimpleITK as sitk
-
-    lifted = image.with_array(np.maximum(image.array, 0).astype(np.float32))
-    factors = [max(1, round(4 / s)) for s in image.geometry.spacing_xyz]
-    factors = [min(f, max(1, n // 8)) for f, n in zip(factors, image.geometry.size_xyz, strict=True)]
-    corrector = sitk.N4BiasFieldCorrectionImageFilter()
-    corrector.SetMaximumNumberOfIterations([50, 50, 30])
-    corrector.SetMaskLabel(1)
-    whole = lifted.to_sitk()
-    corrector.Execute(sitk.Shrink(whole, factors), sitk.Shrink(mask.to_sitk(), factors))
-    field = np.exp(sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(whole)))
-    return image.with_array((image.array / (field / field[mask.array].mean())).astype(np.float32))
 
 
 def canvas_box(

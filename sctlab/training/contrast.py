@@ -12,7 +12,8 @@ from sctlab.training.field_of_view import FieldOfView
 from sctlab_model.cases import CaseKey
 from sctlab_model.cut_edges import continue_mirrored
 from sctlab_model.errors import InputError
-from sctlab_model.preparation import cut, normalise
+from sctlab_model.normalisation import normalise
+from sctlab_model.preparation import cut
 from sctlab_model.recipe import Recipe
 from sctlab_model.settings import Settings
 
@@ -90,5 +91,5 @@ class ContrastDrawer:
         seen = cut(np.ones(plane, bool), (first, *start), extent, False)
         normalised = np.where(seen, normalised, np.float32(case.outside))
         if self.recipe.canvas.cut_edges == "mirror":
-            normalised = continue_mirrored(normalised, mask, start, plane[1:])
+            normalised = continue_mirrored(normalised, mask, start, plane[1:], case.outside)
         return {first + k: plane for k, plane in enumerate(normalised)}

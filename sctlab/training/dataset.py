@@ -171,7 +171,7 @@ class PatchDataset(Dataset):
         if self.canvas.cut_edges == "air":
             return placed
         mask = cut(view.plane(case.mask[k : k + 1]), box, extent, False)
-        return continue_mirrored(placed, mask, start, plane.shape[1:])
+        return continue_mirrored(placed, mask, start, plane.shape[1:], case.outside)
 
 
 def batches(dataset: PatchDataset, start: int, stop: int, *, workers: int, pin: bool = False) -> Iterator[Batch]:
