@@ -12,7 +12,7 @@ from sctlab_model.errors import InputError
 from sctlab_model.gates import Finding
 from sctlab_model.intensity import check_cbct, check_mr, check_noise
 from sctlab_model.overlap import dice
-from sctlab_model.volume import Volume, resample
+from sctlab_model.volume import Volume, resample, triple
 
 # A mask that belongs to the image covers nearly all of the body in it, and isn't much larger.
 COVERED_AT_LEAST = 0.90
@@ -120,7 +120,7 @@ def _some_slices(volume: Volume) -> Volume:
         return volume
     array = volume.array[tuple(slice(None, None, step if axis == 2 - along else None) for axis in range(3))]
     size[along], spacing[along] = array.shape[2 - along], spacing[along] * step
-    geometry = replace(volume.geometry, size_xyz=tuple(size), spacing_xyz=tuple(spacing))
+    geometry = replace(volume.geometry, size_xyz=triple(size), spacing_xyz=triple(spacing))
     return replace(volume, array=array, geometry=geometry)
 
 

@@ -185,17 +185,19 @@ def plan_batch(backends: Sequence[Backend], sample: torch.Tensor, recipe: Recipe
         return CPU_BATCH
     if backends[0].batch_limit is not None:
         return backends[0].batch_limit
-    peaks = []
-    for _ in range(2):
+
+    def peak() -> int:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run_framed(sample, recipe.canvas, backends[0])
         torch.cuda.synchronize(device)
-        peaks.append(torch.cuda.max_memory_allocated(device) - before)
+        return int(torch.cuda.max_memory_allocated(device) - before)
+
+    tuning, running = peak(), peak()
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return samples_that_fit(free, *peaks, most=MAX_BATCH * len(recipe.views))
+    return samples_that_fit(free, tuning, running, most=MAX_BATCH * len(recipe.views))
 
 
 def samples_that_fit(free: int, tuning: int, running: int, most: int) -> int:
