@@ -146,7 +146,7 @@ def prepare(source: Volume, mask: Volume, recipe: Recipe) -> Prepared:
         image = even_shading(image, body)
     outline = find_outline(image.array, body.array, box, upright.spacing_xyz[::-1])
     normalised, statistics = normalise(image.array, body.array, recipe, source.name or "source", outline)
-    start, size = canvas_box(body.array, recipe.canvas, box if mirror else None)
+    start, size = canvas_box(body.array, recipe.canvas)
     pad_value = statistics["outside"] if recipe.canvas.pad_value is None else recipe.canvas.pad_value
     placed, inside = cut(normalised, start, size, pad_value), cut(body.array, start, size, False)
     if mirror:
@@ -271,13 +271,12 @@ def _mask_to_upright(mask: Volume, upright: Geometry) -> Volume:
     return mask if upright.same_grid(mask.geometry) else resample(mask, upright, interpolation="nearest")
 
 
-def canvas_box(
-    mask: np.ndarray, canvas: Canvas, box: tuple[tuple[int, int], tuple[int, int]] | None = None
-) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def canvas_box(mask: np.ndarray, canvas: Canvas) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Start (may be negative: padding) and size of the canvas on the upright grid, both z, y, x.
 
-    All slices are kept, and the margin ends where the image does (`box`, first row and column and size; the whole grid when
-    left out). Padding that the recipe adds to each flipped view is not part of it (`framing`).
+    All slices are kept. The margin ends where the grid does, but not where `cut_edges` continues the image: a network is not
+    quite blind to where on its canvas a body lies, and the same body in a wider field of view should lie there, too. Padding
+    that the recipe adds to each flipped view is not part of it (`framing`).
     """
     starts, sizes = [0], [mask.shape[0]]
     for axis in (1, 2):
@@ -285,9 +284,9 @@ def canvas_box(
         first, last = 0, length
         if canvas.crop == "body":
             used = np.flatnonzero(mask.any(axis=(0, 3 - axis)))
-            begin, imaged = (0, length) if box is None else (box[0][axis - 1], box[1][axis - 1])
-            first = min(used[0], max(begin, used[0] - canvas.margin))
-            last = max(used[-1] + 1, min(begin + imaged, used[-1] + 1 + canvas.margin))
+            first, last = used[0] - canvas.margin, used[-1] + 1 + canvas.margin
+            if canvas.cut_edges == "air":
+                first, last = max(0, first), min(length, last)
         size = last - first if canvas.flip_before_padding else padded_length(last - first, canvas, axis - 1)
         before = (size - (last - first)) // 2 if canvas.padding == "centre" else 0
         starts.append(int(first - before))
