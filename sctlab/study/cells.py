@@ -170,7 +170,7 @@ class StudyFiles:
         """Of a cell's scores against every reference."""
         folds = [self.fold_key(cell, k) for k in range(self.plan.folds)]
         columns = [f"{p.name} {self.pairs_key(cell.cohort, p)}" for p in self.pair_sets]
-        return content_key("study-scores/2", settings={"axis": self.axis, **self._measures}, inputs=[*folds, *columns])
+        return content_key("study-scores/3", settings={"axis": self.axis, **self._measures}, inputs=[*folds, *columns])
 
     def scores_file(self, cell: Cell) -> Path:
         """The scores, complete where the file exists."""
@@ -204,7 +204,7 @@ class StudyFiles:
     def references_file(self, cohort: str) -> Path:
         """Scores of the references themselves, complete where the file exists."""
         columns = [f"{p.name} {self.pairs_key(cohort, p)}" for p in self.pair_sets]
-        key = content_key("study-references/1", settings={"axis": self.axis, **self._measures}, inputs=columns)
+        key = content_key("study-references/2", settings={"axis": self.axis, **self._measures}, inputs=columns)
         return self.out / "scores" / f"references-{cohort}-{key[:SHORT]}.json"
 
     def finished(self, cell: Cell, fold: int) -> bool:

@@ -8,6 +8,7 @@ _OWN = (
     Metric("sharpness", "Sharpness, of the reference's", "", "zero", 3),
     Metric("bone_dice", "Dice of bone, by HU", "", "higher", 3),
     Metric("organ_error", "Error of the organs' means", "HU", "lower", 1),
+    Metric("mae_same", "MAE without changed content", "HU", "lower", 1),
     Metric("ensemble_spread", "Spread of the ensemble", "HU", "lower", 2),
     Metric("spread_rho", "Rank correlation of the spread by voxel", "", "higher", 3),
     Metric("dx_mm", "Truth further to the left by", "mm", "zero", 2),

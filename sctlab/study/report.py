@@ -162,7 +162,9 @@ def _csv(header: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
 
 def _reference_estimates(rows: Sequence[dict[str, Any]]) -> list[Estimate]:
     optional = [k for k in dict.fromkeys(k for row in rows for k in row) if is_score(k)]
-    kept = [k for k in optional if k in ("mae", "sharpness", "bone_dice", "DICE", "HD95") or k.startswith("d_")]
+    kept = [
+        k for k in optional if k in ("mae", "mae_same", "sharpness", "bone_dice", "DICE", "HD95") or k.startswith("d_")
+    ]
     return _means(rows, (*kept, *DISPLACEMENT, *EDGE_SHIFT))
 
 

@@ -29,6 +29,7 @@ from sctlab_model.volume import AIR_HU, Volume
 TRUTH = "truth"
 METRICS = ("mae", "psnr", "ms_ssim", "ssim", "mean_error", "rmse", "sharpness", "bone_dice")
 ORGANS = "organ_error"  # only where labels are known
+SAME = "mae_same"  # only where it is known what changed between the scans
 SMALLEST_ORGAN = 100  # voxels; a smaller one's mean says little
 BONE_HU = TISSUES["spongy bone"][0]
 PROFILE_STEPS = np.arange(-3.5, 4)  # voxels in the plane from the surface of a bone, inside (negative) to outside
@@ -84,6 +85,7 @@ def score_case(
     mask: np.ndarray,
     organs: np.ndarray | None = None,
     *,
+    changed: np.ndarray | None = None,
     labels: np.ndarray | None = None,
     region: Region | None = None,
     features: Sequence[str] = (),
@@ -99,6 +101,8 @@ def score_case(
         references: With `truth` where it is known; its scores hold the shift of the edges, too.
         mask: The body (bool, z y x).
         organs: Label ids on the source's grid.
+        changed: Where gas or filling differ between the scans (bool, z y x): a reference's CT shows what the source does
+            not, and no registration can mend that.
         labels: The segmenter's of the prediction: Dice and HD95 against every reference's own, over the region's classes.
         region: Of the case.
         features: Extractors whose feature distance counts.
@@ -106,7 +110,7 @@ def score_case(
 
     Returns:
         Reference → metric → value. `organ_error`: mean over organs of the difference (HU, no sign) of an organ's mean in
-        both images. `spread_rho`: over voxels, Spearman's correlation of the ensemble's spread with what it should
+        both images. `mae_same`: the MAE without what changed. `spread_rho`: over voxels, Spearman's correlation of the ensemble's spread with what it should
         tell: against the truth the absolute error, against a reference the size of that reference's bias,
         ||sCT - reference| - |sCT - truth||.
     """
@@ -118,6 +122,11 @@ def score_case(
         row["sharpness"] = sharpness(prediction, common) / sharpness(reference.ct, common)
         row["bone_dice"] = bone_dice(prediction, reference.ct, common)
         rows[name] = {k: float(row[k]) for k in METRICS}
+        if changed is not None:
+            same = common & ~changed
+            rows[name][SAME] = float(
+                np.abs(prediction.array[same].astype(np.float64) - reference.ct.array[same]).mean()
+            )
         if organs is not None:
             rows[name][ORGANS] = organ_error(prediction, reference.ct, np.where(common, organs, 0))
         if labels is not None and reference.labels is not None:
@@ -136,7 +145,7 @@ def score_case(
 
 def is_score(key: str) -> bool:
     """Whether a quantity compares an image with one reference, so that it has a value in every column."""
-    return key in (*METRICS, ORGANS, *CHALLENGE_ORGANS, LPIPS) or key.startswith(FEATURE_PREFIX)
+    return key in (*METRICS, SAME, ORGANS, *CHALLENGE_ORGANS, LPIPS) or key.startswith(FEATURE_PREFIX)
 
 
 def common_mask(references: dict[str, Reference], mask: np.ndarray) -> np.ndarray:

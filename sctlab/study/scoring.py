@@ -69,7 +69,7 @@ def _scores(
     if labels is None and files.segmenter != NONE:
         labels = segmenter_of(files.segmenter).segment(image).array
     return score_case(
-        image, spread, references, mask, organs_of(case), labels=labels, region=case.region,
+        image, spread, references, mask, organs_of(case), changed=changed_of(case), labels=labels, region=case.region,
         features=files.plan.features, device=str(choose_device(files.plan.device)),
     )  # fmt: skip
 
@@ -190,3 +190,9 @@ def organs_of(case: Case) -> np.ndarray | None:
     """Labels on the source's grid, which only simulated cases have."""
     path = find_image(case.folder / "truth", "labels_source") if case.folder is not None else None
     return read_volume(path).array if path is not None else None
+
+
+def changed_of(case: Case) -> np.ndarray | None:
+    """Where gas or filling differ between the scans (bool, z y x), on the source's grid; only simulated cases tell."""
+    path = find_image(case.folder / "truth", "content_changed") if case.folder is not None else None
+    return read_mask(path).array > 0 if path is not None else None

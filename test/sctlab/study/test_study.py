@@ -177,6 +177,22 @@ def test_one_prediction_is_scored_in_every_column() -> None:
     assert rows["truth"]["edge_dy_mm"] == pytest.approx(5, abs=1)
 
 
+def test_what_changed_between_the_scans_can_be_left_out_of_a_reference() -> None:
+    truth = blobs()
+    mask, seen, changed = (
+        truth.array > -500,
+        np.ones(truth.array.shape, dtype=bool),
+        np.zeros(truth.array.shape, dtype=bool),
+    )
+    changed[10:12, 15:18, 18:22] = True  # gas, which the CT had and the source did not
+    other = truth.with_array(np.where(changed, -900, truth.array).astype(np.float32))
+    references = {"truth": Reference(truth, seen), "mi": Reference(other, seen)}
+    rows = score_case(truth, None, references, mask, changed=changed)
+    assert rows["mi"]["mae_same"] == 0 < rows["mi"]["mae"]
+    assert {e.quantity for e in bias([Row("t", e, "AB", "c", 0, s) for e, s in rows.items()])} > {"mae", "mae_same"}
+    assert "mae_same" not in score_case(truth, None, references, mask)["mi"]
+
+
 def test_organs_and_features_are_columns_of_every_reference() -> None:
     truth, moved = blobs(), blobs(6.0)
     mask, seen = truth.array > -500, np.ones(truth.array.shape, dtype=bool)
@@ -200,6 +216,7 @@ def test_every_quantity_of_a_study_has_a_readable_name() -> None:
     keys = (
         *METRICS,
         "organ_error",
+        "mae_same",
         "DICE",
         "dice",
         "HD95",
