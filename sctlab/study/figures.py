@@ -162,7 +162,7 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], label: str)
         return _png(figure)
 
 
-def _style(index: int) -> dict[str, str]:
+def _style(index: int) -> dict[str, Any]:
     """Colour of a line; where the colours begin again it is dashed."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": ("-", "--", ":")[index // len(COLOURS) % 3]}
 
