@@ -20,6 +20,7 @@ _ABOVE_AIR_HU = 70.0  # lung lies so far above the image's own air, where that i
 _DARK_LUNG_HU, _EVEN_HU = -860.0, 11.5
 _NO_TISSUE_HU = -700.0  # the couch's shell is none of its foam
 _NEAR_MM, _AROUND_MM = 3.0, 15.0
+_AIR_LEFT = 0.9  # of an image: less body leaves air to find a threshold by
 _NEAR_VOXELS = 4  # from a filled border: the body reaches it
 _AIR_AROUND = 0.6  # share of the slices' corners outside the body that says that there is air around it
 _EVERYTHING = 0.99  # a mask of more than this share of the image needs evidence
@@ -69,7 +70,10 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     (top, left), (rows, columns) = image_box(image)
     part = np.s_[:, top : top + rows, left : left + columns]
     if (rows, columns) != image.shape[1:] and _reaches(body[part], (top, left), image.shape[1:]):
-        # Cut by a filled border: as in the image without it, where the border isn't taken for the body's own edge.
+        # Cut by a filled border: as in the image without it, where the border isn't taken for the body's own edge. Where
+        # there is air in it, that tells what is tissue; the fill, however much of it there is, doesn't.
+        if task is not Task.CBCT and body[part].mean() < _AIR_LEFT:
+            threshold = _mr_threshold(image[part])
         try:
             within, _ = _find(image[part], spacing, task, threshold)
             body = np.zeros_like(body)

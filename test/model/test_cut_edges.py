@@ -245,3 +245,16 @@ def test_the_body_of_a_real_image_with_filled_borders(name: str) -> None:
     assert image_box(filled) == ((seen[0].start, seen[1].start), image[part].shape[1:])
     assert dice(mask, body & (filled != 0) | mask & body) > 0.97
     assert not np.delete(mask.any(axis=(0, 1)), np.arange(*seen[1].indices(mask.shape[2]))).any()
+
+
+def test_added_zeros_do_not_change_the_body_that_they_cut() -> None:
+    """The threshold between noise and tissue is that of the image, however much was filled in around it."""
+    path = DATA / "pair_mrct_sts_044" / "mr_t1.nii.gz"
+    if not path.is_file():
+        pytest.skip("the shared images aren't here")
+    image = orient(read_volume(path))
+    wide = np.pad(image.array, ((0, 0), (30, 30), (40, 40)))
+    grid = image.geometry.cropped((-40, -30, 0), wide.shape[::-1])
+    found = body_mask(Volume(wide, grid), Task.MRI).array
+    np.testing.assert_array_equal(found[:, 30:-30, 40:-40], body_mask(image, Task.MRI).array)
+    assert found.sum() == found[:, 30:-30, 40:-40].sum()
