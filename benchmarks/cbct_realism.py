@@ -1,6 +1,7 @@
 """Noise, shading and error of simulated CBCTs beside published figures of linacs' CBCTs.
 
-    sctlab simulate COHORT --task cbct --regions AB,HN --spacing 2,2,3 --cases 2
+    sctlab simulate COHORT --task cbct --regions AB --spacing 2,2,3 --cases 2
+    sctlab simulate COHORT --task cbct --regions HN --spacing 2,2,3 --cases 1
     python benchmarks/cbct_realism.py COHORT > benchmarks/cbct_realism.txt
 
 No real CBCT with an open licence was found, so that published figures are all there is to compare with. They are of other
@@ -22,7 +23,7 @@ SOFT_HU = (-150.0, 150.0)
 EVEN_MM = 10.0  # soft tissue at least so far from anything else is even
 PUBLISHED = """\
 published, of real scans:
-MAE of the raw CBCT, head and neck      44.4 HU           7 patients, CT deformed to the same day (Chen 2020, PMC7067667)
+MAE of the raw CBCT                     44.4 HU           7 patients, CT of the same day, deformed (PMC7067667)
 MAE of the raw CBCT, prostate           75.2 +- 18.7 HU   10 patients, 50 pairs (Front Radiol 2025, 1680803)
 centre to periphery, large phantom      30 to 283 HU      TrueBeam, OBI (Phys Med 32 (2016) 1628)
 noise, water in a bench CBCT            44 HU             a phantom, no filter stated (Commun Eng 2023, s44172-023-00123-x, table 2)
