@@ -13,10 +13,12 @@ from sctlab.registration.judge.witnesses import witnesses
 GROSS_MM, SOUND_MM = 15.0, 8.0  # mean errors between them teach the gross model nothing
 LOCAL_MM, FINE_MM = 10.0, 6.0  # errors of the worst place over visible tissue edges, likewise
 SILENT = ((), ("information",), ("self-similarity",), ("information", "self-similarity"))
-LOCAL = "elsewhere"  # signals that look at one place
+# Signals of the local model: how much better one place fits elsewhere, and how sharp this image's agreement is at all, which
+# is the baseline of that. More of them learn the calibrated anatomies by heart.
+LOCAL = ("place gain", "correlation blunt shift")
 SPECIFICITY = 0.90  # of the local model on sound registrations: a doubtful one costs a look
 MISSED_FAILURES, FALSE_FAILURES = 0.5, 3.0  # per cent of failures below the threshold; of sound ones above it, at most
-PENALTIES = {"gross": 1.0, "local": 30.0}  # inverse strength of the logistic models' regularisation
+PENALTIES = {"gross": 1.0, "local": 1.0}  # inverse strength of the logistic models' regularisation
 GROUPS = 4  # of registrations by their predicted error, each with its own spread
 FOLDS = 6
 
@@ -54,9 +56,11 @@ def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Se
     worst = np.array([np.nan if row.get("worst_mm") is None else row["worst_mm"] for row in rows])
     folds = GroupKFold(min(FOLDS, len(set(cases))))
 
-    def logistic(what: str, positive: np.ndarray, negative: np.ndarray, about: str = "") -> tuple[Linear, np.ndarray]:
+    def logistic(
+        what: str, positive: np.ndarray, negative: np.ndarray, about: Sequence[str] = names
+    ) -> tuple[Linear, np.ndarray]:
         used = positive | negative
-        columns = [k for k, name in enumerate(names) if name.startswith(about)]
+        columns = [k for k, name in enumerate(names) if name in about]
         model = LogisticRegression(C=PENALTIES[what], class_weight="balanced", max_iter=2000)
         held_out = np.full(len(rows), np.nan)
         held_out[used] = cross_val_predict(

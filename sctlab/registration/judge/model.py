@@ -149,6 +149,9 @@ _PHRASES = {
     "worst shift": "one shift of 20 mm agrees {:.0%} as well by {}",
     "turn": "the solution turned by 10° agrees {:.0%} as well by {}",
     "mirror": "the mirrored image agrees {:.0%} as well by {}",
+    "blunt shift": "shifted by 20 mm it loses too little for this image ({:.2f}; 0: sharp, 1: no optimum; {})",
+    "blunt turn": "turned by 10° it loses too little for this image ({:.2f}; 0: sharp, 1: no optimum; {})",
+    "blunt mirror": "mirrored it agrees too well for this image ({:.2f}; 0: sharp, above 1: better; {})",
     "lost": "{:.0%} of the possible agreement by {} is missing",
 }
 
@@ -165,12 +168,11 @@ def _reasons(model: Linear, standard: dict[str, float], signals: dict[str, float
             reasons.append(_PHRASES[what].format(signals[name], witness))
         elif name == "body gap mm":
             reasons.append(f"the bodies' surfaces lie {signals[name]:.0f} mm apart on average")
-        elif name.startswith("elsewhere") and name.endswith("mm"):
-            which = "on average" if "mean" in name else "in the worst places"
+        elif name == "place gain":
+            reasons.append(f"one place fits better elsewhere, by {signals[name]:.1f} deviations of the agreement")
+        elif name in ("place mm", "elsewhere mean mm", "elsewhere p95 mm"):
+            which = {"place": "in one place", "elsewhere mean": "on average"}.get(name.removesuffix(" mm"), "in places")
             reasons.append(f"the images fit better {signals[name]:.0f} mm away, {which}")
-        elif name.startswith("elsewhere"):
-            which = "one place" if "worst" in name else "the body"
-            reasons.append(f"{which} fits better elsewhere, by {signals[name]:.1f} deviations of the agreement")
         else:
             reasons.append(f"{name} {signals[name]:.2f}")
     return reasons or ["several signals together"]

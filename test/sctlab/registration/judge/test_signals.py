@@ -7,11 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sctlab.registration.judge.signals import collect_evidence
+from sctlab.registration.judge.mirror import best_mirrored, best_turned, coarser
+from sctlab.registration.judge.signals import collect_evidence, question
+from sctlab.registration.judge.view import Looker, View
 from sctlab.registration.judge.witnesses import Edges, LocalCorrelation, witnesses
 from sctlab.registration.pairs import Pair, make_pair
-from sctlab.transforms.data import AffineTransform, EulerTransform, compose
+from sctlab.transforms.data import AffineTransform, DisplacementField, EulerTransform, compose
+from sctlab.transforms.field import grid_points
 from sctlab_model.cases import Region
+from sctlab_model.volume import Geometry
 
 BOTH = frozenset({"mutual information", "mind"})
 
@@ -56,6 +60,59 @@ def test_the_search_finds_how_far_a_shifted_solution_is_off(pair, cbct_sample):
     evidence = collect_evidence(pair, off, BOTH)
     assert 5 < evidence.signals["elsewhere mean mm"] < 18
     assert evidence.residual_mm.array.shape == evidence.residual_mm.geometry.shape_zyx
+
+
+def test_an_error_in_one_place_shows_where_the_image_tells(pair, cbct_sample):
+    grid = pair.fixed.geometry
+    index = np.argwhere(pair.fixed_mask.array)
+    centre = grid.to_physical(np.round(index.mean(0))[::-1])
+    weight = np.exp(-(((grid_points(grid) - centre) / 25.0) ** 2).sum(-1) / 2)
+    error = DisplacementField(grid, np.stack([0 * weight, 14 * weight, 14 * weight]))
+    right, wrong = (
+        collect_evidence(pair, t, BOTH).signals for t in (cbct_sample.truth, compose(error, cbct_sample.truth))
+    )
+    assert wrong["place gain"] > right["place gain"] + 0.5
+    assert wrong["place mm"] > 7
+
+
+def test_the_solution_is_blunt_only_by_what_the_image_itself_would_lose(pair, cbct_sample):
+    """An image against itself loses all that it can; a constant image can lose nothing, and no ratio runs away."""
+    view = Looker(pair).look(cbct_sample.truth)
+    perfect = question(replace(view, moving=view.fixed), BOTH).signals
+    off = question(replace(view, moving=np.roll(view.moving, 4, axis=1)), BOTH).signals
+    for witness in ("edges", "correlation"):
+        assert perfect[f"{witness} blunt shift"] == pytest.approx(0, abs=1e-6)
+        assert perfect[f"{witness} blunt mirror"] == pytest.approx(0, abs=1e-6)
+        assert off[f"{witness} blunt shift"] > 0.5
+    flat = question(replace(view, moving=np.ones_like(view.moving)), BOTH).signals
+    assert all(np.isfinite(value) for value in flat.values())
+
+
+def test_a_mirrored_image_gets_the_plane_that_suits_it():
+    """A tilted, shifted, nearly symmetric body: its mirror image is found again, and is no better than the body itself."""
+    rng = np.random.default_rng(3)
+    from scipy.ndimage import gaussian_filter, rotate
+
+    half = gaussian_filter(rng.normal(size=(32, 40, 24)), 2.0)
+    image = np.concatenate([half[:, :, ::-1], half], axis=2)
+    image[10:16, 10:18, 30:36] += 3 * half.std()  # what tells left from right
+    image = rotate(np.roll(image, 3, axis=2), 5, axes=(1, 2), reshape=False, order=1, mode="nearest")
+    image = (image / image.std()).astype(np.float32)
+    inside = np.zeros(image.shape, bool)
+    inside[4:-4, 6:-6, 6:-6] = True
+    grid = Geometry(image.shape[::-1], (5.0, 5.0, 5.0))
+
+    def agreement(view: View) -> float:
+        return Edges(view.fixed, view.moving, view.spacing_mm).score((0, 0, 0), view.region & view.data)
+
+    def trial(moving: np.ndarray) -> tuple[float, float]:
+        view = coarser(View(image, moving, np.ones_like(inside), inside, inside, grid))
+        return agreement(best_mirrored(view, agreement)), agreement(best_turned(view, agreement))
+
+    mirrored, solution = trial(image)
+    assert 0.5 * solution < mirrored < solution
+    mirrored, solution = trial(np.ascontiguousarray(image[:, :, ::-1]))
+    assert mirrored > solution
 
 
 @pytest.mark.parametrize("witness", [Edges, LocalCorrelation])
