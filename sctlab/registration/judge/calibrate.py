@@ -13,12 +13,12 @@ from sctlab.registration.judge.witnesses import witnesses
 GROSS_MM, SOUND_MM = 15.0, 8.0  # mean errors between them teach the gross model nothing
 LOCAL_MM, FINE_MM = 10.0, 6.0  # errors of the worst place over visible tissue edges, likewise
 SILENT = ((), ("information",), ("self-similarity",), ("information", "self-similarity"))
-# Signals of the local model: how much better one place fits elsewhere, and how sharp this image's agreement is at all, which
-# is the baseline of that. More of them learn the calibrated anatomies by heart.
-LOCAL = ("place gain", "correlation blunt shift")
+# Signals of the local model: how much better one place fits elsewhere, and how far windows of the whole body wander, which is
+# what this image's windows do anyway. More of them learn the calibrated anatomies by heart.
+LOCAL = ("place gain", "elsewhere mean mm")
 SPECIFICITY = 0.90  # of the local model on sound registrations: a doubtful one costs a look
 MISSED_FAILURES, FALSE_FAILURES = 0.5, 3.0  # per cent of failures below the threshold; of sound ones above it, at most
-PENALTIES = {"gross": 1.0, "local": 1.0}  # inverse strength of the logistic models' regularisation
+PENALTIES = {"gross": 1.0, "local": 30.0}  # inverse strength of the logistic models' regularisation
 GROUPS = 4  # of registrations by their predicted error, each with its own spread
 FOLDS = 6
 

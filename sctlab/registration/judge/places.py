@@ -2,7 +2,7 @@
 
 Most windows of most images say something; some say nothing true. Where little structure is, at the skin and where the body
 is cut, a window of a sound registration often fits better elsewhere. So the signal of an error in one place comes from
-windows with as much structure as the image has in the middle, inside the body.
+windows that have about as much structure as the image's median one by at least one witness, and lie inside the body.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PLACES = (
     ),
 )
 LENGTHS = np.linalg.norm(np.array(PLACES, dtype=np.float64), axis=1)
-STRUCTURE = 0.8  # of the median window's, which a telling window has at least
+STRUCTURE = 0.8  # of the median window's, which a telling window has at least for one witness
 DEEP_MM = 10.0  # from the skin and from where data end, at least
 WORST_CM3 = 15.0  # the best-fitting other places of this volume make the signal
 LEAST_WINDOWS = 50
@@ -84,7 +84,7 @@ def look_elsewhere(view: View, speaking: Sequence[Witness]) -> Elsewhere:
     step = max(1, round(STEP_MM / view.spacing_mm))
     length = LENGTHS * step * view.spacing_mm
     region = _halved((view.region & view.data).astype(np.float32)) > 0.5
-    enough, structure = region.copy(), np.full(region.shape, np.inf)
+    enough, structure = region.copy(), np.zeros(region.shape)
     total = np.zeros((len(PLACES), *region.shape), np.float32)
     for witness in speaking:
         scores, weights = _windows(view, witness, step)
@@ -93,7 +93,7 @@ def look_elsewhere(view: View, speaking: Sequence[Witness]) -> Elsewhere:
         standard = (scores - scores.mean(0)) / np.maximum(spread, 1e-4)
         total += np.where(weights > 0.5 * weights[:1], standard, _FAR) / len(speaking)
         if enough.any():
-            structure = np.minimum(structure, weights[0] / max(float(np.median(weights[0][enough])), 1e-6))
+            structure = np.maximum(structure, weights[0] / max(float(np.median(weights[0][enough])), 1e-6))
     total -= (_PER_MM * length).astype(np.float32)[:, None, None, None]
     best = total.argmax(0)
     gain = np.take_along_axis(total, best[None], 0)[0] - total[0]

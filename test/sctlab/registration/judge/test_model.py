@@ -26,6 +26,7 @@ def rows(count: int, seed: int) -> list[dict]:
         signals = {f"{w} shift": 0.5 + 0.5 * min(1, 3 * bad) + rng.normal(0, 0.03)
                    for w in ("edges", "correlation", "information", "self-similarity")}  # fmt: skip
         signals["elsewhere mean mm"] = min(error, 25) * np.exp(rng.normal(0, 0.2))
+        signals["place gain"] = min(error, 25) / 5 + rng.normal(0, 0.2)
         made.append(
             {
                 "case": f"C{number % 8}",
