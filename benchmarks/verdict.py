@@ -17,7 +17,7 @@
     python benchmarks/verdict.py cross --all --out benchmarks/verdict_cross.json   # each anatomy by a model of the others
     python benchmarks/verdict.py fit --all --out sctlab/registration/judge/calibration.json    # what is shipped
 
-`verdict_planting.py` says what is planted.
+`verdict_planting.py` says what is planted. Of OTHERS the first case of each region was taken.
 """
 
 from __future__ import annotations

@@ -148,9 +148,9 @@ def _sharpness(witness: Witness, view: View, trials: _Trials) -> dict[str, float
     turns = [_score(type(witness), turned) for turned in trials.turned if (turned.data & region).sum() >= LEAST_VOXELS]
     mirrored, rival, plain = (_score(type(witness), v) for v in (trials.mirrored, trials.rival, trials.plain))
     found = {
-        "shift": np.mean(ratios),
+        "shift": float(np.mean(ratios)),
         "worst shift": max(ratios),
-        "turn": np.mean(turns or [own]) / max(own, 1e-3),
+        "turn": float(np.mean(turns or [own])) / max(own, 1e-3),
         "mirror": mirrored / max(rival, 1e-3),
         "slid": rival / max(plain, 1e-3),
     }
