@@ -26,7 +26,7 @@ from sctlab_model.revision import describe_software
 
 INTENDED_USE = "Research on synthetic CT. Not a medical device; not for clinical use."
 DEMONSTRATION_USE = (
-    "Shows that the software works. Trained on a small simulated cohort for a few minutes; not for clinical use, "
+    "Shows that the software works. Trained on a small simulated cohort for a short time; not for clinical use, "
     "nor for any conclusion about images."
 )
 
