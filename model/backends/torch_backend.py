@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sctlab_model.backends import Precision
@@ -19,7 +21,10 @@ from sctlab_model.window import Window
 
 
 class TorchBackend:
-    """PyTorch: float32 on the CPU; on CUDA fp16 with tanh and the output in float32, never bf16.
+    """PyTorch: float32 on the CPU; on CUDA fp16 with the first convolution, tanh and the output in float32, never bf16.
+
+    Rounding the first convolution's weights alone moved a trained fold's 99.9th percentile by 5 HU: differences between
+    neighbours are what they see, and those are small beside the values.
 
     Args:
         network: Moved, put into eval mode and changed in place.
@@ -41,9 +46,10 @@ class TorchBackend:
         placed: Any = network.to(device)
         self.network: SynthesisNetwork = placed.to(memory_format=network.memory_format).eval()
         if self.half:
-            self.network.half()
+            _to_half(self.network)
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.allow_tf32 = False  # float32 here is what fp16 is too coarse for, and TF32 as well
         self.description = f"PyTorch {torch.__version__}, {'fp16' if self.half else 'fp32'}"
 
     def __call__(self, stacks: torch.Tensor, window: Window | None = None) -> torch.Tensor:
@@ -56,6 +62,32 @@ class TorchBackend:
             # tanh in float32: near -1 (air) fp16 steps are 1 HU
             unit[window.part] = torch.tanh(self.network.logits_in(stacks, window).float())
             return unit
+
+
+class InFloat32(nn.Module):
+    """A convolution of float32 weights in a network of fp16.
+
+    Args:
+        convolution: What it computes.
+    """
+
+    def __init__(self, convolution: nn.Conv2d | nn.Conv3d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any precision in, fp16 out."""
+        made: torch.Tensor = self.convolution(x.float()).half()
+        return made
+
+
+def _to_half(network: nn.Module) -> None:
+    """fp16, but for the first convolution."""
+    name = next(n for n, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
+    first = copy.deepcopy(network.get_submodule(name))
+    assert isinstance(first, nn.Conv2d | nn.Conv3d)
+    network.half()
+    network.set_submodule(name, InFloat32(first))
 
 
 def load(
