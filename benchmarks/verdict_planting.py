@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from exclusion import residual
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from sctlab.registration.engine.register import register
@@ -25,7 +26,6 @@ from sctlab.registration.truth import tissue_edges
 from sctlab.transforms.apply import apply_to_image, field_of_view
 from sctlab.transforms.data import (
     AffineTransform,
-    BSplineTransform,
     DisplacementField,
     EulerTransform,
     Transform,
@@ -49,17 +49,6 @@ SHORT = Preset(
 )
 SPACING_MM = 4.0  # of real CTs: a row takes seconds
 VISIBLE_MM, INSIDE_MM, PLACE_MM = 12.0, 12.0, 8.0
-
-
-def residual(grid: Geometry, mean_mm: float, knot_mm: float, rng: np.random.Generator) -> BSplineTransform:
-    """A smooth random error with a mean length over the grid."""
-    extent = np.array(grid.size_xyz) * np.array(grid.spacing_xyz)
-    size = np.ceil(extent / knot_mm).astype(int) + 4
-    start = grid.centre_xyz - grid.axes @ ((size - 1) * knot_mm / 2)
-    knots = Geometry(tuple(size), (knot_mm,) * 3, tuple(start), grid.direction)
-    transform = BSplineTransform(knots, rng.normal(size=(3, *knots.shape_zyx)))
-    length = np.sqrt((displacement_field(transform, grid).vectors ** 2).sum(0)).mean()
-    return replace(transform, coefficients=transform.coefficients * mean_mm / length)
 
 
 def bump(grid: Geometry, centre: np.ndarray, length_mm: float, width_mm: float, rng: np.random.Generator) -> Transform:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from sctlab.simulation.short_arc import short_arc_weights
 from sctlab_model.cases import Region
 from sctlab_model.volume import AIR_HU, Geometry, triple
 
-TAPER_DEGREES = 10.0  # at the ends of an arc
 SOURCE_AXIS_MM = 1000.0
 PANEL_MM = 397.0  # width of a linac's flat panel
 # 125 kV spectrum behind a bowtie, in four bins (40, 60, 80, 100 keV): share of photons, and linear attenuation
@@ -325,17 +325,16 @@ class _Rtk:
 
         image = itk.Image[itk.F, 3]
         gantry = self._gantry(angles)
-        limited = not self.scan.half_fan and self.scan.arc_degrees < 180 + 2 * self._fan_degrees()[-1]
-        # Parker's weights need half a turn and the fan
-        projections = self._stack(line * self._redundancy(gantry)[:, None] if limited else line)
-        if limited:
-            weight = None
-        elif self.scan.half_fan:
+        across = (np.arange(self.columns) - (self.columns - 1) / 2) * self.scan.pixel_mm
+        fan = np.degrees(np.arctan(across / self.scan.source_detector_mm))
+        projections, weight = self._stack(line), None
+        if self.scan.half_fan:
             weight = itk.DisplacedDetectorForOffsetFieldOfViewImageFilter[image].New()
+        elif self.scan.arc_degrees < 180 + 2 * fan[-1]:
+            gaps = np.degrees(np.array(gantry.GetAngularGaps(gantry.GetSourceAngles())))
+            projections = self._stack(line * short_arc_weights(self.scan.arc_degrees, fan, gaps)[:, None])
         elif self.scan.arc_degrees < 350:
             weight = itk.ParkerShortScanImageFilter[image].New()
-        else:
-            weight = None
         if weight is not None:
             weight.SetInput(projections)
             weight.SetGeometry(gantry)
@@ -355,30 +354,6 @@ class _Rtk:
         fdk.GetRampFilter().SetHannCutFrequency(self.scan.hann)
         fdk.Update()
         return np.ascontiguousarray(itk.array_from_image(fdk.GetOutput()).transpose(1, 0, 2))
-
-    def _fan_degrees(self) -> np.ndarray:
-        """Angle of every column's ray from the central one [columns]."""
-        across = (np.arange(self.columns) - (self.columns - 1) / 2) * self.scan.pixel_mm
-        return np.degrees(np.arctan(across / self.scan.source_detector_mm))
-
-    def _redundancy(self, gantry: Any) -> np.ndarray:
-        """Weights [views, columns] of an arc that is too short to see every ray: one that is seen from both ends is shared
-        between them smoothly, one that is seen once counts whole, others are missing (Noo et al., Phys Med Biol 47 (2002) 2525).
-        """
-        scan, fan = self.scan, self._fan_degrees()
-        step = scan.arc_degrees / scan.views
-        place = (np.arange(scan.views) + 0.5)[:, None] * step  # from the arc's beginning
-        opposite = (place + 180 - 2 * fan[None]) % 360
-        here, there = (self._taper(p) for p in (place, opposite))
-        weights = 2 * here / (here + there)  # RTK expects a full turn, which sees every ray twice
-        # and gives the first and the last view half of what is missing
-        gaps = np.degrees(np.array(gantry.GetAngularGaps(gantry.GetSourceAngles())))
-        return (weights * (step / gaps)[:, None]).astype(np.float32)
-
-    def _taper(self, place: np.ndarray) -> np.ndarray:
-        inside = np.minimum(place, self.scan.arc_degrees - place)
-        smooth = np.sin(np.pi / 2 * np.clip(inside / TAPER_DEGREES, 0, 1)) ** 2
-        return np.where(inside > 0, np.maximum(smooth, 1e-3), 0.0)
 
     def _gantry(self, angles: np.ndarray) -> Any:
         from itk import RTK as rtk
