@@ -15,7 +15,7 @@ AIR_SHARE = 0.05  # of the body; lung has 0.15 and more
 FULL_SHARE = 0.9  # of the first line behind a filled border, where that border is none of the image
 # A line that cuts tissue is as wide as the next one, as bright as what lies behind it, and differs from the next as that one
 # does from its next. Skin is curved, holds air (partial volume), and is a step.
-STRAIGHT_SHARE, BRIGHT_SHARE, STEP_RATIO = 0.93, 0.6, 1.5
+STRAIGHT_SHARE, BRIGHT_SHARE, STEP_RATIO = 0.93, 0.6, 2.0
 LEAST_WIDTH = 8  # voxels of a straight line in a slice, in the mean
 
 Box = tuple[tuple[int, int], tuple[int, int]]  # first row and column; rows and columns
