@@ -122,7 +122,8 @@ class Stage(Settings):
         name: Folder name; for stages that go into a bundle also the region group's.
         start: Stage whose best network of the same fold is the start; random weights when left out.
         start_bundle: Bundle whose networks are the start: fold k goes on from its fold k, counted round. A folder (a relative
-            path starts at the plan's) or the name of weights that are here. Its task and network must be the plan's.
+            path starts at the plan's) or the name of weights that are here. Its network must be the plan's, its task may be
+            the other.
         regions: Regions trained on; all of them when left out.
         iterations: Optimiser steps.
         learning_rate: Where it differs from the optimiser's.

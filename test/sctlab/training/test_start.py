@@ -62,13 +62,20 @@ def test_what_does_not_fit_is_refused_before_anything_is_prepared(make_plan: Cal
     larger = recipe | {"network": recipe["network"] | {"decoder_channels": (16, 8, 8, 4, 4)}}
     with pytest.raises(InputError, match="network"):
         check_plan(going_on(make_plan, bundle, recipe=larger))
-    with pytest.raises(InputError, match="task"):
-        check_plan(going_on(make_plan, bundle, recipe=recipe | {"task": "cbct"}))
     with pytest.raises(WeightsError, match="no-such-weights"):
         check_plan(going_on(make_plan, "no-such-weights"))
     stages = ({"name": "a", "iterations": 1}, {"name": "b", "iterations": 1, "start": "a", "start_bundle": "x"})
     with pytest.raises(ValidationError, match="one of them"):
         make_plan(stages=stages)
+
+
+def test_a_network_for_the_other_task_is_a_start(make_plan: Callable, bundle: Path) -> None:
+    plan = going_on(make_plan, bundle, recipe=make_plan().recipe.model_dump() | {"task": "cbct"})
+    check_plan(plan)
+    weights, origin = first_weights(plan, plan.stages[0], 1)
+    assert origin["task"] == "mri"
+    for name, wanted in load_fold(bundle, read_bundle(bundle).groups[0].folds[1]).items():
+        torch.testing.assert_close(weights[name], wanted, atol=0, rtol=0)
 
 
 def test_relative_folders_start_at_the_plan(make_plan: Callable, bundle: Path) -> None:
