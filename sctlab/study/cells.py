@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sctlab.evaluation.segmentation import NONE, resolve_segmenter
+from sctlab.registration.records import EXCLUSIONS, PAIR, ExclusionsRecord
 from sctlab.registration.settings import Convention
-from sctlab.study.plan import CohortPlan, Exclusion, PairsPlan, StudyPlan
+from sctlab.study.plan import CohortPlan, Exclusion, PairsPlan, StudyPlan, case_folders
 from sctlab.training.plan import TrainingPlan
 from sctlab.workflow.keys import content_key, is_finished
+from sctlab_model.errors import InputError
 
 SHORT = 12  # characters of a key in a folder's name
 
@@ -143,6 +145,25 @@ class StudyFiles:
         folder = self.out / "pairs" / f"{pairs.name}-{self.pairs_key(cohort, pairs)[:SHORT]}"
         return folder / pairs.plan.method if pairs.plan.registered else folder
 
+    def pairs_state(self, cohort: str, pairs: PairSet) -> str:
+        """The key of a set of pairs, and which cases have none: what is made of the others has to be made again when a
+        later run registers those, too."""
+        key = self.pairs_key(cohort, pairs)
+        folder, plan = self.pairs_folder(cohort, pairs), self.plan.cohorts[cohort]
+        if pairs.plan.kind == "truth" or not folder.is_dir():
+            return key
+        names = (f"{f.parent.name}/{f.name}" for f in case_folders(self.cohort_folder(cohort), plan))
+        lost = [n for n in names if not (folder / plan.of_task.folder / n / PAIR).is_file()]
+        return " ".join([key, *(["without", *lost] if lost else [])])
+
+    def proposed(self, cell: Cell) -> list[str]:
+        """Which pairs the registration's report proposes to leave out; empty where it can't be read."""
+        path = self.pairs_folder(cell.cohort, cell.pairs) / EXCLUSIONS
+        try:
+            return sorted(ExclusionsRecord.read(path).exclude) if path.is_file() else []
+        except InputError:  # `left_out` says so before the cell is trained
+            return []
+
     def training_plan(self, cell: Cell) -> TrainingPlan:
         """What the cell trains."""
         task = self.plan.cohorts[cell.cohort].of_task
@@ -158,8 +179,9 @@ class StudyFiles:
     def fold_key(self, cell: Cell, fold: int) -> str:
         """Of a trained fold and its predictions."""
         settings = {"plan": self.training_plan(cell).model_dump(mode="json"), "fold": fold}
-        settings |= {"exclusion": cell.exclusion} if cell.exclusion != "none" else {}
-        inputs = [self.pairs_key(cell.cohort, cell.pairs), self.split_key(cell.cohort)]
+        if cell.exclusion != "none":  # by what the rule found: its limits, or the report, may change
+            settings |= {"exclusion": cell.exclusion, "proposed": self.proposed(cell)}
+        inputs = [self.pairs_state(cell.cohort, cell.pairs), self.split_key(cell.cohort)]
         return content_key("study-fold/1", settings=settings, inputs=inputs)
 
     def fold_folder(self, cell: Cell, fold: int) -> Path:
@@ -169,7 +191,7 @@ class StudyFiles:
     def scores_key(self, cell: Cell) -> str:
         """Of a cell's scores against every reference."""
         folds = [self.fold_key(cell, k) for k in range(self.plan.folds)]
-        columns = [f"{p.name} {self.pairs_key(cell.cohort, p)}" for p in self.pair_sets]
+        columns = [f"{p.name} {self.pairs_state(cell.cohort, p)}" for p in self.pair_sets]
         return content_key("study-scores/3", settings={"axis": self.axis, **self._measures}, inputs=[*folds, *columns])
 
     def scores_file(self, cell: Cell) -> Path:
@@ -203,7 +225,7 @@ class StudyFiles:
 
     def references_file(self, cohort: str) -> Path:
         """Scores of the references themselves, complete where the file exists."""
-        columns = [f"{p.name} {self.pairs_key(cohort, p)}" for p in self.pair_sets]
+        columns = [f"{p.name} {self.pairs_state(cohort, p)}" for p in self.pair_sets]
         key = content_key("study-references/2", settings={"axis": self.axis, **self._measures}, inputs=columns)
         return self.out / "scores" / f"references-{cohort}-{key[:SHORT]}.json"
 
@@ -230,8 +252,6 @@ def case_count(cohort: CohortPlan, folder: Path) -> int:
     """Cases that a cohort has or will have."""
     if cohort.simulate is not None:
         return cohort.simulate.cases * len(cohort.simulate.regions) - len(cohort.exclude)
-    from sctlab.study.plan import case_folders
-
     return len(case_folders(folder, cohort))
 
 

@@ -21,6 +21,10 @@ from sctlab_model.io.atomic import write_text
 KEYS = ("train", "evaluate", "region", "case")
 ALL = "all"
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+LATEX = {c: f"\\{c}" for c in "_&%#${}"} | {
+    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
+    "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}",
+}  # fmt: skip
 COLUMNS = (
     "region", "train", "evaluate", "metric", "n", "mean", "sd", "sd_sample", "p", "p_holm", "n_paired",
     "difference", "difference_low", "difference_high", "effect_size",
@@ -105,18 +109,28 @@ def read_scores(path: str | Path) -> tuple[Scores, list[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            header, rows = [c.strip() for c in reader.fieldnames or ()], []
-            reader.fieldnames = header
+            names = list(reader.fieldnames or ())
+            reader.fieldnames = header = [_one_line(c) for c in names]
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(path, found=f"can't be read ({error})", expected="a CSV of scores") from error
     missing = [k for k in KEYS if k not in header]
     metrics = [c for c in header if c not in KEYS]
     if missing or not metrics:
+        separators = {";": "semicolons", "\t": "tabs"}
+        other = next((name for sign, name in separators.items() if any(sign in n for n in names)), None)
         raise InputError(
             path,
             found=f"columns {', '.join(header) or 'none'}",
             expected="train, evaluate, region, case and one column per metric",
+            advice=f"the file has {other}: save it with commas between values, and decimal points" if other else "",
+        )
+    if "" in header:
+        raise InputError(
+            path,
+            found=f"column {header.index('') + 1} has no name",
+            expected="the name of its metric",
+            advice="leave it out: it is the index of a table program, or a comma at the end of the line",
         )
     twice = next((c for c in header if header.count(c) > 1), None)
     if twice is not None:
@@ -126,7 +140,9 @@ def read_scores(path: str | Path) -> tuple[Scores, list[str]]:
         if None in row or None in row.values():
             count = sum(v is not None for k, v in row.items() if k is not None) + len(row.get(None) or ())
             raise InputError(path, found=f"line {line}: {count} values", expected=f"the header's {len(header)}")
-        row = {k: v.strip() for k, v in row.items()}
+        row = {k: _one_line(v) for k, v in row.items()}
+        if not any(row.values()):  # what is left below a table in a spreadsheet
+            continue
         empty = next((k for k in KEYS if not row[k]), None)
         if empty is not None or row["region"] == ALL:
             found = f"no {empty}" if empty is not None else f"region '{ALL}'"
@@ -159,7 +175,13 @@ def build_tables(scores: Scores, metrics: Sequence[str], against: str) -> StudyT
     Raises:
         InputError: There is no such cell.
     """
-    names = {"/".join(c): c for c in scores}
+    names: dict[str, tuple[str, str]] = {}
+    for combination in scores:
+        name = "/".join(combination)
+        if name in names:
+            both = " and ".join(f"train '{t}' with evaluate '{e}'" for t, e in (names[name], combination))
+            raise InputError("scores", found=f"{both} are both {name}", expected="cells of different names")
+        names[name] = combination
     if against not in names:
         raise InputError("--against", found=f"'{against}'", expected="one of " + ", ".join(sorted(names)))
     reference = names[against]
@@ -212,16 +234,17 @@ def tables_csv(tables: StudyTables) -> str:
 
 def tables_latex(tables: StudyTables) -> str:
     """One `tabular` per metric: regions down, combinations across, mean ± population deviation with stars."""
-    parts = ["% mean \\pm population standard deviation; * p<.05, ** p<.01, *** p<.001, two-sided Wilcoxon signed-rank",
+    parts = ["% mean \\pm population standard deviation (n where it is not the row's); * p<.05, ** p<.01, *** p<.001, two-sided Wilcoxon signed-rank",
              f"% against {'/'.join(tables.against)}, uncorrected; tables.csv has Holm's adjustment"]  # fmt: skip
     for metric in tables.metrics:
         header, rows = _grid(tables, metric)
         parts += ["", f"% {label_of(metric)}", "\\begin{tabular}{l" + "c" * (len(header) - 1) + "}", "\\hline"]
         parts.append(" & ".join(map(_latex, header)) + " \\\\ \\hline")
-        for label, cells in rows:
+        for label, count, cells in rows:
             texts = [
                 f"${number(c.mean, digits_of(metric))} \\pm {number(c.sd, digits_of(metric))}$"
                 + (f"$^{{{stars(c.p)}}}$" if stars(c.p) else "")
+                + (f" ({c.n})" if c.n != count else "")
                 if c is not None
                 else "--"
                 for c in cells
@@ -290,15 +313,16 @@ def _unpaired(cells: Sequence[Cell], reference: tuple[str, str]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _grid(tables: StudyTables, metric: str) -> tuple[list[str], list[tuple[str, list[Cell | None]]]]:
+def _grid(tables: StudyTables, metric: str) -> tuple[list[str], list[tuple[str, int, list[Cell | None]]]]:
+    """The combinations, and by region its label, the n of most cases, which it names, and its cells."""
     chosen = [c for c in tables.cells if c.metric == metric]
     combinations = list(dict.fromkeys(c.name for c in chosen))
     combinations.sort(key=lambda name: name != "/".join(tables.against))
-    rows: list[tuple[str, list[Cell | None]]] = []
+    rows: list[tuple[str, int, list[Cell | None]]] = []
     for region in dict.fromkeys(c.region for c in chosen):
         by_name = {c.name: c for c in chosen if c.region == region}
         count = max(c.n for c in by_name.values())
-        rows.append((f"{region} ({count})", [by_name.get(name) for name in combinations]))
+        rows.append((f"{region} ({count})", count, [by_name.get(name) for name in combinations]))
     return ["region (n)", *combinations], rows
 
 
@@ -307,12 +331,12 @@ def _page_table(tables: StudyTables, metric: str) -> dict[str, object]:
     header, rows = _grid(tables, metric)
     texts: list[list[dict[str, object]]] = []
     for k, combination in enumerate(header[1:]):
-        cells = [cells[k] for _, cells in rows]
-        texts.append([{"main": combination, "details": ()}, *(_page_cell(c, digits_of(metric)) for c in cells)])
-    return {"title": label_of(metric), "header": ["train/evaluate", *(label for label, _ in rows)], "rows": texts}
+        cells = [_page_cell(cells[k], digits_of(metric), count) for _, count, cells in rows]
+        texts.append([{"main": combination, "details": ()}, *cells])
+    return {"title": label_of(metric), "header": ["train/evaluate", *(label for label, *_ in rows)], "rows": texts}
 
 
-def _page_cell(cell: Cell | None, digits: int) -> dict[str, object]:
+def _page_cell(cell: Cell | None, digits: int, count: int) -> dict[str, object]:
     if cell is None:
         return {"main": "–", "details": ()}
     details: tuple[str, ...] = ()
@@ -323,7 +347,8 @@ def _page_cell(cell: Cell | None, digits: int) -> dict[str, object]:
             f"p {_p(cell.p)}, Holm {_p(cell.p_holm)}, n {cell.n_paired}",
         )
     main = f"{number(cell.mean, digits)} ± {number(cell.sd, digits)} {stars(cell.p)}"
-    return {"main": main.strip(), "details": details}
+    own = f" ({cell.n})" if cell.n != count else ""
+    return {"main": main.strip() + own, "details": details}
 
 
 def _p(value: float | None) -> str:
@@ -337,7 +362,12 @@ def _text(value: object, significant: int) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join({"_": "\\_", "&": "\\&", "%": "\\%", "#": "\\#", "$": "\\$"}.get(c, c) for c in text)
+    return "".join(LATEX.get(c, c) for c in text)
+
+
+def _one_line(text: str) -> str:
+    """Without spaces around it and line breaks inside, which would end a comment of LaTeX."""
+    return " ".join(text.split())
 
 
 def _value(text: str, path: Path, line: int, metric: str) -> float:

@@ -150,6 +150,9 @@ def test_one_region_has_no_row_of_all(tmp_path: Path) -> None:
         (["a,AB,c,1"], "train,region,case,mae", "evaluate"),
         ([], None, "no rows"),
         (["b,a,AB,c,1,1"], None, "one of b/a"),
+        (["a;a;AB;c;1"], "train;evaluate;region;case;mae", "has semicolons: save it with commas"),
+        (["0,a,a,AB,c,1"], ",train,evaluate,region,case,mae", "column 1 has no name"),
+        (["a/b,c,AB,c,1,1", "a,b/c,AB,c,9,1", "a,a,AB,c,1,1"], None, "both a/b/c"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, rows: list[str], header: str | None, reason: str) -> None:
@@ -157,6 +160,18 @@ def test_bad_files_are_refused(tmp_path: Path, rows: list[str], header: str | No
     with pytest.raises(InputError, match=reason):
         write_tables(path, tmp_path / "out", against="a/a")
     assert not (tmp_path / "out").exists()
+
+
+def test_names_are_no_commands_of_latex_and_n_stands_where_it_differs(tmp_path: Path) -> None:
+    odd = '"50%\n{a}_~^\\"'
+    rows = ["a,a,AB,c,5,1", "a,a,AB,d,7,1", f"{odd},a,AB,c,6,2", f"{odd},a,AB,d,,2", ",,,,,"]
+    tables = write_tables(_file(tmp_path / "s.csv", rows), tmp_path / "out", against="a/a")
+    lines = tables_latex(tables).splitlines()
+    name = r"50\% \{a\}\_\textasciitilde{}\textasciicircum{}\textbackslash{}/a"
+    assert f"region (n) & a/a & {name} \\\\ \\hline" in lines
+    assert r"AB (2) & $6.00 \pm 1.00$ & $6.00 \pm 0.00$ (1) \\" in lines
+    assert all(line[:1] in ("", "%", "\\") or "&" in line for line in lines)  # no name broke a line
+    assert "6.00 ± 0.00 (1)" in (tmp_path / "out/tables.html").read_text(encoding="utf-8")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
