@@ -88,6 +88,9 @@ def _refusal(model: type[BaseModel], error: ValidationError, where: object, node
     path = ".".join(map(str, location)) or "settings"
     if node is not None:
         mark, keys = _position(node, location)
+        if first["type"] == "value_error":  # a check of several keys names the one at fault first: `pairs.truth is …`
+            named = first["msg"].removeprefix("Value error, ").split(" ")[0].rstrip(":").split(".")
+            mark, _ = _position(node, (*location, *named))
         where, path = _line(where, mark), ".".join(map(str, keys)) or "settings"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":

@@ -198,6 +198,16 @@ class StudyFiles:
         """The scores, complete where the file exists."""
         return self.out / "scores" / f"{cell.pairs.name}-{self.scores_key(cell)[:SHORT]}.json"
 
+    @property
+    def scored_cohorts(self) -> list[str]:
+        """Cohorts with a scored cell: what a report can be about while the others are missing."""
+        scored = {cell.cohort for cell in self.cells if self.scores_file(cell).is_file()}
+        return [name for name in self.plan.cohorts if name in scored]
+
+    def case_name(self, cohort: str, key: str) -> str:
+        """A case in rows of several cohorts: ids may come again in each, and are other patients there."""
+        return key if len(self.plan.cohorts) == 1 else f"{cohort}/{key}"
+
     @cached_property
     def segmenter(self) -> str:
         """The plan's, `auto` resolved to what is here."""

@@ -13,10 +13,22 @@ from sctlab_model.cases import Case, Selection, find_cases
 
 
 def study_cases(files: StudyFiles, cohort: str) -> list[Case]:
-    """The cohort's cases without the excluded ones."""
+    """The cohort's cases without the excluded ones and those that lack an image (`incomplete`)."""
+    plan, folder = files.plan.cohorts[cohort], files.cohort_folder(cohort)
+    usable = {p.key for p in find_pairs(folder, plan.of_task)[0]}
+    found = find_cases(folder, Selection(task=plan.of_task)).cases
+    return [c for c in found if c.id not in plan.exclude and str(c.key) in usable]
+
+
+def incomplete(files: StudyFiles, cohort: str) -> dict[str, str]:
+    """Keys of the cases that no cell can use though the plan does not exclude them, with the reason.
+
+    Raises:
+        InputError: The cohort has no case.
+    """
     plan = files.plan.cohorts[cohort]
-    found = find_cases(files.cohort_folder(cohort), Selection(task=plan.of_task)).cases
-    return [c for c in found if c.id not in plan.exclude]
+    _, lost = find_pairs(files.cohort_folder(cohort), plan.of_task)
+    return {key: reason for key, reason in lost.items() if key.rsplit("/", 1)[-1] not in plan.exclude}
 
 
 def split_of(files: StudyFiles, cohort: str) -> FoldsRecord:

@@ -84,7 +84,7 @@ def _profiles(pictures: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Profi
 
 def _slices(files: StudyFiles) -> bytes | None:
     """The same slice of one case under every training, the truth first."""
-    cohort = next(iter(files.plan.cohorts))
+    cohort = next(iter(files.scored_cohorts))
     case, split = study_cases(files, cohort)[0], split_of(files, cohort)
     fold = next((k for k, keys in enumerate(split.validation) if str(case.key) in keys), None)
     truth = references_of(files, cohort, case).get(TRUTH)

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from sctlab.cohort.pairs import patient_of
+from sctlab.cohort.parameters import check_strata, read_parameters
 from sctlab.evaluation.closer import extractor_of
 from sctlab.evaluation.segmentation import NONE, make_segmenter
 from sctlab.registration.methods import check_settings
 from sctlab.registration.settings import Convention, Method, RegistrationSettings
-from sctlab.simulation.settings import SimulationSettings
+from sctlab.simulation.settings import SimulationSettings, case_id
 from sctlab.training.check import check_plan
 from sctlab.training.losses import Loss
 from sctlab.training.objectives.supervised import SupervisedSettings
 from sctlab.training.plan import AnyObjective, TrainingPlan, load_plan
 from sctlab_model.cases import Task, find_image, is_cohort
+from sctlab_model.device import choose_device
 from sctlab_model.errors import InputError, ProductError
 from sctlab_model.settings import Settings, load_yaml, validate
 
 Exclusion = Literal["none", "rule", "random"]
+# What a study says of every training, whatever the recipe says, and by which of its own keys.
+SETS: dict[str, dict[str, str]] = {
+    "data": {
+        "folds": "folds",
+        "target": "the kind of the pairs",
+        "exclude": "exclude of the cohort, and exclusions",
+        "held_out": "every case is predicted, none is held out",
+    },
+    "computing": {"seed": "seeds"},
+}
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 
 
@@ -133,7 +147,7 @@ class StudyPlan(Settings):
     supervision: dict[str, AnyObjective] = Field({"supervised": SupervisedSettings()}, min_length=1)
     supervision_changes: dict[str, dict[str, Any]] = Field(default_factory=dict)
     exclusions: tuple[Exclusion, ...] = Field(("none",), min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     folds: int = Field(3, ge=2, le=20)
     split_seed: int = Field(0, ge=0)
     stratify_by: tuple[str, ...] = ()
@@ -149,10 +163,25 @@ class StudyPlan(Settings):
             values = getattr(self, axis)
             if len(set(values)) < len(values):
                 raise ValueError(f"{axis} {', '.join(map(str, values))}: each one once")
-        for names in (self.cohorts, self.pairs, self.losses, self.supervision):
-            for name in names:
+        for axis in ("cohorts", "pairs", "losses"):  # the same cell twice would count as two
+            named = list(getattr(self, axis).items())
+            for index, (name, value) in enumerate(named):
+                twin = next((n for n, v in named[:index] if v == value), None)
+                if twin is not None:
+                    raise ValueError(f"{axis}.{name} is {axis}.{twin} again; each one once")
+        for field, keys in SETS.items():
+            own = self.changes.get(field)
+            taken = [k for k in keys if isinstance(own, dict) and k in own]
+            if taken:
+                raise ValueError(f"changes.{field}.{taken[0]} is set by the study itself: {keys[taken[0]]}")
+        if self.exclusions != ("none",) and not any(p.registered for p in self.pairs.values()):
+            raise ValueError(f"exclusions {', '.join(self.exclusions)} leave out registered pairs, and there are none")
+        for axis in ("cohorts", "pairs", "losses", "supervision"):
+            for name in getattr(self, axis):
                 if not name or not set(name) <= NAME_CHARACTERS or name[0] in ".-":
-                    raise ValueError(f"the name '{name}' has other characters than a-z, 0-9, '_', '.' and '-'")
+                    raise ValueError(
+                        f"{axis}.{name}: the name has other characters than a-z, 0-9, '_', '.' and '-', or starts with '.' or '-'"
+                    )
         for name, pairs in self.pairs.items():
             if name == "truth" and pairs.kind != "truth":
                 raise ValueError(f"pairs.truth is of kind {pairs.kind}; the name belongs to the truth")
@@ -223,11 +252,21 @@ def check_study(plan: StudyPlan, where: str | Path = "plan") -> None:
                 check_settings(RegistrationSettings(method=pairs.method, presets=pairs.presets, device=plan.device))
             except ProductError as error:
                 raise type(error)(line_of(where, f"pairs.{name}"), found=f"pairs.{name}: {error}") from error
+    try:
+        choose_device(plan.device)
+    except ProductError as error:
+        raise type(error)(line_of(where, "device"), found=f"device: {error}") from error
     _check_measures(plan, where)
     for task in sorted({cohort.of_task for cohort in plan.cohorts.values()}):
+        try:
+            load_plan(plan.recipe[task])
+        except ProductError as error:
+            raise type(error)(line_of(where, f"recipe.{task}"), found=f"recipe.{task}: {error}") from error
         for loss in plan.losses or ("recipe",):
             for supervision in plan.supervision:
                 key = f"losses.{loss}" if plan.losses else f"supervision.{supervision}"
+                if not plan.model_fields_set & {"losses", "supervision"}:
+                    key = "changes"
                 try:
                     check_plan(plan.training_plan(task, PairsPlan(kind="rigid"), loss, supervision, 0))
                 except ProductError as error:
@@ -249,11 +288,15 @@ def _check_measures(plan: StudyPlan, where: str | Path) -> None:
 
 def _check_size(plan: StudyPlan, where: str | Path, key: str, cohort: CohortPlan) -> None:
     """Every fold needs a case to predict, and another one to train on."""
-    assert cohort.simulate is not None
-    regions, excluded = len(cohort.simulate.regions), len(cohort.exclude)
-    count, needed = cohort.simulate.cases * regions - excluded, max(2, plan.folds)
+    made_of = cohort.simulate
+    assert made_of is not None
+    ids = [case_id(made_of.task, r, k, made_of.centre) for r in made_of.regions for k in range(made_of.cases)]
+    _check_excluded(where, key, cohort, ids)
+    _check_strata(plan, where, {})
+    excluded = len(set(cohort.exclude))
+    count, needed = len(ids) - excluded, max(2, plan.folds)
     if count < needed:
-        made = f"{cohort.simulate.cases * regions} cases" + (f" but for {excluded} excluded" if excluded else "")
+        made = f"{len(ids)} cases" + (f" but for {excluded} excluded" if excluded else "")
         raise InputError(
             line_of(where, key),
             found=f"{key}: {made}, too few for {plan.folds} folds",
@@ -262,16 +305,43 @@ def _check_size(plan: StudyPlan, where: str | Path, key: str, cohort: CohortPlan
         )
 
 
+def _check_excluded(where: str | Path, key: str, cohort: CohortPlan, ids: Collection[str]) -> None:
+    """A misspelt id would leave a case in that somebody wants out."""
+    unknown = [i for i in cohort.exclude if i not in ids]
+    if unknown:
+        raise InputError(
+            line_of(where, f"{key}.exclude"),
+            found=f"{key}.exclude: no case {', '.join(unknown)}",
+            expected=f"ids of the cohort such as {sorted(ids)[0]}" if ids else "ids of the cohort",
+        )
+
+
+def _check_strata(
+    plan: StudyPlan, where: str | Path, parameters: dict[str, Any], folder: Path | str = "simulated"
+) -> None:
+    try:
+        check_strata(plan.stratify_by, parameters, f"cohort {folder}")
+    except InputError as error:
+        raise InputError(line_of(where, "stratify_by"), found=f"stratify_by: {error}") from error
+
+
 def _check_folder(plan: StudyPlan, where: str | Path, name: str, cohort: CohortPlan) -> None:
     assert cohort.folder is not None
     key = f"cohorts.{name}"
     if not cohort.folder.is_dir() or not is_cohort(cohort.folder):
         raise InputError(line_of(where, key), found=f"{key}: no cohort in {cohort.folder}", expected="Task1/ or Task2/")
     folders = case_folders(cohort.folder, cohort)
-    if len(folders) < max(2, plan.folds):
+    everybody = case_folders(cohort.folder, cohort.model_copy(update={"exclude": ()}))
+    _check_excluded(where, key, cohort, [f.name for f in everybody])
+    patients = {patient_of(folder, folder.name) for folder in folders}
+    if len(patients) < max(2, plan.folds):
         raise InputError(
-            line_of(where, key), found=f"{key}: {len(folders)} cases for {plan.folds} folds", expected="one a fold"
+            line_of(where, key),
+            found=f"{key}: {len(folders)} cases of {len(patients)} patients for {plan.folds} folds",
+            expected="a patient a fold",
         )
+    if plan.stratify_by:
+        _check_strata(plan, where, read_parameters(cohort.folder), cohort.folder)
     needing = [n for n, pairs in plan.pairs.items() if not pairs.registered]
     if needing and not all(find_image(folder / "truth", "ct_aligned") for folder in folders):
         raise InputError(

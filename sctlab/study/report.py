@@ -59,7 +59,7 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
     tables = build_tables(*read_scores(out / SCORES), against)
     write_text(out / "tables.csv", tables_csv(tables))
     write_text(out / "tables.tex", tables_latex(tables))
-    about = [score_references(files, cohort) for cohort in plan.cohorts]
+    about = [_by_case_name(files, cohort, score_references(files, cohort)) for cohort in files.scored_cohorts]
     references = [row for found in about for row in found["rows"]]
     controls = [row for found in about for row in found["control"]]
     results: dict[str, Any] = {
@@ -138,8 +138,22 @@ def read_rows(files: StudyFiles) -> list[Row]:
             for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
                 scores = {k: v for k, v in row.items() if k not in ("case", "region", "evaluate")}
                 name = files.train_name(cell)
-                rows.append(Row(name, row["evaluate"], row["region"], row["case"], cell.seed, scores))
+                case = files.case_name(cell.cohort, row["case"])
+                rows.append(Row(name, row["evaluate"], row["region"], case, cell.seed, scores))
     return rows
+
+
+def _by_case_name(files: StudyFiles, cohort: str, found: dict[str, Any]) -> dict[str, Any]:
+    """What `score_references` says, its cases named as in `read_rows`."""
+
+    def named(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row | {"case": files.case_name(cohort, row["case"])} for row in rows]
+
+    pictures = {
+        name: {files.case_name(cohort, case): picture for case, picture in cases.items()}
+        for name, cases in found["pictures"].items()
+    }
+    return {"rows": named(found["rows"]), "control": named(found["control"]), "pictures": pictures}
 
 
 def _keys(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -209,7 +223,7 @@ def _exclusions(files: StudyFiles) -> dict[str, tuple[str, int]]:
     found: dict[str, tuple[str, int]] = {}
     for cell in files.cells:
         base = whole.get((cell.cohort, cell.pairs, cell.loss, cell.supervision))
-        if cell.exclusion != "none" and base is not None:
+        if cell.exclusion != "none" and base is not None and files.scores_file(cell).is_file():
             count = len(left_out(files, cell))
             found.setdefault(files.train_name(cell), (files.train_name(base), count))
     return found

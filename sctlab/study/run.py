@@ -14,10 +14,10 @@ from sctlab.registration.cohort import register_cohort
 from sctlab.registration.settings import RegistrationSettings
 from sctlab.simulation.cohort import simulate_cohort
 from sctlab.study.cells import RATES, PairSet, StudyFiles
-from sctlab.study.folds import left_out, split_of, study_cases
+from sctlab.study.folds import incomplete, left_out, split_of, study_cases
 from sctlab.study.plan import StudyPlan
 from sctlab.study.planted import PLANTED, plant_case
-from sctlab.study.scoring import score_cell, score_references
+from sctlab.study.scoring import score_cell
 from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.pack import pack_runs
 from sctlab.training.plan import TrainingPlan
@@ -81,7 +81,12 @@ def run_study(
     failed: dict[str, str] = {}
     rates = _Rates(files.out)
     for cohort in plan.cohorts:
-        _make_cohort(files, cohort, jobs, executor, monitor, failed, rates)
+        try:
+            _make_cohort(files, cohort, jobs, executor, monitor, failed, rates)
+            failed |= {f"{cohort}/{key}": reason for key, reason in incomplete(files, cohort).items()}
+        except ProductError as error:
+            failed[cohort] = str(error)
+            continue
         for pairs in files.pair_sets:
             try:
                 _make_pairs(files, cohort, pairs, jobs, executor, monitor, failed, rates)
@@ -93,10 +98,8 @@ def run_study(
     for outcome in run_cases(score_cell, work, jobs=jobs, executor=executor, monitor=monitor):
         if not outcome.ok:
             failed.setdefault(outcome.name, outcome.error)
-    for cohort in plan.cohorts:
-        score_references(files, cohort)
     write_json(files.out / FAILURES, failed)
-    if not any(files.scores_file(cell).is_file() for cell in files.cells):
+    if not files.scored_cohorts:
         raise InputError(files.out, found="no cell could be scored", expected="one", advice="; ".join(failed.values()))
     write_report(plan, files.out)
     return StudyResult(files.out, len(files.cells), failed)
