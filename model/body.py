@@ -10,6 +10,7 @@ from scipy import ndimage
 from sctlab_model.cases import Task
 from sctlab_model.cut_edges import image_box
 from sctlab_model.errors import InputError
+from sctlab_model.imaged import imaged_part
 from sctlab_model.volume import Volume
 
 BODY_THRESHOLD_HU = -400.0  # between lung/air and fat (-100)
@@ -23,7 +24,9 @@ _NEAR_MM, _AROUND_MM = 3.0, 15.0
 _AIR_LEFT = 0.9  # of an image: less body leaves air to find a threshold by
 _NEAR_VOXELS = 4  # from a filled border: the body reaches it
 _AIR_AROUND = 0.6  # share of the slices' corners outside the body that says that there is air around it
+_AIR_TOUCHES = 0.1  # of the places outside the body that a region of air holds
 _EVERYTHING = 0.99  # a mask of more than this share of the image needs evidence
+_LUNG_SPREAD_HU = 60.0  # between the quartiles of its blocks of 3 mm; in a real chest about 100
 _COARSE_MM = 3.0
 _OPENING_MM = 6.0  # wider than a couch shell or a mask strap
 _CLOSING_MM = 9.0
@@ -51,35 +54,40 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     image = np.moveaxis(volume.array, along, 0)
     spacing = np.array(volume.geometry.spacing_xyz[::-1])[[along, *(k for k in range(3) if k != along)]]
     threshold = BODY_THRESHOLD_HU if task is Task.CBCT else _mr_threshold(image)
+    nothing = InputError(
+        volume.name or "image",
+        found=f"nothing above {threshold:g} that could be a body",
+        expected="an image of a patient",
+        advice="give a body mask with --mask",
+    )
     try:
-        body, seen = _find(image, spacing, task, threshold)
+        body, seen, share = _find(image, spacing, task, threshold)
     except _Nothing:
-        raise InputError(
-            volume.name or "image",
-            found=f"nothing above {threshold:g} that could be a body",
-            expected="an image of a patient",
-            advice="give a body mask with --mask",
-        ) from None
-    if body.mean() > _EVERYTHING and not (task is Task.CBCT and seen > 0.95):
-        raise InputError(
-            volume.name or "image",
-            found=f"a body mask of {body.mean():.1%} of the image: body and air can't be told apart",
-            expected="an image of a patient with air around, or in HU",
-            advice="give a body mask with --mask",
-        )
+        raise nothing from None
     (top, left), (rows, columns) = image_box(image)
     part = np.s_[:, top : top + rows, left : left + columns]
-    if (rows, columns) != image.shape[1:] and _reaches(body[part], (top, left), image.shape[1:]):
+    # A body in a filled border is that border, of a value between air and tissue, or above it.
+    spills = 2 * (np.count_nonzero(body) - np.count_nonzero(body[part])) > body.size - body[part].size
+    if (rows, columns) != image.shape[1:] and (spills or _reaches(body[part], (top, left), image.shape[1:])):
         # Cut by a filled border: as in the image without it, where the border isn't taken for the body's own edge. Where
         # there is air in it, that tells what is tissue; the fill, however much of it there is, doesn't.
         if task is not Task.CBCT and body[part].mean() < _AIR_LEFT:
             threshold = _mr_threshold(image[part])
         try:
-            within, _ = _find(image[part], spacing, task, threshold)
+            within, seen, share = _find(image[part], spacing, task, threshold)
             body = np.zeros_like(body)
             body[part] = within
+            share = share if spills else float(body.mean())
         except _Nothing:
-            pass
+            if spills:
+                raise nothing from None
+    if share > _EVERYTHING and not (task is Task.CBCT and seen > 0.95):
+        raise InputError(
+            volume.name or "image",
+            found=f"a body mask of {share:.1%} of the image: body and air can't be told apart",
+            expected="an image of a patient with air around, or in HU",
+            advice="give a body mask with --mask",
+        )
     return Volume(np.ascontiguousarray(np.moveaxis(body, 0, along)), volume.geometry, f"body mask of {volume.name}")
 
 
@@ -94,8 +102,9 @@ def _reaches(body: np.ndarray, start: tuple[int, int], whole: tuple[int, ...]) -
     return any(bool(side.any()) for side, f in zip(near, filled, strict=True) if f)
 
 
-def _find(image: np.ndarray, spacing: np.ndarray, task: Task, threshold: float) -> tuple[np.ndarray, float]:
-    """The body in an image with axial slices first, and the share of coarse blocks above the threshold.
+def _find(image: np.ndarray, spacing: np.ndarray, task: Task, threshold: float) -> tuple[np.ndarray, float, float]:
+    """The body in an image with axial slices first; of what was imaged, the share of coarse blocks that show that they are
+    tissue (all, where the rest of a round field of view is uneven as lung is), and the body's share.
 
     Raises:
         _Nothing: No part of the image could be a body.
@@ -103,10 +112,18 @@ def _find(image: np.ndarray, spacing: np.ndarray, task: Task, threshold: float) 
     step = np.maximum(1, np.rint(_COARSE_MM / spacing)).astype(int)
     step = np.minimum(step, np.maximum(1, np.array(image.shape) // 8))
     coarse_mm = spacing * step
-    means = _block_means(image, step)
+    # What software fills in for an MR is black, as air is; in HU it may be anything.
+    field = imaged_part(image, spacing[1:]) if task is Task.CBCT else None
+    means, shown = _block_means(image, step), None
+    if field is not None:
+        held = _block_means(field, step)
+        shown = held > 0
+        means = _block_means(np.where(field, image, image.dtype.type(0)), step) / np.where(shown, held, 1)
     if task is Task.CBCT:
-        means = means - np.float32(_scale_offset(means))
+        means = means - np.float32(_scale_offset(means if shown is None else means[shown]))
     coarse = means > threshold
+    if shown is not None:
+        coarse &= shown
     core = _largest_part(_open(coarse, coarse_mm))
     if core is None:
         raise _Nothing
@@ -114,10 +131,16 @@ def _find(image: np.ndarray, spacing: np.ndarray, task: Task, threshold: float) 
     body = near & coarse | core
     body = _distance(~body, coarse_mm) <= _CLOSING_MM
     body = _distance(body, coarse_mm) > _CLOSING_MM
-    body = _fill_slices(body | core, means if task is Task.CBCT else None, coarse_mm)
+    body = _fill_slices(body | core, means if task is Task.CBCT else None, coarse_mm, shown)
     full = np.repeat(np.repeat(np.repeat(body, step[0], 0), step[1], 1), step[2], 2)
     full = np.pad(full, [(0, n - f) for n, f in zip(image.shape, full.shape, strict=True)], mode="edge")
-    return full, float(coarse.mean())
+    if field is None or shown is None:
+        return full, float(coarse.mean()), float(full.mean())
+    full &= field
+    # A field of view in the chest: lung is uneven, air at any level isn't.
+    dark = means[body & shown & ~coarse]
+    lung = dark.size > 0 and float(np.subtract(*np.percentile(dark, (75, 25)))) > _LUNG_SPREAD_HU
+    return full, 1.0 if lung else float(coarse[shown].mean()), float(full[field].mean())
 
 
 def _block_means(image: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -128,19 +151,27 @@ def _block_means(image: np.ndarray, step: np.ndarray) -> np.ndarray:
     return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
 
 
-def _lung_level(body: np.ndarray, hu: np.ndarray) -> float:
+def _lung_level(body: np.ndarray, hu: np.ndarray, shown: np.ndarray | None) -> float:
     """HU above which a region outside the body is lung that the field of view cuts open, not air.
 
-    Room air is darker than any lung, but in a CBCT air may lie anywhere. Where the corners of the slices are outside the
-    body there is air around it, and its level is measured there; else the field of view lies in the body.
+    Room air is darker than any lung, but in a CBCT air may lie anywhere. Where the corners of the slices (the rim of a round
+    field of view) are outside the body there is air around it, and its level is measured there; else the field of view lies
+    in the body.
     """
-    outside = ~body
-    corners = outside[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    outside, rows, columns = ~body, np.array([0, 0, -1, -1]), np.array([0, -1, 0, -1])
+    if shown is not None:
+        held = shown.any(axis=(1, 2))
+        outside, hu, plane = (outside & shown)[held], hu[held], shown.any(axis=0)
+        if not plane.all():
+            rows, columns = np.nonzero(plane & ndimage.binary_dilation(~plane))
+    corners = outside[:, rows, columns]
     if corners.mean() < _AIR_AROUND:
         return LUNG_HU
     labels, _ = ndimage.label(outside)
-    around = np.isin(labels, np.unique(labels[:, [0, 0, -1, -1], [0, -1, 0, -1]][corners]))
-    return max(LUNG_HU, float(np.median(hu[around])) + _ABOVE_AIR_HU)
+    touching, often = np.unique(labels[:, rows, columns][corners], return_counts=True)
+    # Of several regions the darkest is air: the rim of a field of view may cut the lungs, too.
+    levels = ndimage.median(hu, labels, touching[often >= _AIR_TOUCHES * often.sum()])
+    return max(LUNG_HU, float(np.min(levels)) + _ABOVE_AIR_HU)
 
 
 def _mr_threshold(image: np.ndarray) -> float:
@@ -196,17 +227,17 @@ def _largest_part(mask: np.ndarray) -> np.ndarray | None:
     return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
 
 
-def _fill_slices(mask: np.ndarray, hu: np.ndarray | None, spacing: np.ndarray) -> np.ndarray:
-    """Fill the holes of every axial slice; with HU, also lung that the field of view cuts open."""
+def _fill_slices(mask: np.ndarray, hu: np.ndarray | None, spacing: np.ndarray, shown: np.ndarray | None) -> np.ndarray:
+    """Fill the holes of every axial slice; with HU, also lung that the field of view (`shown`) cuts open."""
     filled = np.stack([ndimage.binary_fill_holes(s) for s in mask])
     if hu is not None and not filled.all():
-        lung = _lung_level(filled, hu)
-        for inside, values in zip(filled, hu, strict=True):
-            labels, count = ndimage.label(~inside)
+        lung = _lung_level(filled, hu, shown)
+        for k, (inside, values) in enumerate(zip(filled, hu, strict=True)):
+            labels, count = ndimage.label(~inside if shown is None else ~inside & shown[k])
             medians = np.asarray(ndimage.median(values, labels, range(1, count + 1)))
-            for k in (1 + np.flatnonzero(medians > lung)).tolist():
-                if not even_and_dark(values[None], (labels == k)[None], spacing):
-                    inside |= labels == k
+            for part in (1 + np.flatnonzero(medians > lung)).tolist():
+                if not even_and_dark(values[None], (labels == part)[None], spacing):
+                    inside |= labels == part
     return filled
 
 

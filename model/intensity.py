@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sctlab_model.cut_edges import image_box
 from sctlab_model.gates import Finding
+from sctlab_model.imaged import imaged_part
 from sctlab_model.volume import Volume
 
 AIR_HU, FAT_HU, MUSCLE_HU = -1000.0, -100.0, 45.0
@@ -45,7 +47,34 @@ class Offset:
 
 def find_offset(source: Volume) -> Offset:
     """Recognise HU plus a constant: air and soft tissue are 1,000 HU apart, wherever they lie."""
-    values = _sample(source.array)
+    whole = _offset(_sample(source.array))
+    imaged = _imaged(source)
+    if imaged is None:
+        return whole
+    # A masked image's air is the fill; where there is air beside it, the fill says nothing.
+    within = _offset(_sample(imaged))
+    return within if _contrasted(within) else whole
+
+
+def _imaged(source: Volume) -> np.ndarray | None:
+    """The values without filled borders, empty slices and what lies beyond a round field of view; None where that is all."""
+    along = 2 - int(np.argmax(np.abs(source.geometry.axes[2])))
+    image = np.moveaxis(source.array, along, 0)
+    spacing = [s for k, s in enumerate(source.geometry.spacing_xyz[::-1]) if k != along]
+    (top, left), (rows, columns) = image_box(image)
+    part = image[:, top : top + rows, left : left + columns]
+    field = imaged_part(part, spacing)
+    if field is not None:
+        return part[field]
+    return None if part.shape == image.shape else part
+
+
+def _contrasted(offset: Offset) -> bool:
+    """Whether there are air and soft tissue in it."""
+    return CONTRAST_HU[0] <= offset.tissue - offset.air <= CONTRAST_HU[1]
+
+
+def _offset(values: np.ndarray) -> Offset:
     low, high = map(float, np.percentile(values, (0.5, 99.5)))
     if high - low < MINIMUM_RANGE_HU:
         return Offset(0.0, False, low, float(np.median(values)))
@@ -202,6 +231,8 @@ def _mode(values: np.ndarray) -> float:
     if values.size == 0:
         return 0.0
     low, high = float(values.min()), float(values.max())
+    if high - low < 1:  # a fill value; too narrow for bins of float32
+        return low
     bins = int(np.clip((high - low) / 10, 8, 4000))
     counts, edges = np.histogram(values, bins, (low, high + 1e-3))
     best = int(np.argmax(np.convolve(counts, np.ones(3), mode="same")))

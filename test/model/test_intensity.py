@@ -70,3 +70,9 @@ def test_what_an_mr_lost_is_named(mr: Volume, outline: Volume) -> None:
     assert check_clipped(mr, outline.array) == []
     clipped = (mr.array - 400).clip(0)
     assert "cut off" in check_clipped(mr.with_array(clipped), outline.array)[0].text
+
+
+def test_a_class_of_one_value(cbct: Volume) -> None:
+    """Bright voxels that are all clipped to one value have no width to make bins of."""
+    array = np.where(cbct.array > -400, np.float32(3071), cbct.array.astype(np.float32))
+    assert find_offset(cbct.with_array(array)).tissue == 3071

@@ -1,0 +1,64 @@
+"""What of an image was imaged: a round field of view and empty slices hold what software has filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+_LEAST_FILLED, _MOST_FILLED = 0.01, 0.95  # of a plane
+_ROUND_VOXELS = 1.5  # from the circle
+
+
+def imaged_part(image: np.ndarray, spacing_yx: Sequence[float]) -> np.ndarray | None:
+    """Where an image holds what was measured: not beyond a round field of view, and not in slices of a single value.
+
+    A fill value may be any (-2000, -1024, 0, the largest): it is neither air nor tissue. A field of view is told from a masked
+    body by its shape: one circle in all slices, or a smaller part of it in some, with one value in all four corners. (Rectangles:
+    `cut_edges.image_box`.)
+
+    Args:
+        image: [z, y, x], axial slices first.
+        spacing_yx: mm.
+
+    Returns:
+        bool, same shape; None where everything was imaged.
+    """
+    corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    held = np.ones(len(image), bool)
+    for k in np.flatnonzero((corners == corners[:, :1]).all(axis=1)):
+        held[k] = (image[k] != corners[k, 0]).any()
+    if not held.any():
+        return None
+    field = np.zeros(image.shape, bool)
+    field[held] = True
+    fill = corners[held][0, 0]
+    if (corners[held] == fill).all():
+        beyond = np.stack(
+            [_beyond(s == fill) if h else np.ones(s.shape, bool) for s, h in zip(image, held, strict=True)]
+        )
+        if _is_round(~beyond.all(axis=0), spacing_yx):
+            field = ~beyond
+    return None if field.all() else field
+
+
+def _beyond(filled: np.ndarray) -> np.ndarray:
+    """The parts of a filled plane that hold its corners."""
+    labels, _ = ndimage.label(filled)
+    return np.isin(labels, labels[[0, 0, -1, -1], [0, -1, 0, -1]])
+
+
+def _is_round(plane: np.ndarray, spacing_yx: Sequence[float]) -> bool:
+    """Whether a plane is a disc, or what the image's border leaves of one (Kasa's fit, 1976)."""
+    if not _LEAST_FILLED <= 1 - plane.mean() <= _MOST_FILLED:
+        return False
+    places = np.stack(np.indices(plane.shape), axis=-1) * np.asarray(spacing_yx, float)
+    rim = places[plane & ndimage.binary_dilation(~plane)]
+    centre = rim.mean(axis=0)
+    terms = np.column_stack([2 * (rim - centre), np.ones(len(rim))])
+    solution = np.linalg.lstsq(terms, ((rim - centre) ** 2).sum(axis=1), rcond=None)[0]
+    radius = float(np.sqrt(max(0.0, solution[2] + solution[0] ** 2 + solution[1] ** 2)))
+    distance = np.linalg.norm(places - centre - solution[:2], axis=-1)
+    reach = _ROUND_VOXELS * max(spacing_yx)
+    return bool(distance[plane].max() <= radius + reach and distance[~plane].min() >= radius - reach)
