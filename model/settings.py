@@ -3,7 +3,7 @@ closest known key."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args
@@ -88,9 +88,9 @@ def _refusal(model: type[BaseModel], error: ValidationError, where: object, node
     path = ".".join(map(str, location)) or "settings"
     if node is not None:
         mark, keys = _position(node, location)
-        if first["type"] == "value_error":  # a check of several keys names the one at fault first: `pairs.truth is …`
+        if not location:  # a check of the whole file names the key at fault first: `pairs.truth is …`
             named = first["msg"].removeprefix("Value error, ").split(" ")[0].rstrip(":").split(".")
-            mark, _ = _position(node, (*location, *named))
+            mark, _ = _position(node, named)
         where, path = _line(where, mark), ".".join(map(str, keys)) or "settings"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
@@ -111,7 +111,7 @@ def _line(where: object, mark: Any) -> object:
     return where if mark is None else f"{where}, line {mark.line + 1}"
 
 
-def _position(node: yaml.Node, location: tuple[Any, ...]) -> tuple[Any, list[Any]]:
+def _position(node: yaml.Node, location: Sequence[Any]) -> tuple[Any, list[Any]]:
     """Where the deepest part of `location` stands in the text, and the location without the tags of unions."""
     mark, keys = node.start_mark, []
     for index, part in enumerate(location):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sctlab_model.errors import InputError
 from sctlab_model.settings import Settings, load_yaml
@@ -33,6 +33,12 @@ class Plan(Settings):
     first: Annotated[Slow | Fast, Field(discriminator="kind")] = Fast()
     weight: float = 1.0
 
+    @model_validator(mode="after")
+    def _not_both(self) -> Plan:
+        if self.weight < 0 and self.levels:
+            raise ValueError(f"weight {self.weight} goes with no levels")
+        return self
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -55,6 +61,7 @@ class Plan(Settings):
         ("name: a\nlevels: [{iterations: 3}]\nweight: .inf", "line 3: weight: inf: input should be a finite number"),
         ("name: a\nlevels: " + "[" * 5000, "not YAML"),
         ("name: 2020-99-99", "not YAML"),
+        ("name: a\nlevels: [{iterations: 3}]\nweight: -1", "line 3: settings: weight -1.0 goes with no levels"),
     ],
 )
 def test_refusals(tmp_path: Path, text: str, message: str) -> None:
