@@ -23,6 +23,7 @@ from sctlab.transforms.apply import apply_to_image, field_of_view
 from sctlab.transforms.files import read_transform
 from sctlab.transforms.invert import invert
 from sctlab_model.cases import Case, Region, find_image
+from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.volume import AIR_HU, Volume
 
@@ -113,8 +114,16 @@ def score_case(
         both images. `mae_same`: the MAE without what changed. `spread_rho`: over voxels, Spearman's correlation of the ensemble's spread with what it should
         tell: against the truth the absolute error, against a reference the size of that reference's bias,
         ||sCT - reference| - |sCT - truth||.
+
+    Raises:
+        InputError: Nowhere in the body do all references have data.
     """
     common = common_mask(references, mask)
+    if not common.any():
+        names = ", ".join(references)
+        raise InputError(
+            "references", found=f"no place in the body where {names} have data", expected="one place or more"
+        )
     rows: dict[str, dict[str, float]] = {}
     for name, reference in references.items():
         row = image_metrics(prediction.array, reference.ct.array, common).as_dict()

@@ -39,6 +39,7 @@ def score_cell(plan: StudyPlan, out: Path, cell: Cell) -> None:
     split = split_of(files, cell.cohort)
     rows: Rows = []
     pictures = {}
+    left_out = {}
     for case in study_cases(files, cell.cohort):
         fold = next((k for k, keys in enumerate(split.validation) if str(case.key) in keys), None)
         references = references_of(files, cell.cohort, case)
@@ -46,6 +47,9 @@ def score_cell(plan: StudyPlan, out: Path, cell: Cell) -> None:
             continue
         path, spread = prediction_files(files.fold_folder(cell, fold) / "predictions", case)
         image, mask = read_volume(path), body_of(case)
+        if not common_mask(references, mask).any():
+            left_out[str(case.key)] = f"not scored: no place in the body where {', '.join(references)} all have data"
+            continue
         scores = _scores(files, case, image, read_volume(spread) if spread else None, references, mask)
         if TRUTH in references:
             found, pictures[str(case.key)] = against_truth(files, image, references, mask)
@@ -53,7 +57,18 @@ def score_cell(plan: StudyPlan, out: Path, cell: Cell) -> None:
         own = {"case": str(case.key), "region": str(case.region)}
         rows += [{**own, "evaluate": name, **_finite(values)} for name, values in scores.items()]
     content = {"cell": cell.name, "key": files.scores_key(cell), "rows": rows, "pictures": pictures}
-    write_json(files.scores_file(cell), content)
+    write_json(files.scores_file(cell), content | {"left_out": left_out})
+
+
+def unscored(files: StudyFiles) -> dict[str, str]:
+    """Cases that scored cells lack, by cell and case, with the reason."""
+    found = {}
+    for cell in files.cells:
+        path = files.scores_file(cell)
+        if path.is_file():
+            lost = json.loads(path.read_text(encoding="utf-8")).get("left_out", {})
+            found |= {f"{cell.name}/{case}": reason for case, reason in lost.items()}
+    return found
 
 
 def _scores(
@@ -117,6 +132,8 @@ def score_references(files: StudyFiles, cohort: str) -> dict[str, Any]:
                 continue
             # only its own field of view counts: another reference's says nothing about this one
             columns = {TRUTH: references[TRUTH], name: reference}
+            if not common_mask(columns, mask).any():
+                continue
             scores = _scores(files, case, reference.ct, None, columns, mask, reference.labels)[TRUTH]
             found, picture = against_truth(files, reference.ct, columns, mask)
             own = {"case": str(case.key), "region": str(case.region), "train": name}

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.special import expit
 
+from sctlab.cohort.splits import FoldsRecord
 from sctlab.registration.settings import Convention
+from sctlab.study import scoring
 from sctlab.study.analysis import Row, bias, scores_in
+from sctlab.study.cells import StudyFiles
 from sctlab.study.displacement import coarse_map, displacement, edge_shift
-from sctlab.study.plan import PairsPlan
+from sctlab.study.plan import PairsPlan, load_study
 from sctlab.study.planted import planted_field
+from sctlab.study.report import read_rows
 from sctlab.study.scores import Reference, bone_dice, edge_profiles, load_reference, organ_error, score_case
 from sctlab.transforms.apply import apply_to_image
 from sctlab.transforms.data import AffineTransform
 from sctlab.transforms.itk_files import write_itk
 from sctlab_model.cases import Case, Region, Task
+from sctlab_model.errors import InputError
 from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Geometry, Volume
 
@@ -81,6 +87,38 @@ def test_what_changed_between_the_scans_can_be_left_out_of_a_reference() -> None
     assert rows["mi"]["mae_same"] == 0 < rows["mi"]["mae"]
     assert {e.quantity for e in bias([Row("t", e, "AB", "c", 0, s) for e, s in rows.items()])} > {"mae", "mae_same"}
     assert "mae_same" not in score_case(truth, None, references, mask)["mi"]
+
+
+def test_a_case_whose_references_share_no_place_is_named_and_has_no_perfect_score(
+    tmp_path: Path, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = blobs()
+    seen = np.zeros(truth.array.shape, dtype=bool)
+    seen[:12] = True
+    sides = {"truth": Reference(truth, seen), "shift": Reference(truth, ~seen)}
+    with pytest.raises(InputError, match="no place in the body where truth, shift"):
+        score_case(truth, None, sides, truth.array > -500)
+    files = StudyFiles(load_study(str(tiny())), tmp_path)
+    keys = ("Task1/HN/1HNT001", "Task1/HN/1HNT002")
+    cases = [Case(key.rsplit("/", 1)[-1], Task.MRI, tmp_path / "mr.mha", region=Region.HN) for key in keys]
+    write_volume(truth, tmp_path / "sct.mha")
+    whole = {name: Reference(truth, np.ones_like(seen)) for name in sides}
+    for name, value in {
+        "study_cases": lambda *_: cases,
+        "split_of": lambda *_: FoldsRecord(
+            validation=((keys[0],), (keys[1],)), patients=dict(zip(keys, keys, strict=True))
+        ),
+        "references_of": lambda _files, _cohort, case: whole if case is cases[0] else sides,
+        "prediction_files": lambda *_: (tmp_path / "sct.mha", None),
+        "body_of": lambda _: truth.array > -500,
+    }.items():
+        monkeypatch.setattr(scoring, name, value)
+    monkeypatch.setattr(StudyFiles, "finished", lambda *_: True)
+    scoring.score_cell(files.plan, tmp_path, files.cells[0])
+    assert {row.case for row in read_rows(files)} == {keys[0]}
+    found = scoring.unscored(files)
+    assert list(found) == [f"{files.cells[0].name}/{keys[1]}"]
+    assert "truth, shift all have data" in found[f"{files.cells[0].name}/{keys[1]}"]
 
 
 def test_organs_and_features_are_columns_of_every_reference() -> None:
