@@ -113,7 +113,7 @@ def _find(image: np.ndarray, spacing: np.ndarray, task: Task, threshold: float) 
     step = np.minimum(step, np.maximum(1, np.array(image.shape) // 8))
     coarse_mm = spacing * step
     # What software fills in for an MR is black, as air is; in HU it may be anything.
-    field = imaged_part(image, spacing[1:]) if task is Task.CBCT else None
+    field = imaged_part(image, [float(s) for s in spacing[1:]]) if task is Task.CBCT else None
     means, shown = _block_means(image, step), None
     if field is not None:
         held = _block_means(field, step)

@@ -38,7 +38,7 @@ def imaged_part(image: np.ndarray, spacing_yx: Sequence[float]) -> np.ndarray | 
         beyond = np.stack(
             [_beyond(s == fill) if h else np.ones(s.shape, bool) for s, h in zip(image, held, strict=True)]
         )
-        if _is_round(~beyond.all(axis=0), spacing_yx):
+        if _is_round(np.asarray(~beyond.all(axis=0)), spacing_yx):
             field = ~beyond
     return None if field.all() else field
 
@@ -53,7 +53,7 @@ def _is_round(plane: np.ndarray, spacing_yx: Sequence[float]) -> bool:
     """Whether a plane is a disc, or what the image's border leaves of one (Kasa's fit, 1976)."""
     if not _LEAST_FILLED <= 1 - plane.mean() <= _MOST_FILLED:
         return False
-    places = np.stack(np.indices(plane.shape), axis=-1) * np.asarray(spacing_yx, float)
+    places = np.moveaxis(np.indices(plane.shape), 0, -1) * np.asarray(spacing_yx, float)
     rim = places[plane & ndimage.binary_dilation(~plane)]
     centre = rim.mean(axis=0)
     terms = np.column_stack([2 * (rim - centre), np.ones(len(rim))])
