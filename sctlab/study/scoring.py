@@ -62,7 +62,7 @@ def score_cell(plan: StudyPlan, out: Path, cell: Cell) -> None:
 
 def unscored(files: StudyFiles) -> dict[str, str]:
     """Cases that scored cells lack, by cell and case, with the reason."""
-    found = {}
+    found: dict[str, str] = {}
     for cell in files.cells:
         path = files.scores_file(cell)
         if path.is_file():
