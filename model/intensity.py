@@ -192,13 +192,15 @@ def check_noise(source: Volume) -> list[Finding]:
 def _neighbour_correlation(array: np.ndarray) -> float | None:
     """Correlation of each voxel with the next one, over the two longest axes; None where there are too few."""
     correlations = []
+    # A handful of wild voxels would hold nearly all of the variance; they have a finding of their own.
+    bottom, top = np.percentile(_sample(array), (0.1, 99.9))
     for axis in np.argsort(array.shape)[-2:]:
         n = array.shape[axis]
         if n < 8 or array.size < 4096:
             continue
         step = max(1, array.size // SAMPLES)
-        first = np.take(array, range(n - 1), axis).ravel()[::step].astype(np.float64)
-        second = np.take(array, range(1, n), axis).ravel()[::step].astype(np.float64)
+        first = np.take(array, range(n - 1), axis).ravel()[::step].astype(np.float64).clip(bottom, top)
+        second = np.take(array, range(1, n), axis).ravel()[::step].astype(np.float64).clip(bottom, top)
         if first.std() > 0 and second.std() > 0:
             correlations.append(float(np.corrcoef(first, second)[0, 1]))
     return max(correlations) if correlations else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,36 @@ def read_konfai(path: Path) -> dict[str, Tensor]:
                     found=f"a weight named {network}/{key}",
                     expected="those of smp.UnetPlusPlus: " + ", ".join(f"{p}.…" for p in PARTS),
                 )
-            if value.is_floating_point() and not value.isfinite().all():
-                raise WeightsError(path, found=f"values that are not finite in {network}/{key}", expected="numbers")
             prefix = f"{network}/{'.'.join(pieces[:first])}"
-            found.setdefault(prefix, {})[".".join(pieces[first:])] = (
-                value.float() if value.is_floating_point() else value
-            )
+            found.setdefault(prefix, {})[".".join(pieces[first:])] = _plain(value, pieces[-1], f"{network}/{key}", path)
     if len(found) != 1:
         raise WeightsError(
             path, found=f"{len(found)} networks ({', '.join(found) or 'none'})", expected="one smp.UnetPlusPlus"
         )
     return next(iter(found.values()))
+
+
+def _plain(value: Tensor, kind: str, name: str, path: Path) -> Tensor:
+    """A weight as a tensor of its own, float32; counters as they are.
+
+    Raises:
+        WeightsError: Anything that a network would compute other things with, or nothing.
+    """
+    counter = kind == "num_batches_tracked"
+    wrong = ""
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        wrong = f"a {'meta' if value.is_meta else 'quantised' if value.is_quantized else 'sparse'} tensor"
+    elif value.is_complex() or not (value.is_floating_point() or counter):
+        wrong = f"{str(value.dtype).removeprefix('torch.')} values"
+    if not wrong:
+        value = value.detach().float().clone() if value.is_floating_point() else value.detach().clone()
+        if not value.isfinite().all():
+            wrong = "values that are not finite"
+        elif kind == "running_var" and (value < 0).any():
+            wrong = "a negative variance"
+    if wrong:
+        raise WeightsError(path, found=f"{wrong} in {name}", expected="plain floating-point numbers")
+    return value
 
 
 def app_checkpoints(path: Path) -> list[Path]:
@@ -109,11 +129,11 @@ def app_models(manifest: Path) -> list[str]:
         WeightsError: It can't be read, or isn't one.
     """
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = json.loads(manifest.read_text(encoding="utf-8-sig"))
         named = content.get("models") or []
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise WeightsError(manifest, found=f"can't be read ({error})", expected="a KonfAI app's app.json") from error
-    if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
+    if not isinstance(named, list) or not all(isinstance(n, str) and 0 < len(n) < 250 and "\0" not in n for n in named):
         raise WeightsError(manifest, found=f"models: {str(named)[:80]}", expected="a list of file names")
     return [name if name.endswith(".pt") else f"{name}.pt" for name in named]
 
@@ -210,7 +230,7 @@ def pack_konfai(
         regions: Regions that the checkpoints serve, e.g. `AB,TH`.
 
     Raises:
-        WeightsError: A checkpoint that isn't one of the network, or folds of different inputs.
+        WeightsError: A checkpoint that isn't one of the network, two that are the same, or folds of different inputs.
         InputError: A recipe of the other task, an unknown region, or a folder that holds another bundle.
     """
     checkpoints = [file for path in checkpoints for file in app_checkpoints(path)]
@@ -231,6 +251,11 @@ def pack_konfai(
         raise WeightsError(
             checkpoints[0], found="checkpoints with different numbers of slices", expected="folds of one recipe"
         )
+    for (first, weights), (second, same) in combinations(loaded, 2):
+        if all(torch.equal(weights[k], same[k]) for k in weights):
+            raise WeightsError(
+                second, found=f"the weights of {first}", expected="another fold", advice="give each checkpoint once"
+            )
     others, imported = _other_groups(out, fitted[0], served)
     folds = []
     for index, (_, weights) in enumerate(loaded):

@@ -99,7 +99,7 @@ class PublishedWeights(Settings):
 class Registry(Settings):
     """All of them, and short names for the ones that are meant most often."""
 
-    aliases: dict[str, str] = Field(default_factory=dict)
+    aliases: dict[Annotated[str, Field(pattern=WEIGHTS_NAME)], str] = Field(default_factory=dict)
     weights: tuple[PublishedWeights, ...]
 
     @model_validator(mode="after")

@@ -55,6 +55,15 @@ def test_real_images(shared_data, name: str) -> None:
     assert 1024 in (moved.value, *moved.others)
 
 
+def test_wild_voxels_are_not_called_noise(mr: Volume) -> None:
+    """Ten voxels of both signs hold nearly all of the variance."""
+    array = mr.array.astype(np.float32)
+    places = np.random.default_rng(0).choice(array.size, 10, replace=False)
+    array.flat[places] = [1e6, -1e6] * 5
+    assert check_noise(mr.with_array(array)) == []
+    assert "10 voxels lie far outside" in check_mr(mr.with_array(array))[0].text
+
+
 def test_noise_is_named(cbct: Volume, mr: Volume) -> None:
     noise = np.random.default_rng(0).normal(0, 300, cbct.array.shape)
     assert "noise" in check_noise(cbct.with_array(noise))[0].text

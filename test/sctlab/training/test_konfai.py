@@ -220,3 +220,61 @@ def test_not_a_checkpoint(tmp_path: Path) -> None:
     for name in ("text.pt", "missing.pt"):
         with pytest.raises(WeightsError, match=name):
             read_konfai(tmp_path / name)
+
+
+ODD = {
+    "a sparse tensor": torch.ones(2, 2).to_sparse(),
+    "a meta tensor": torch.ones(2, 2, device="meta"),
+    "int8 values": torch.ones(2, 2, dtype=torch.int8),
+    "complex64 values": torch.ones(2, 2, dtype=torch.complex64),
+    "not finite": torch.full((2, 2), 1e300, dtype=torch.float64),  # in float32
+}
+
+
+@pytest.mark.parametrize("words", ODD)
+def test_weights_that_no_network_computes_with_are_refused(tmp_path: Path, words: str) -> None:
+    torch.save({"Model": {"net": {"encoder.w": ODD[words]}}}, tmp_path / "odd.pt")
+    with pytest.raises(WeightsError, match=rf"{words} in net/encoder\.w"):
+        read_konfai(tmp_path / "odd.pt")
+
+
+def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
+    """Its root is no number: every image would fail."""
+    torch.save({"Model": {"net": {"encoder.bn1.running_var": torch.tensor([1.0, -1.0])}}}, tmp_path / "odd.pt")
+    with pytest.raises(WeightsError, match="a negative variance"):
+        read_konfai(tmp_path / "odd.pt")
+
+
+def test_a_byte_that_changed_is_noticed(tmp_path: Path) -> None:
+    """PyTorch doesn't look at the checksums: the fold would compute something else. Files without checksums are read."""
+    data = checkpoint(tmp_path / "good.pt", 0).read_bytes()
+    place = len(data) // 2  # of a weight
+    (tmp_path / "bad.pt").write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    with pytest.raises(WeightsError, match="checksum"):
+        read_konfai(tmp_path / "bad.pt")
+    from torch.utils.serialization import config
+
+    with config.patch({"save.compute_crc32": False}):
+        path = checkpoint(tmp_path / "without.pt", 0)
+    assert read_konfai(path).keys() == read_konfai(tmp_path / "good.pt").keys()
+
+
+def test_weights_that_share_memory_are_packed(tmp_path: Path, recipe: str) -> None:
+    weights = build_network(UNetPlusPlusSettings(encoder="resnet18", slices=3)).unet.state_dict()
+    weights["encoder.bn1.bias"] = weights["encoder.bn1.running_mean"] = torch.arange(64.0)
+    torch.save({"Model": {"net": weights}}, tmp_path / "shared.pt")
+    bundle = pack_konfai(
+        [tmp_path / "shared.pt"], tmp_path / "b", task=Task.MRI, recipe=recipe, regions="AB", storage="float32"
+    )
+    found = load_fold(tmp_path / "b", bundle.groups[0].folds[0])
+    assert torch.equal(found["unet.encoder.bn1.bias"], torch.arange(64.0))
+
+
+def test_one_checkpoint_is_not_two_folds(tmp_path: Path, recipe: str) -> None:
+    """A copy under another name would count twice in the mean, and make the spread too small."""
+    first, copy = tmp_path / "CV_0.pt", tmp_path / "CV_1.pt"
+    copy.write_bytes(checkpoint(first, 0).read_bytes())
+    for twice in ([first, copy], [first, first]):
+        with pytest.raises(WeightsError, match=r"the weights of .*CV_0\.pt"):
+            pack_konfai(twice, tmp_path / "b", task=Task.MRI, recipe=recipe, regions="AB", storage="float32")
+    assert not (tmp_path / "b").exists()

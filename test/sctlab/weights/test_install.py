@@ -294,6 +294,14 @@ def test_paths_stay_inside(path: str) -> None:
         Registry.model_validate({"weights": [entry]})
 
 
+@pytest.mark.parametrize("alias", ["../elsewhere", "/tmp/x", ".hidden", ""])
+def test_aliases_stay_inside(alias: str) -> None:
+    """A bundle is installed under the name that was asked for."""
+    entry = json.loads(read_registry().weights[0].model_dump_json())
+    with pytest.raises(ValueError, match="aliases"):
+        Registry.model_validate({"aliases": {alias: entry["name"]}, "weights": [entry]})
+
+
 # --- apps of the framework --------------------------------------------------------------------------------------------
 
 
@@ -317,7 +325,8 @@ def test_an_app_folder_is_read_as_it_is(published: Path, tmp_path: Path) -> None
     manifest.write_text("{}")
     assert [p.name for p in app_checkpoints(folder)] == ["CV_0.pt", "CV_1.pt"]
     for content, text in (('{"models": ["CV_7.pt"]}', "CV_7"), ('{"models": 3}', "a list"), ("[", "can't be read"),
-                          ('{"models": ["../published.pt"]}', "published"), ("[]", "can't be read")):  # fmt: skip
+                          ('{"models": ["../published.pt"]}', "published"), ("[]", "can't be read"),
+                          ('{"models": [""]}', "a list"), (json.dumps({"models": ["a" * 300]}), "a list")):  # fmt: skip
         manifest.write_text(content)
         with pytest.raises(WeightsError, match=text):
             app_checkpoints(folder)
