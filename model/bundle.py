@@ -212,12 +212,24 @@ def write_bundle(bundle: Bundle, folder: str | Path) -> Path:
 
 
 def save_fold(state: dict[str, torch.Tensor], folder: str | Path, name: str, storage: StorageType) -> HashedFile:
-    """Write a fold's weights as safetensors and return its entry for the manifest."""
+    """Write a fold's weights as safetensors and return its entry for the manifest.
+
+    Raises:
+        WeightsError: Values that aren't finite, or not in this storage.
+    """
     import torch
     from safetensors.torch import save
 
     dtype = getattr(torch, storage)
     tensors = {k: (v.to(dtype) if v.is_floating_point() else v).detach().cpu().contiguous() for k, v in state.items()}
+    for key, value in tensors.items():
+        if not value.isfinite().all():
+            raise WeightsError(
+                Path(folder) / name,
+                found=f"{key}: values that are not finite as {storage}",
+                expected="numbers",
+                advice="choose float32 for storage" if state[key].isfinite().all() else "train again",
+            )
     data = save(tensors)
     with atomic_path(Path(folder) / name) as temporary:
         temporary.write_bytes(data)

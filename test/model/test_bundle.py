@@ -44,6 +44,13 @@ def test_folds_come_back(tmp_path: Path, storage: str, tolerance: float) -> None
     torch.testing.assert_close(back["a"], state["a"], atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize(("value", "advice"), [(1e5, "float32"), (float("nan"), "train again")])
+def test_values_that_a_storage_cannot_hold_are_not_written(tmp_path: Path, value: float, advice: str) -> None:
+    with pytest.raises(WeightsError, match=advice):
+        save_fold({"a": torch.tensor([1.0, value])}, tmp_path, "fold_0.safetensors", "float16")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_altered_file_is_refused_with_both_hashes(make_bundle: BundleMaker) -> None:
     folder = make_bundle(folds=1)
     fold = read_bundle(folder).groups[0].folds[0]
