@@ -17,7 +17,7 @@ def first_weights(plan: TrainingPlan, stage: Stage, fold: int) -> tuple[dict[str
     """The weights that a stage's `start_bundle` names, and what is to be kept of where they come from.
 
     Fold k goes on from the bundle's fold k; where it has fewer, they are counted round. The bundle may be for the other
-    task: what CTs look like is the same, and a network that knows it from MR needs fewer steps for CBCT.
+    task: what CTs look like is the same.
 
     Args:
         plan: Whose network must be the bundle's.
