@@ -172,6 +172,8 @@ def read_bundle(folder: str | Path) -> Bundle:
         raise WeightsError(path, found="no such file", expected="a weights bundle")
     try:
         return Bundle.model_validate(_migrate(json.loads(path.read_text(encoding="utf-8")), path))
+    except OSError as error:
+        raise WeightsError(path, found=f"can't be read ({error.strerror})", expected="a weights bundle") from error
     except (ValueError, RecursionError) as error:
         reason = error.errors()[0] if isinstance(error, ValidationError) else None
         text = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" if reason else str(error)
@@ -245,7 +247,10 @@ def read_checked(folder: str | Path, entry: HashedFile) -> bytes:
     path = Path(folder) / entry.file
     if not path.is_file():
         raise WeightsError(path, found="no such file", expected=f"a file with SHA-256 {entry.sha256}")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(path, found=f"can't be read ({error.strerror})", expected="a file of weights") from error
     found = hashlib.sha256(data).hexdigest()
     if found != entry.sha256:
         raise WeightsError(
@@ -288,11 +293,11 @@ def load_fold(folder: str | Path, fold: Fold) -> dict[str, torch.Tensor]:
 
 
 def find_bundles(root: str | Path) -> list[Path]:
-    """Bundle folders: the folder itself, or its subfolders that hold a manifest."""
+    """Bundle folders: the folder itself, or its subfolders that hold a manifest (not those still being written)."""
     root = Path(root)
     if (root / MANIFEST).is_file():
         return [root]
-    return sorted(p.parent for p in root.glob(f"*/{MANIFEST}")) if root.is_dir() else []
+    return sorted(p.parent for p in root.glob(f"[!.]*/{MANIFEST}")) if root.is_dir() else []
 
 
 def installed_weights() -> Path:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sctlab.weights.registry import read_registry
-from sctlab_model.bundle import MANIFEST, find_bundles, installed_weights
+from sctlab_model.bundle import MANIFEST, find_bundles, installed_weights, weights_path
 from sctlab_model.errors import ExitCode, WeightsError
 from sctlab_model.monitor import ConsoleMonitor
 
@@ -69,19 +69,29 @@ def verify_installed(
     registry: RegistryFile = None,
 ) -> int:
     """Check every file of the installed bundles against its hash, and their origin against the registry."""
-    from sctlab.weights.install import verify
+    from sctlab.weights.install import unnamed_files, verify
 
     known = read_registry(registry)
     entries = {w.name: w for w in known.weights}
-    folders = [installed_weights() / n for n in names] if names else find_bundles(installed_weights())
+    here = names or [str(p) for p in find_bundles(installed_weights())]
     console, failed = Console(soft_wrap=True, highlight=False), False
-    for folder in folders:
+    for given in here:
+        name = Path(given).name
         try:
-            bundle = verify(folder, entries.get(known.aliases.get(folder.name, folder.name)))
-            console.print(f"{folder.name}: {sum(len(g.folds) for g in bundle.groups)} folds, ok")
+            folder = _installed(given)
+            bundle = verify(folder, entries.get(known.aliases.get(name, name)))
+            more = ", ".join(unnamed_files(folder, bundle))
+            folds = sum(len(g.folds) for g in bundle.groups)
+            console.print(f"{name}: {folds} folds, ok" + (f" (unused: {more})" if more else ""), markup=False)
         except WeightsError as error:
             failed = True
-            console.print(f"{folder.name}: {error}", markup=False)
-    if not folders:
+            console.print(f"{name}: {error}", markup=False)
+    if not here:
         console.print(f"no weights in {installed_weights()}")
     return int(ExitCode.BAD_WEIGHTS if failed else ExitCode.OK)
+
+
+def _installed(name: str) -> Path:
+    """The folder of installed or shipped weights; one that isn't there is named, too."""
+    folder = installed_weights() / name
+    return folder if (folder / MANIFEST).is_file() else weights_path(name)

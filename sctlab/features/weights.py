@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sctlab.weights.download import fetch_url, hub_url
+from sctlab.weights.locking import one_at_a_time
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.atomic import atomic_path
 from sctlab_model.io.hashing import file_sha256
@@ -115,6 +116,13 @@ def download(
         WeightsError: The file's hash differs from the expected one; nothing is kept.
     """
     path = weights_folder() / f"{name}{Path(source.file).suffix}"
+    with one_at_a_time(path, lambda: monitor.info(f"{name} is being fetched by another process: waiting for it")):
+        return _download(name, source, path, revision, sha256, monitor)
+
+
+def _download(
+    name: str, source: Source, path: Path, revision: str | None, sha256: str | None, monitor: Monitor
+) -> Path:
     record_path = path.with_suffix(".json")
     before = FetchRecord.read(record_path) if record_path.is_file() else None
     if before is not None and revision is not None and before.revision != revision:

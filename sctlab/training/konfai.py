@@ -111,8 +111,8 @@ def app_checkpoints(path: Path) -> list[Path]:
     if not manifest.is_file():
         raise WeightsError(path, found="a folder without app.json", expected="checkpoints (.pt), or a KonfAI app")
     files = [path / name for name in app_models(manifest)] or sorted(path.glob("*.pt"))
-    root = path.resolve()
-    missing = [f.name for f in files if not f.is_file() or not f.resolve().is_relative_to(root)]
+    # By name, not by where links lead: in a cache of the hub's client each file is a link out of the folder.
+    missing = [f.name for f in files if not f.is_file() or _leads_out(f, path)]
     if missing or not files:
         raise WeightsError(
             manifest,
@@ -120,6 +120,10 @@ def app_checkpoints(path: Path) -> list[Path]:
             expected="the app's checkpoints (.pt)",
         )
     return files
+
+
+def _leads_out(file: Path, folder: Path) -> bool:
+    return not file.is_relative_to(folder) or ".." in file.relative_to(folder).parts
 
 
 def app_models(manifest: Path) -> list[str]:

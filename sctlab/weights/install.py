@@ -7,10 +7,12 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
 from sctlab.weights.download import ENDPOINT, TIMEOUT_S, fetch_url, hub_url
+from sctlab.weights.locking import one_at_a_time
 from sctlab.weights.registry import PublishedFile, PublishedWeights
 from sctlab_model.bundle import (
     MANIFEST,
@@ -28,6 +30,9 @@ from sctlab_model.io.atomic import atomic_folder, write_text, writing_error
 from sctlab_model.io.hashing import file_sha256
 from sctlab_model.monitor import Monitor
 from sctlab_model.records import Record
+
+CARD = "MODEL_CARD.md"
+LOCAL = "local"  # in the place of a commit, where a folder's files have none
 
 
 class FirstHashes(Record):
@@ -64,13 +69,60 @@ def install(
     """
     name = name or weights.name
     folder = installed_weights() / name
-    if (folder / MANIFEST).is_file():
-        verify(folder, weights)
-        monitor.info(f"{name} is here already: {folder}")
+    if _is_here(folder, weights, revision, monitor):
         return folder
     local = Path(origin) if origin and "://" not in origin else None
+    if local is not None and not local.is_dir():
+        raise InputError(
+            local,
+            found="a file" if local.exists() else "no such folder",
+            expected="a folder with the published files",
+        )
+
+    def waiting() -> None:
+        monitor.info(f"{weights.name} is being fetched by another process: waiting for it")
+
+    with one_at_a_time(installed_weights() / weights.name, waiting):
+        if not _is_here(folder, weights, revision, monitor):
+            _install(weights, folder, local, origin, revision, storage, monitor)
+    return folder
+
+
+def _is_here(folder: Path, weights: PublishedWeights, revision: str | None, monitor: Monitor) -> bool:
+    """Whether the bundle is installed, and what is asked for.
+
+    Raises:
+        WeightsError: It is damaged, or not of the registry's files.
+        InputError: It is of another revision, and no hash is known that would tell whether they are the same.
+    """
+    if not (folder / MANIFEST).is_file():
+        return False
+    made_from = _published(verify(folder, weights)).get("revision")
+    unverified = any(g.app is not None for g in weights.groups) or any(f.sha256 is None for f in weights.files)
+    if revision is not None and unverified and made_from != revision.lower():
+        raise InputError(
+            folder,
+            found=f"installed from revision {made_from}",
+            expected=revision,
+            advice="remove the folder to fetch another revision",
+        )
+    monitor.info(f"{folder.name} is here already: {folder}")
+    return True
+
+
+def _install(
+    weights: PublishedWeights,
+    folder: Path,
+    local: Path | None,
+    origin: str,
+    revision: str | None,
+    storage: StorageType,
+    monitor: Monitor,
+) -> None:
+    name = folder.name
     commit = _revision(weights, revision, None if local else origin)
-    downloads = installed_weights() / ".downloads" / weights.name
+    # Files of one commit: what another one's broken fetch left must not be taken for these.
+    downloads = installed_weights() / ".downloads" / weights.name / commit
     known = _first_hashes(weights, commit)
     hashes: dict[str, str] = {}
     paths: dict[str, Path] = {}
@@ -105,8 +157,7 @@ def install(
             f"{name}: no hash was known for {len(new)} files; theirs are recorded in {_hash_record(weights)} and hold from now on"
         )
     if local is None:
-        shutil.rmtree(downloads, ignore_errors=True)
-    return folder
+        shutil.rmtree(downloads.parent, ignore_errors=True)
 
 
 def verify(folder: Path, weights: PublishedWeights | None = None) -> Bundle:
@@ -120,7 +171,7 @@ def verify(folder: Path, weights: PublishedWeights | None = None) -> Bundle:
         for entry in (fold.weights, *fold.onnx.values()):
             read_checked(folder, HashedFile(file=entry.file, sha256=entry.sha256))
     if weights is not None:
-        made_of = (bundle.provenance.get("published") or {}).get("files", {})
+        made_of = _published(bundle).get("files", {})
         for file in weights.files:
             if file.sha256 is not None and made_of.get(file.path) != file.sha256:
                 raise WeightsError(
@@ -130,6 +181,18 @@ def verify(folder: Path, weights: PublishedWeights | None = None) -> Bundle:
                     advice=f"remove the folder and run `sctlab weights fetch {weights.name}`",
                 )
     return bundle
+
+
+def unnamed_files(folder: Path, bundle: Bundle) -> list[str]:
+    """Names in an installed bundle's folder that neither its manifest nor packing put there: nothing reads them."""
+    named = {entry.file for g in bundle.groups for f in g.folds for entry in (f.weights, *f.onnx.values())}
+    return sorted(p.name for p in folder.iterdir() if p.name not in named | {MANIFEST, CARD})
+
+
+def _published(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle's provenance records of its origin; nothing where it wasn't fetched."""
+    record = bundle.provenance.get("published")
+    return record if isinstance(record, dict) else {}
 
 
 def _with_the_files_of_apps(weights: PublishedWeights, get: Callable[[PublishedFile], Path]) -> PublishedWeights:
@@ -171,7 +234,7 @@ def _one(
     """One checked checkpoint and its SHA-256."""
     expected = file.sha256 or known.get(file.path)
     if local is not None:
-        path = _find(file, weights, local)
+        path = _find(file, weights, local, commit)
     else:
         path = downloads / file.path
         if not path.is_file():
@@ -179,6 +242,7 @@ def _one(
             fetch_url(
                 hub_url(weights.repository, commit, file.path, origin or None),
                 path,
+                size=file.bytes,
                 progress=lambda here, total: monitor.progress(here // 1_000_000, total // 1_000_000, f"MB of {label}"),
             )
     size, digest = path.stat().st_size, ""
@@ -196,17 +260,16 @@ def _one(
     return path, digest
 
 
-def _find(file: PublishedFile, weights: PublishedWeights, folder: Path) -> Path:
+def _find(file: PublishedFile, weights: PublishedWeights, folder: Path, commit: str) -> Path:
     """The file in a local folder, however much of the repository's tree was copied; one and the same name counts only
-    where the tail of the path agrees."""
-    if not folder.is_dir():
-        raise InputError(
-            folder,
-            found="a file" if folder.exists() else "no such folder",
-            expected="a folder with the published files",
-        )
+    where the tail of the path agrees. A cache of the hub's own client is looked into, too."""
     pieces = file.path.split("/")
-    places = [folder / weights.repository / file.path, *(folder.joinpath(*pieces[k:]) for k in range(len(pieces)))]
+    snapshot = _snapshot(folder, weights, commit)
+    places = [
+        *([snapshot / file.path] if snapshot else []),
+        folder / weights.repository / file.path,
+        *(folder.joinpath(*pieces[k:]) for k in range(len(pieces))),
+    ]
     # A bare name could be any other group's or app's: each has a CV_0.pt.
     if file.sha256 is None and len(pieces) > 1 and folder.resolve().name != pieces[-2]:
         places.pop()
@@ -214,6 +277,27 @@ def _find(file: PublishedFile, weights: PublishedWeights, folder: Path) -> Path:
         if place.is_file():
             return place
     raise InputError(folder, found=f"no {file.path}", expected="the files of " + weights.repository)
+
+
+def _snapshot(folder: Path, weights: PublishedWeights, commit: str) -> Path | None:
+    """The commit's folder in a cache of the hub's client (`models--OWNER--NAME/snapshots/COMMIT`, links into `blobs/`);
+    where no commit is known, the only one.
+
+    Raises:
+        InputError: Several commits, and nothing says which.
+    """
+    name = "models--" + weights.repository.replace("/", "--")
+    found = [s for root in (folder, folder / name, folder / "hub" / name) for s in sorted(root.glob("snapshots/*"))]
+    if commit != LOCAL:
+        known = all(f.sha256 for f in weights.files) and bool(weights.files)  # then any commit's files may be these
+        return next((s for s in found if s.name.startswith(commit)), found[-1] if found and known else None)
+    if len(found) > 1:
+        raise InputError(
+            folder,
+            found=f"{len(found)} commits in the cache ({', '.join(s.name[:8] for s in found)})",
+            expected="--revision with the 40 digits of one of them",
+        )
+    return found[0] if found else None
 
 
 def _revision(weights: PublishedWeights, given: str | None, endpoint: str | None) -> str:
@@ -230,10 +314,9 @@ def _revision(weights: PublishedWeights, given: str | None, endpoint: str | None
             return _whole_commit(weights.repository, revision, endpoint or ENDPOINT) or "main"
         return revision
     record = _hash_record(weights)
-    if record.is_file():
-        return FirstHashes.read(record).revision
-    if endpoint is None:
-        return "local"
+    recorded = FirstHashes.read(record).revision if record.is_file() else LOCAL
+    if endpoint is None or recorded != LOCAL:
+        return recorded
     raise InputError(
         weights.name,
         found="no verified revision is recorded for it",
@@ -302,4 +385,4 @@ def _convert(
         }
     )
     write_bundle(bundle, out)
-    write_text(out / "MODEL_CARD.md", model_card(bundle))
+    write_text(out / CARD, model_card(bundle))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,96 @@ def test_a_mirror(published: Path, registry: MakeRegistry, tmp_path: Path, home:
     assert not list(home.rglob("*.pt"))
 
 
+@pytest.mark.parametrize("hashed", [True, False])
+@pytest.mark.parametrize("place", ["cache", "cache/models--them--theirs"])
+def test_a_cache_of_the_hubs_client(
+    published: Path, registry: MakeRegistry, tmp_path: Path, place: str, hashed: bool
+) -> None:
+    """Files are links from a commit's folder into `blobs/`; of two commits without known hashes one must be named."""
+    hub = tmp_path / "cache" / "models--them--theirs"
+    for commit in ("c" * 40, "e" * 40):
+        for path in PATHS:
+            link = hub / "snapshots" / commit / path
+            blob = hub / "blobs" / file_sha256(published / path)
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not blob.exists():
+                shutil.copy(published / path, blob)
+            link.symlink_to(Path(*[".."] * 4, "blobs", blob.name))
+    origin = str(tmp_path / place)
+    if hashed:
+        folder = fetch(registry(), "--from", origin)
+    else:
+        with pytest.raises(InputError, match="2 commits in the cache"):
+            fetch(registry(hashed=False), "--from", origin)
+        folder = fetch(registry(hashed=False), "--from", origin, "--revision", "e" * 40)
+    made_from = read_bundle(folder).provenance["published"]
+    assert made_from["revision"] == ("c" if hashed else "e") * 40
+    assert made_from["files"] == {p: file_sha256(published / p) for p in PATHS}
+
+
+def test_another_revision_takes_nothing_of_the_first(
+    published: Path, registry: MakeRegistry, tmp_path: Path, home: Path
+) -> None:
+    """Nor is it said to be here; a folder without a commit isn't asked of the hub later."""
+    mirror = tmp_path / "mirror" / "them" / "theirs" / "resolve"
+    for commit in "de":
+        shutil.copytree(published, mirror / (commit * 40))
+    other, whole = mirror / ("e" * 40), (published / PATHS[1]).read_bytes()
+    for path, content in zip(PATHS, reversed(PATHS), strict=True):
+        shutil.copy(published / content, other / path)
+    (mirror / ("d" * 40) / PATHS[1]).unlink()
+    entry, origin = read_registry(registry(hashed=False)).find("short"), (tmp_path / "mirror").as_uri()
+    with pytest.raises(InputError, match=r"CV_1\.pt"):
+        install(entry, revision="d" * 40, origin=origin)
+    assert list(home.rglob("CV_0.pt"))  # waits for the next try
+    folder = install(entry, revision="e" * 40, origin=origin)
+    assert read_bundle(folder).provenance["published"]["files"] == {
+        PATHS[0]: file_sha256(published / PATHS[1]),
+        PATHS[1]: file_sha256(published / PATHS[0]),
+    }
+    assert not list(home.rglob("*.pt"))
+    (mirror / ("d" * 40) / PATHS[1]).write_bytes(whole)
+    with pytest.raises(InputError, match="installed from revision eeee"):
+        install(entry, revision="d" * 40, origin=origin)
+
+    (home / "long-name.hashes.json").unlink()
+    shutil.rmtree(folder)
+    install(entry, origin=str(published))
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match="--revision with the 40 digits"):
+        install(entry, origin=origin)
+
+
+def test_two_at_once_both_have_it(published: Path, registry: MakeRegistry, tmp_path: Path, home: Path) -> None:
+    """One fetches, the other waits for it and says so."""
+    mirror = tmp_path / "mirror" / "them" / "theirs" / "resolve" / ("c" * 40)
+    mirror.parent.mkdir(parents=True)
+    mirror.symlink_to(published)
+    entry, origin = read_registry(registry()).find("short"), (tmp_path / "mirror").as_uri()
+    begun, waiting = threading.Event(), threading.Event()
+    lines: list[str] = []
+
+    class First(Monitor):
+        def progress(self, done: int, total: int, text: str = "") -> None:
+            begun.set()
+            assert waiting.wait(60)
+
+    class Second(Monitor):
+        def info(self, text: str) -> None:
+            lines.append(text)
+            waiting.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(install, entry, origin=origin, monitor=First())
+        assert begun.wait(60)
+        second = install(entry, origin=origin, monitor=Second())
+        assert first.result(60) == second == home / "long-name"
+    assert ["waiting for it" in lines[0], "is here already" in lines[1]] == [True, True]
+    assert len(lines) == 2
+    assert sorted(p.name for p in home.iterdir()) == [".downloads", "long-name"]
+
+
 def test_another_file_is_refused_and_leaves_nothing(published: Path, registry: MakeRegistry, home: Path) -> None:
     with pytest.raises(WeightsError, match="isn't the published file"):
         fetch(registry(wrong=True), "--from", str(published))
@@ -255,6 +347,17 @@ def test_verify_sees_an_altered_file_and_another_origin(published: Path, registr
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert "altered" in CliRunner().invoke(app, arguments).output
     file.write_bytes(data)
+    (folder / "notes.txt").write_text("mine")
+    assert "2 folds, ok (unused: notes.txt)" in CliRunner().invoke(app, arguments).output
+    named = CliRunner().invoke(app, [*arguments, "absent", "short", "demo-cbct"]).output.splitlines()
+    assert [line.split(":")[0] for line in named] == ["absent", "short", "demo-cbct"]
+    assert "sctlab weights fetch absent" in named[0]
+    assert "5 folds, ok" in named[2]
+    shutil.copytree(folder, folder.with_name(".short.0123abcd.part"))  # of a writer that was killed
+    assert len(CliRunner().invoke(app, arguments).output.splitlines()) == 1
+    file.unlink()
+    assert "no such file" in CliRunner().invoke(app, arguments).output
+    file.write_bytes(data)
     registry(wrong=True)
     assert "made of a models" in CliRunner().invoke(app, arguments).output
 
@@ -324,8 +427,11 @@ def test_an_app_folder_is_read_as_it_is(published: Path, tmp_path: Path) -> None
     assert [s["file"] for s in bundle.provenance["imported_from"]] == ["CV_1.pt", "CV_0.pt"]
     manifest.write_text("{}")
     assert [p.name for p in app_checkpoints(folder)] == ["CV_0.pt", "CV_1.pt"]
+    blob = (folder / "CV_0.pt").rename(tmp_path / "blob")
+    (folder / "CV_0.pt").symlink_to(blob)  # as in a cache of the hub's client
+    assert [p.name for p in app_checkpoints(folder)] == ["CV_0.pt", "CV_1.pt"]
     for content, text in (('{"models": ["CV_7.pt"]}', "CV_7"), ('{"models": 3}', "a list"), ("[", "can't be read"),
-                          ('{"models": ["../published.pt"]}', "published"), ("[]", "can't be read"),
+                          ('{"models": ["../blob"]}', "blob"), (json.dumps({"models": [str(tmp_path / "app" / ".." / "blob")]}), "blob"), ("[]", "can't be read"),
                           ('{"models": [""]}', "a list"), (json.dumps({"models": ["a" * 300]}), "a list")):  # fmt: skip
         manifest.write_text(content)
         with pytest.raises(WeightsError, match=text):
