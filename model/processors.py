@@ -15,8 +15,6 @@ THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
-# Threads of OpenMP (PyTorch's) that have nothing to do sleep instead of spinning.
-WAIT_VARIABLE, WAIT_POLICY = "OMP_WAIT_POLICY", "PASSIVE"
 LOOK_S = 0.1  # how long the machine's load is watched
 STAT = Path("/proc/stat")
 
@@ -58,11 +56,8 @@ def heed_quota() -> None:
     processors are idle, as many threads are started as are idle, at least one. The user's own settings stay.
 
     A machine that gets busy later, or a user who asks for more threads than are free, is met by threads that sleep while
-    they wait: OpenMP's spin, at the end of every parallel loop, until the other thread gets its turn. Two threads on two
-    processors that 18 processes share (`OMP_NUM_THREADS=2`): a registration of 6.1 s (one thread: 5.9 s) had not
-    ended after some 45 s of spinning, when it was stopped; one run each.
+    they wait (`sctlab_model/__init__.py`).
     """
-    os.environ.setdefault(WAIT_VARIABLE, WAIT_POLICY)
     if all(name in os.environ for name in THREAD_VARIABLES):
         return
     allowed = available_cpus()

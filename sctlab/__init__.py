@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import sctlab_model  # noqa: F401 (says how threads wait, before a module of this package imports PyTorch)
+
 if TYPE_CHECKING:
     from sctlab.evaluation.arrays import evaluate as evaluate
     from sctlab.registration.single import register as register

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,13 +46,17 @@ def test_threads_follow_what_others_leave(monkeypatch: pytest.MonkeyPatch, idle:
         os.environ.pop(name, None)
 
 
-def test_idle_threads_sleep_whatever_their_number_unless_the_user_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in processors.THREAD_VARIABLES:
-        monkeypatch.setenv(name, "2")
-    monkeypatch.setenv(processors.WAIT_VARIABLE, "ACTIVE")
-    processors.heed_quota()
-    assert os.environ[processors.WAIT_VARIABLE] == "ACTIVE"
-    monkeypatch.delenv(processors.WAIT_VARIABLE)
-    processors.heed_quota()
-    assert os.environ[processors.WAIT_VARIABLE] == "PASSIVE"
-    monkeypatch.delenv(processors.WAIT_VARIABLE)
+@pytest.mark.parametrize(("own", "turns"), [(None, "0"), ("ACTIVE", "30000000000")])
+@pytest.mark.parametrize("package", ["sctlab_model", "sctlab"])
+def test_waiting_threads_sleep_in_a_script_too_unless_the_user_decides(
+    package: str, own: str | None, turns: str
+) -> None:
+    """OpenMP itself says what it read when PyTorch loaded it."""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "verbose"}
+    if own is not None:
+        environment["OMP_WAIT_POLICY"] = own
+    script = f"import {package}; import torch"
+    said = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=300
+    ).stderr
+    assert f"GOMP_SPINCOUNT = '{turns}'" in said
