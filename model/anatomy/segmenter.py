@@ -17,7 +17,16 @@ from sctlab_model.image_statistics import Statistics
 from sctlab_model.resampling import anti_aliased
 from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
+SHORTEST_MM, LONGEST_MM = 15.0, 3000.0  # along an axis
 _FINE = 0.7  # grids finer than this share of 3 mm get interpolated chances instead of the nearest label
+
+
+class TooThinError(InputError):
+    """An image that shows too little along an axis to tell anatomy by."""
+
+
+class NoContrastError(InputError):
+    """An image of one value."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +37,13 @@ class Anatomy:
         labels: Ids as in files (`classes.FILE_IDS`), uint8, on the image's own grid.
         regions: Chance of every region (order of `Region`) for each slice of 3 mm, [z, regions], feet first.
         volumes_ml: Millilitres of every class, [classes].
+        in_hu: Whether the intensities were taken as HU, and not as magnitudes of an MR.
     """
 
     labels: Volume
     regions: np.ndarray
     volumes_ml: np.ndarray
+    in_hu: bool
 
     @property
     def region(self) -> Region:
@@ -48,7 +59,9 @@ def see_anatomy(image: Volume, network: AnatomyNetwork | None = None) -> Anatomy
         network: The shipped one when left out.
 
     Raises:
-        InputError: An image without contrast or finite values, or less than 30 mm along an axis.
+        InputError: An image without finite values, or more than 3 m along an axis.
+        NoContrastError: An image of one value.
+        TooThinError: Less than 15 mm along an axis.
         WeightsError: The shipped weights are missing or altered.
     """
     network = network or load_network(NETWORK)
@@ -57,7 +70,10 @@ def see_anatomy(image: Volume, network: AnatomyNetwork | None = None) -> Anatomy
     labels = _labels_on(image.geometry, chances, coarse.geometry)
     counts = np.bincount(chances.argmax(0).ravel(), minlength=len(FILE_IDS))
     return Anatomy(
-        Volume(FILE_IDS[labels], image.geometry, image.name), regions, counts * coarse.geometry.voxel_volume_mm3 / 1000
+        Volume(FILE_IDS[labels], image.geometry, image.name),
+        regions,
+        counts * coarse.geometry.voxel_volume_mm3 / 1000,
+        bool(coarse.array.min() < HU_BELOW),
     )
 
 
@@ -70,11 +86,20 @@ def on_three_mm(image: Volume) -> Volume:
         raise InputError(image.name, found="values that are not finite", expected="numbers everywhere")
     low, high = np.percentile(values[::2, ::2, ::2], (0.02, 99.98))
     if not high > low:
-        raise InputError(image.name, found=f"{low:g} nearly everywhere", expected="an image of a patient")
+        raise NoContrastError(image.name, found=f"{low:g} nearly everywhere", expected="an image of a patient")
     extent = np.array(image.geometry.size_xyz) * image.geometry.spacing_xyz
-    if extent.min() < 10 * SPACING_MM / 2:
+    if extent.min() < SHORTEST_MM:
+        raise TooThinError(
+            image.name,
+            found=f"{extent.min():.0f} mm along an axis",
+            expected=f"at least {SHORTEST_MM:.0f} mm to tell anatomy by",
+        )
+    if extent.max() > LONGEST_MM:  # its grid of 3 mm would fill the memory
         raise InputError(
-            image.name, found=f"{extent.min():.0f} mm along an axis", expected="at least 15 mm to tell anatomy by"
+            image.name,
+            found=f"{extent.max():.0f} mm along an axis",
+            expected=f"a patient, at most {LONGEST_MM:.0f} mm",
+            advice="is the spacing in millimetres?",
         )
     smooth = anti_aliased(image.with_array(np.clip(values, low, high)), SPACING_MM)
     turned = Volume.from_sitk(sitk.DICOMOrient(smooth.to_sitk(), "LPS"), image.name)

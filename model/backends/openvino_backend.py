@@ -29,7 +29,7 @@ class OpenVinoBackend:
             moves a CT by tens of HU: only what a user asks for.
 
     Raises:
-        InputError: OpenVINO isn't installed.
+        InputError: OpenVINO isn't installed, or computes in float32 what was to be bfloat16.
     """
 
     batch_limit: int | None = 8
@@ -55,7 +55,9 @@ class OpenVinoBackend:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self.request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+        compiled = openvino.Core().compile_model(model, "CPU", options)
+        check_precision(precision, compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        self.request = compiled.create_infer_request()
         self.device = torch.device("cpu")
         self.description = f"OpenVINO {openvino.__version__.split('-')[0]}, {precision}"
 
@@ -63,6 +65,22 @@ class OpenVinoBackend:
         self.request.infer([stacks.float().contiguous().numpy()], share_inputs=True)
         # A copy: the request overwrites its output the next time. tanh in float32, as in every backend.
         return torch.tanh(torch.from_numpy(self.request.get_output_tensor(0).data.copy()))
+
+
+def check_precision(asked: Precision, used: str) -> None:
+    """Refuse bfloat16 where a processor hasn't got it: OpenVINO goes on in float32 without a word.
+
+    Args:
+        asked: What the user wants.
+        used: OpenVINO's name of what it computes with, such as `bf16` or `f32`.
+
+    Raises:
+        InputError: Another one.
+    """
+    if asked == "bf16" and used != "bf16":
+        raise InputError(
+            "--precision bf16", found=f"a processor on which OpenVINO computes in {used}", expected="--precision fp32"
+        )
 
 
 class _Logits(nn.Module):

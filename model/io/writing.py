@@ -58,9 +58,7 @@ def write_array(
 ) -> Path:
     """Write values z, y, x, or vectors with the component as first axis, in their own type; see `write_volume`."""
     path = Path(path)
-    suffix = split_suffix(path)[1]
-    if suffix not in WRITTEN_SUFFIXES:
-        raise InputError(path, found=f"unknown suffix '{suffix}'", expected="one of " + ", ".join(WRITTEN_SUFFIXES))
+    suffix = written_suffix(path)
     metadata = checked_metadata(metadata or {}, path)
     if suffix == ".mha":
         pieces = encode_metaimage(array, geometry, metadata, compress=compress)
@@ -72,6 +70,18 @@ def write_array(
         for piece in pieces:
             handle.write(piece)
     return path
+
+
+def written_suffix(path: str | Path) -> str:
+    """The suffix of an image that is to be written, for commands that should refuse another before they compute.
+
+    Raises:
+        InputError: One that isn't written.
+    """
+    suffix = split_suffix(path)[1]
+    if suffix not in WRITTEN_SUFFIXES:
+        raise InputError(path, found=f"unknown suffix '{suffix}'", expected="one of " + ", ".join(WRITTEN_SUFFIXES))
+    return suffix
 
 
 def checked_metadata(metadata: Mapping[str, str], where: str | Path) -> dict[str, str]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sctlab_model.anatomy.classes import CLASSES, FILE_IDS, NAMES
+from sctlab_model.anatomy.classes import CLASSES, FILE_IDS, IGNORE, NAMES
+from sctlab_model.errors import InputError
 from sctlab_model.volume import Volume, resample
 
 SMALLEST_ML = 5.0  # less than this is not called an organ
@@ -46,17 +47,29 @@ def compare_anatomy(first: Volume, second: Volume) -> list[OrganChange]:
 
     Args:
         first: Ids as `see_anatomy` writes them.
-        second: The same of another image of the patient, in the same place; any grid.
+        second: The same of another image of the patient, in the same place; any grid. What it does not cover counts in
+            neither: an organ beyond its end isn't missing.
+
+    Raises:
+        InputError: The two share no place.
     """
     if not second.geometry.same_grid(first.geometry):
-        second = resample(second, first.geometry, interpolation="nearest", outside=0)
+        second = resample(second, first.geometry, interpolation="nearest", outside=IGNORE)
     a, b = (v.array.astype(np.uint8) for v in (first, second))
+    if not (b != IGNORE).any():
+        raise InputError(
+            second.name,
+            found="no voxel where the first image is",
+            expected="an image in the same place",
+            advice="register the two first",
+        )
+    a = np.where(b == IGNORE, 0, a)
     ml = first.geometry.voxel_volume_mm3 / 1000
     counts = [np.bincount(v.ravel(), minlength=256) * ml for v in (a, b)]
     both = np.bincount(a[a == b].ravel(), minlength=256) * ml
     changes = []
     for k, entry in enumerate(CLASSES):
-        one, other = (float(c[FILE_IDS[k]]) for c in counts)
+        one, other = (float(c[FILE_IDS[k]]) for c in counts)  # IGNORE is nobody's id
         if not entry.ids or max(one, other) < SMALLEST_ML:
             continue
         centres = [_centre(v, int(FILE_IDS[k]), first) for v in (a, b)] if min(one, other) > 0 else None

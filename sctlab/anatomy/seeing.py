@@ -8,8 +8,7 @@ import numpy as np
 
 from sctlab.pictures import CT_WINDOW, Layer, centre_index, save_planes
 from sctlab_model.anatomy.classes import FILE_IDS, merge_total
-from sctlab_model.anatomy.network import HU_BELOW
-from sctlab_model.anatomy.segmenter import Anatomy, see_anatomy
+from sctlab_model.anatomy.segmenter import Anatomy, NoContrastError, see_anatomy
 from sctlab_model.anatomy.shipped import NETWORK, load_network
 from sctlab_model.io.paths import split_suffix
 from sctlab_model.volume import Volume
@@ -27,8 +26,17 @@ class AnatomySegmenter:
         self._network = load_network(name)
 
     def segment(self, ct: Volume) -> Volume:
-        """Ids of merged classes on the grid of `ct`; what `total` does not know is left out."""
-        labels = see_anatomy(ct, self._network).labels
+        """Ids of merged classes on the grid of `ct`; what `total` does not know is left out.
+
+        A result of one value shows nothing: it gets no labels, so that its Dice is 0 and not missing.
+
+        Raises:
+            TooThinError: The image shows too little along an axis.
+        """
+        try:
+            labels = see_anatomy(ct, self._network).labels
+        except NoContrastError:
+            return ct.with_array(np.zeros(ct.array.shape, np.uint8))
         return labels.with_array(np.where(labels.array > 200, 0, labels.array).astype(np.uint8))
 
     def comparable(self, labels: Volume) -> Volume:
@@ -40,10 +48,9 @@ def save_picture(image: Volume, seen: Anatomy, path: Path) -> Path:
     """Three planes of the image, and of its labels; `<stem>.png` beside `path`."""
 
     body = seen.labels.with_array(np.isin(seen.labels.array, FILE_IDS[1:]).astype(np.uint8))
-    is_hu = float(np.percentile(image.array, 0.5)) < HU_BELOW
     shown = seen.labels.with_array((seen.labels.array.astype(np.int16) * 37) % 251)  # neighbours far apart in colour
     layers = [
-        Layer("image", image, CT_WINDOW if is_hu else None),
+        Layer("image", image, CT_WINDOW if seen.in_hu else None),
         Layer("labels", shown, (0, 250), "nipy_spectral"),
     ]
     return save_planes(layers, path.with_name(split_suffix(path)[0] + ".png"), index_xyz=centre_index(body, image))

@@ -13,7 +13,7 @@ from rich.table import Table
 from sctlab.anatomy.comparing import OrganChange, compare_anatomy
 from sctlab_model.cases import Region
 from sctlab_model.io.reading import read_volume
-from sctlab_model.io.writing import write_volume
+from sctlab_model.io.writing import write_volume, written_suffix
 
 
 def segment(
@@ -43,6 +43,7 @@ def segment(
     from sctlab_model.anatomy.network import read_network
     from sctlab_model.anatomy.segmenter import see_anatomy
 
+    written_suffix(out)
     network = None if weights is None else read_network(weights)
     volume, other = (
         None if p is None else read_dicom_series(p) if p.is_dir() else read_volume(p) for p in (image, against)
@@ -56,7 +57,8 @@ def segment(
     console = Console()
     console.print(table)
     shares = ", ".join(f"{region} {share:.0%}" for region, share in zip(Region, seen.regions.mean(0), strict=True))
-    console.print(f"region {seen.region} (slices: {shares})", highlight=False)
+    seen_as = "HU" if seen.in_hu else "MR magnitudes (nothing is below -300; a CT must be in HU)"
+    console.print(f"region {seen.region} (slices: {shares}); intensities taken as {seen_as}", highlight=False)
     if other is not None:
         console.print(_changes(compare_anatomy(seen.labels, see_anatomy(other, network).labels)))
     if picture:

@@ -18,6 +18,7 @@ from sctlab.evaluation.settings import EvaluationSettings
 from sctlab.evaluation.steps import finite, optional, timed
 from sctlab.evaluation.structures import Structures, load_structures
 from sctlab.measures.image import image_metrics
+from sctlab_model.anatomy.segmenter import TooThinError
 from sctlab_model.cases import Case
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume
@@ -91,19 +92,31 @@ def _predicted_labels(
                 expected="labels of every prediction",
                 advice="add them, or give --segmenter",
             )
-    return checks.check_labels(segmenter.segment(prediction), prediction, notes) if segmenter is not None else None
+    labels = _segmented(segmenter, prediction, notes)
+    return None if labels is None else checks.check_labels(labels, prediction, notes)
+
+
+def _segmented(segmenter: Segmenter | None, image: Volume, notes: list[str]) -> Volume | None:
+    """A segmenter's labels; None without one, and where the image is too thin for it, which is no fault of the result."""
+    if segmenter is None:
+        return None
+    try:
+        return segmenter.segment(image)
+    except TooThinError as error:
+        notes.append(f"no labels: {error}")
+        return None
 
 
 def _reference_labels(case: Case, images: Images, segmenter: Segmenter | None, record: CaseRecord) -> Volume | None:
     path = reference_labels(case, Path(record.reference))
     if path is not None:
         return checks.check_labels(read_volume(path), images.reference, record.notes)
-    return segmenter.segment(images.reference) if segmenter is not None else None
+    return _segmented(segmenter, images.reference, record.notes)
 
 
 def _score_organs(case: Case, predicted: Volume, reference: Volume | None, record: CaseRecord) -> None:
     if reference is None:
-        record.notes.append("no labels.* in the case folder: no organ metrics")
+        record.notes.append("no labels of the reference: no organ metrics")
         return
     scores = region_metrics(predicted, reference, case.region)
     record.metrics |= {"DICE": scores.dice, "HD95": scores.hd95}

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from sctlab_model.cases import read_json
-from sctlab_model.errors import WeightsError
+from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.atomic import atomic_path, write_json
 
 
@@ -50,10 +50,21 @@ def has_checkpoint(folder: Path, name: str) -> bool:
 
 
 def read_values(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON part of a checkpoint."""
+    """The JSON part of a checkpoint.
+
+    Raises:
+        WeightsError: It isn't there, or isn't what `save_checkpoint` writes.
+    """
+    path = folder / f"{name}.json"
     if not has_checkpoint(folder, name):
-        raise WeightsError(folder / f"{name}.json", found="no such file", expected="a checkpoint of `sctlab train`")
-    return read_json(folder / f"{name}.json")
+        raise WeightsError(path, found="no such file", expected="a checkpoint of `sctlab train`")
+    try:
+        values = read_json(path)
+    except InputError as error:
+        raise WeightsError(path, found=error.found, expected="a checkpoint of `sctlab train`") from error
+    if not isinstance(values, dict) or not {"file", "sha256"} <= values.keys():
+        raise WeightsError(path, found="no file and sha256 in it", expected="a checkpoint of `sctlab train`")
+    return values
 
 
 def load_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -63,7 +74,7 @@ def load_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[st
         WeightsError: A file is missing, altered or cut.
     """
     values = read_values(folder, name)
-    path = folder / str(values.get("file"))
+    path = folder / str(values["file"])
     if not path.is_file():
         raise WeightsError(path, found="no such file", expected=f"the tensors of {folder / name}.json")
     data = path.read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sctlab.cohort.load import Cohort, CohortRecord, load_cohort
 from sctlab.cohort.pairs import Pair
@@ -17,6 +18,7 @@ from sctlab.workflow.cases import run_cases
 from sctlab.workflow.outcomes import refuse_broken
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
+from sctlab_model.io.atomic import writing_error
 from sctlab_model.monitor import Monitor
 from sctlab_model.processors import available_cpus
 
@@ -100,6 +102,19 @@ def load_pairs(plan: TrainingPlan, pairs: Path, checks: Path, jobs: int, monitor
     )
 
 
+def _first_difference(before: Any, now: Any, key: str = "") -> tuple[str, str, str]:
+    """Where two plans differ first: the key, and both values, shortened."""
+    if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys():
+        for name in before:
+            if before[name] != now[name]:
+                return _first_difference(before[name], now[name], f"{key}.{name}" if key else name)
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, (one, other) in enumerate(zip(before, now, strict=True)):
+            if one != other:
+                return _first_difference(one, other, f"{key}.{index}")
+    return key, repr(before)[:80], repr(now)[:80]
+
+
 def set_up(
     run: Run,
     plan: TrainingPlan,
@@ -112,13 +127,17 @@ def set_up(
 ) -> None:
     """Write plan, cohort and folds, or see that those of the folder are the same; prepare the cases."""
     if (run.folder / PLAN).is_file() and run.plan != plan:
+        key, before, now = _first_difference(run.plan.model_dump(mode="json"), plan.model_dump(mode="json"))
         raise InputError(
             run.folder,
-            found=f"its {PLAN} is another plan",
+            found=f"its {PLAN} is another plan: {key} is {before} there, and {now} here",
             expected="the plan that the run began with",
             advice="choose another --out",
         )
-    run.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise writing_error(run.folder, error) from error
     jobs = jobs or max(1, available_cpus() // 2)  # reading inflates in one thread
     cohort = load_pairs(plan, pairs, run.folder / CHECKS, jobs, monitor)
     if (run.folder / COHORT).is_file() and CohortRecord.read(run.folder / COHORT).digest != cohort.digest:

@@ -19,6 +19,7 @@ from sctlab.training.checkpoint import (
     pack_networks,
     pack_optimisers,
     part,
+    read_values,
     restore_networks,
     restore_optimisers,
     save_checkpoint,
@@ -205,7 +206,7 @@ class Trainer:
 
         Raises:
             InputError: It was trained on other pairs.
-            WeightsError: It is altered, or of another objective.
+            WeightsError: It is altered, or of another objective, or the best network that it tells of is gone.
         """
         folder = self.job.folder
         if not has_checkpoint(folder, "last"):
@@ -224,7 +225,10 @@ class Trainer:
             self.average = {k: v.to(self.fabric.device) for k, v in part(tensors, "average").items()}
         if values["scaler"]:
             self.fabric.strategy.precision.load_state_dict(values["scaler"])
-        return Progress.of(values)
+        progress = Progress.of(values)
+        if progress.best_score is not None:
+            read_values(folder, "best")  # a later network that isn't better would leave the stage without any
+        return progress
 
 
 def _number(*parts: int) -> int:

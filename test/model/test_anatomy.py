@@ -179,6 +179,20 @@ def test_pieces_are_put_together_where_they_were(shape: tuple[int, int, int]) ->
     assert regions.shape == (shape[0], len(Region))
 
 
+@pytest.mark.parametrize(("air", "in_hu"), [(-1000.0, True), (24.0, False)])
+def test_it_says_how_intensities_were_taken(tiny: AnatomyNetwork, air: float, in_hu: bool) -> None:
+    """A CT in raw counts is taken for an MR: only the user knows that it isn't."""
+    array = np.full((12, 20, 20), air, np.float32)
+    array[:, 5:15, 5:15] = air + 1050
+    assert see_anatomy(Volume(array, Geometry((20, 20, 12), (3.0, 3.0, 3.0))), tiny).in_hu == in_hu
+
+
+def test_a_spacing_in_other_units_does_not_fill_the_memory(tiny: AnatomyNetwork) -> None:
+    array = np.random.default_rng(0).random((12, 20, 20), dtype=np.float32)
+    with pytest.raises(InputError, match=r"6000 mm along an axis.*is the spacing in millimetres"):
+        see_anatomy(Volume(array, Geometry((20, 20, 12), (300.0, 300.0, 3.0)), "case"), tiny)
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -44,7 +44,7 @@ class CutSettings(ObjectiveSettings):
     takes_losses: ClassVar[bool] = False
 
     kind: Literal["cut"] = "cut"
-    layers: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2, 3, 4), min_length=1)
     patches: int = Field(256, ge=2, le=4096)
     temperature: float = Field(0.07, gt=0)
     gan_weight: float = Field(1.0, gt=0)
@@ -52,6 +52,12 @@ class CutSettings(ObjectiveSettings):
     identity: bool = True
     projection: int = Field(256, ge=8, le=2048)
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
+
+    @model_validator(mode="after")
+    def _once(self) -> CutSettings:
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layers repeat: {self.layers}")
+        return self
 
 
 @register

@@ -7,6 +7,7 @@ import pytest
 
 from sctlab.anatomy.comparing import compare_anatomy
 from sctlab_model.anatomy.classes import FILE_IDS, INDEX
+from sctlab_model.errors import InputError
 from sctlab_model.volume import Geometry, Volume
 
 GRID = Geometry((40, 40, 30), (3.0, 3.0, 3.0), (5.0, -20.0, 8.0))
@@ -34,6 +35,19 @@ def test_a_moved_and_a_missing_organ_are_told() -> None:
     assert found["spleen"].moved_mm is None
     swapped = {c.name: c.remark for c in compare_anatomy(second, first)}
     assert swapped["spleen"] == "only in the second"
+
+
+def test_what_the_other_image_does_not_show_is_not_missing() -> None:
+    """It ends above the spleen and in the middle of the spine."""
+    first = _labels((LIVER, 0, 18), (SPLEEN, 26, 0), (SPINE, 13, 15))
+    shorter = Geometry((40, 40, 9), (3.0, 3.0, 3.0), (5.0, -20.0, 8.0 + 21 * 3))
+    found = {c.name: c for c in compare_anatomy(first, Volume(first.array[21:], shorter))}
+    assert set(found) == {"liver", "spine"}
+    assert found["spine"].first_ml == found["spine"].second_ml == pytest.approx(6 * 12**2 * 27 / 1000)
+    assert found["spine"].moved_mm == 0
+    far = Geometry((40, 40, 30), (3.0, 3.0, 3.0), (500.0, -20.0, 8.0))
+    with pytest.raises(InputError, match="no voxel where the first image is"):
+        compare_anatomy(first, Volume(first.array, far))
 
 
 def test_another_grid_is_no_movement() -> None:

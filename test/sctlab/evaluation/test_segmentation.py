@@ -11,6 +11,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from evaluation_cohort import write_cohort, write_provenance
+from evaluation_command import details_of, evaluate
 from nibabel.nifti1 import Nifti1Image
 
 from sctlab.evaluation import cohort, segmentation
@@ -246,3 +248,27 @@ def test_auto_makes_no_labels_beside_label_files(monkeypatch: pytest.MonkeyPatch
     assert cohort.used_segmenter(EvaluationSettings()) == "box"
     assert cohort.used_segmenter(EvaluationSettings(labels=tmp_path)) == "none"
     assert cohort.used_segmenter(EvaluationSettings(labels=tmp_path, segmenter="box")) == "box"
+
+
+# --- the anatomy network ----------------------------------------------------------------------------------------------
+
+
+def test_a_result_of_one_value_gets_no_labels_and_not_no_dice() -> None:
+    """Missing scores would leave the mean to the others."""
+    grid = Geometry((20, 20, 10), (4.0, 4.0, 4.0))
+    segmenter = make_segmenter("anatomy-judge")
+    assert segmenter is not None
+    labels = segmenter.segment(Volume(np.zeros(grid.shape_zyx, np.int16), grid, "sct.mha"))
+    assert labels.geometry == grid
+    assert labels.array.dtype == np.uint8
+    assert not labels.array.any()
+
+
+def test_a_case_too_thin_for_the_network_keeps_its_other_scores(tmp_path: Path) -> None:
+    write_cohort(tmp_path, ("1ABA001",), shape=(3, 40, 44), spacing=(4.0, 4.0, 4.0), truth=False)
+    write_provenance(tmp_path / "predictions")
+    assert evaluate(tmp_path, "--segmenter", "anatomy-judge", "--challenge-only") == 0
+    (case,) = details_of(tmp_path)["cases"]
+    assert "DICE" not in case["metrics"]
+    assert case["metrics"]["MAE"] > 0
+    assert any("no labels" in note and "12 mm along an axis" in note for note in case["notes"])

@@ -18,6 +18,7 @@ from sctlab.training.checkpoint import (
     load_checkpoint,
     pack_networks,
     pack_optimisers,
+    read_values,
     restore_networks,
     restore_optimisers,
     save_checkpoint,
@@ -104,6 +105,18 @@ while True:
     if i == 0: print("ready", flush=True)
     i += 1
 """
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"iteration": 3}', None])
+def test_a_damaged_or_missing_record_is_named(tmp_path: Path, text: str | None) -> None:
+    save_checkpoint(tmp_path, "last", {"model.a": torch.ones(3)}, {})
+    if text is None:
+        (tmp_path / "last.json").unlink()
+    else:
+        (tmp_path / "last.json").write_text(text)
+    for read in (read_values, load_checkpoint):
+        with pytest.raises(WeightsError, match=r"last\.json.*expected a checkpoint of"):
+            read(tmp_path, "last")
 
 
 def test_killed_at_any_moment_it_is_whole(tmp_path: Path) -> None:

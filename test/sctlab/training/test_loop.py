@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.plan import TrainingPlan, write_plan
 from sctlab.training.run import Run
 from sctlab.training.validation import Scores
-from sctlab_model.errors import ExitCode, InputError, ProductError
+from sctlab_model.errors import ExitCode, InputError, ProductError, WeightsError
 
 ROOT = Path(__file__).parents[3]
 CLI = [sys.executable, "-W", "ignore", str(ROOT / "train.py")]
@@ -196,8 +197,29 @@ def test_a_finished_run_is_left_alone(train, make_plan, left_alone: Path) -> Non
 def test_existing_checkpoints_need_resume_and_the_same_plan(train, make_plan, left_alone: Path) -> None:
     with pytest.raises(InputError, match="--resume"):
         train(make_plan(ema=0.9), left_alone)
-    with pytest.raises(InputError, match="another plan"):
+    with pytest.raises(InputError, match=r"another plan: ema is 0\.9 there, and None here"):
         train(make_plan(), left_alone, resume=True)
+    steeper = make_plan(ema=0.9, losses=({"kind": "l1", "weight": 3.0}, make_plan().losses[1]))
+    with pytest.raises(InputError, match=r"losses\.0\.weight is 1\.0 there, and 3\.0 here"):
+        train(steeper, left_alone, resume=True)
+
+
+def test_a_best_network_that_is_gone_is_said_before_hours_are_spent(
+    train, make_plan, left_alone: Path, tmp_path: Path
+) -> None:
+    """None that follows need be better than it: the stage would end without a network."""
+    copy = shutil.copytree(left_alone, tmp_path / "run")
+    values = json.loads((copy / STAGE / "last.json").read_text())
+    (copy / STAGE / "last.json").write_text(json.dumps(values | {"finished": False, "iteration": 6}))
+    (copy / STAGE / "best.json").unlink()
+    with pytest.raises(WeightsError, match=r"best\.json: no such file"):
+        train(make_plan(ema=0.9), copy, resume=True)
+
+
+def test_an_out_folder_that_is_a_file_is_named(train, make_plan, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(InputError, match="run: can't be written"):
+        train(make_plan(), tmp_path / "run")
 
 
 def test_wrong_folds_and_stages_are_refused(train, make_plan, tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ def test_the_paper_s_protocol(name: str, outside: float) -> None:
         (GOOD + "losses: [\n", 7, "not YAML"),
         (GOOD + "losses:\n  - {kind: impact_synth, extractor: mind-2d, statistics_hu: [3071, -1024]}\n", 7, "below"),
         (GOOD + "losses:\n  - {kind: l1, weight: .inf}\n", 7, "finite"),
+        (GOOD + "objective:\n  kind: cut\n  layers: [0, -1]\n", 8, "greater than or equal to 0"),
+        (GOOD + "objective:\n  kind: cut\n  layers: [1, 1]\n", 6, "layers repeat"),
         (GOOD.replace("iterations: 100", "regions: []\n    iterations: 100"), 5, "regions"),
         (GOOD + "optimiser: {clip_norm: 1.0}\ncomputing: {precision: '16', fused: true}\n", 1, "set fused: false"),
     ],
@@ -95,12 +97,17 @@ def test_impossible_plans_are_refused_with_line_and_reason(text: str, line: int,
         (GOOD + "losses: [{kind: impact_synth, extractor: mind-2d, layers: {3: 1.0}}]\n", "layer 3"),
         (GOOD + "losses: [{kind: impact_synth, extractor: mind}]\n", "patch.slab is 1"),
         (GOOD + "losses: [{kind: l1}, {kind: l1}]\n", "two terms l1"),
+        # The first validation would have told, thousands of steps later.
+        (GOOD.replace("task: mri", "task: mri\n  canvas: {multiple: 16}"), "16, and the network can't take .* 48 x 48"),
+        (GOOD + "patch: {batch: 1, size_yx: [32, 32]}\n", "patch.batch: 1, and .* a batch of 2 at least"),
     ],
 )
 def test_what_cannot_be_built_is_refused_before_cases_are_prepared(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         check_plan(parse_yaml(TrainingPlan, text, "plan.yaml"))
     check_plan(parse_yaml(TrainingPlan, GOOD, "plan.yaml"))
+    volumes = "task: mri\n  canvas: {multiple: 16}\n  network: {architecture: residual_unet_3d}"  # halved four times
+    check_plan(parse_yaml(TrainingPlan, GOOD.replace("task: mri", volumes) + "patch: {batch: 1}\n", "plan.yaml"))
     check_plan(
         parse_yaml(
             TrainingPlan, GOOD.replace("task: mri", "task: mri\n  network: {encoder: tu-regnety_002}"), "plan.yaml"
