@@ -11,7 +11,7 @@ from sctlab_model.errors import InputError
 from sctlab_model.network import build_network
 from sctlab_model.network.base import SynthesisNetwork
 
-SMALLEST = 32  # a plane that every architecture halves often enough
+SMALLEST = 64  # a plane that every architecture can halve often enough, with more than one value left for its norms
 
 
 def check_plan(plan: TrainingPlan) -> None:
