@@ -270,5 +270,5 @@ def test_a_case_too_thin_for_the_network_keeps_its_other_scores(tmp_path: Path) 
     assert evaluate(tmp_path, "--segmenter", "anatomy-judge", "--challenge-only") == 0
     (case,) = details_of(tmp_path)["cases"]
     assert "DICE" not in case["metrics"]
-    assert case["metrics"]["MAE"] > 0
+    assert case["metrics"]["mae"] > 0
     assert any("no labels" in note and "12 mm along an axis" in note for note in case["notes"])

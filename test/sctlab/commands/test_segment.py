@@ -1,0 +1,37 @@
+"""`sctlab segment`: what it refuses before it computes, and what it says of intensities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sctlab.cli import app, run
+from sctlab_model.io.reading import read_volume
+from sctlab_model.io.writing import write_volume
+from sctlab_model.volume import Geometry, Volume
+
+
+def segment(*arguments: str | Path) -> int:
+    return run(lambda: app.main(["segment", *map(str, arguments)], prog_name="sctlab", standalone_mode=False))
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_image_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert segment(tmp_path / "absent.mha", tmp_path / "labels.png") == 2
+    assert "unknown suffix '.png'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("offset", "words"), [(0, "taken as HU"), (1024, "a CT must be in HU")])
+def test_it_says_what_it_took_intensities_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], offset: int, words: str
+) -> None:
+    grid = Geometry((24, 20, 12), (4.0, 4.0, 4.0))
+    array = np.full(grid.shape_zyx, -1000 + offset, np.int16)
+    array[:, 4:16, 4:20] = 40 + offset
+    write_volume(Volume(array, grid), tmp_path / "image.mha")
+    assert segment(tmp_path / "image.mha", tmp_path / "labels.mha", "--no-picture") == 0
+    assert words in " ".join(capsys.readouterr().out.split())
+    assert read_volume(tmp_path / "labels.mha").geometry == grid
