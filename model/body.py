@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -15,36 +16,46 @@ from sctlab_model.volume import Volume
 
 BODY_THRESHOLD_HU = -400.0  # between lung/air and fat (-100)
 LUNG_HU = -930.0  # aerated lung lies above, room air below
-_ABOVE_AIR_HU = 70.0  # lung lies so far above the image's own air, where that isn't room air
+_ABOVE_AIR_HU = 70.0  # lung lies so far above the image's own air
+_DARKEST_AIR_HU = -1050.0  # of a badly calibrated scanner; what is darker was filled in
 # A couch's foam is as dark as the darkest lungs, but even: blocks of 3 mm differ from the mean of 15 mm around by 3 to 10 HU
 # (median over a slice; noise), in real lungs by 13 to 28.
 _DARK_LUNG_HU, _EVEN_HU = -860.0, 11.5
 _NO_TISSUE_HU = -700.0  # the couch's shell is none of its foam
 _NEAR_MM, _AROUND_MM = 3.0, 15.0
 _AIR_LEFT = 0.9  # of an image: less body leaves air to find a threshold by
-_NEAR_VOXELS = 4  # from a filled border: the body reaches it
 _AIR_AROUND = 0.6  # share of the slices' corners outside the body that says that there is air around it
 _AIR_TOUCHES = 0.1  # of the places outside the body that a region of air holds
 _EVERYTHING = 0.99  # a mask of more than this share of the image needs evidence
+_ALL_TISSUE = 0.95  # share of an image above the threshold in HU that is evidence
 _LUNG_SPREAD_HU = 60.0  # between the quartiles of its blocks of 3 mm; in a real chest about 100
+_CONTRAST_HU = (500.0, 1600.0)  # between air and soft tissue, whatever the scale
+_NO_CONTRAST_HU = 300.0  # an image of a smaller range is none in HU
+_NO_LUNG_HU = -600.0  # an image without anything darker isn't in HU
+_BELOW_AIR_HU = -1100.0  # nothing in HU is darker
+_SOFT_TISSUE_HU, _AGREEMENT_HU = -30.0, 350.0
+_AIR_PERCENT = 0.5  # of an image: few hold no air at all
 _COARSE_MM = 3.0
 _OPENING_MM = 6.0  # wider than a couch shell or a mask strap
 _CLOSING_MM = 9.0
+_APART_MM = 1000.0  # between slices, so that distances are those in a slice
+_EVEN_AIR = 0.1  # of the contrast to the body: the spread of an MR's air, between the quartiles of its blocks
 
 
 def body_mask(volume: Volume, task: Task) -> Volume:
     """Find the patient in an image.
 
-    A threshold (fixed in HU for CT and CBCT, moved with the scale where it isn't that of HU; from the histogram for
-    MR), the largest connected part after an opening that cuts off couch, headrest and straps, and every hole of an axial
-    slice filled (lungs, bowel gas).
+    What software has filled in (borders, the outside of a round field of view, empty slices) is left out. Then a threshold
+    (fixed in HU for CT and CBCT, moved with the scale where it isn't that of HU; from the histogram for MR), the largest
+    connected part after an opening that cuts off couch, headrest and straps, and every hole of an axial slice filled
+    (lungs, bowel gas).
 
     Args:
         volume: MR, or CT/CBCT in HU (`Task.CBCT`); any orientation and spacing.
         task: What the image is.
 
     Returns:
-        bool on the image's grid.
+        bool on the image's grid; a note where nearly all of what was imaged is body.
 
     Raises:
         InputError: Nothing in the image looks like a body, or everything does without evidence for it.
@@ -53,94 +64,77 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     along = 2 - int(np.argmax(np.abs(volume.geometry.axes[2])))
     image = np.moveaxis(volume.array, along, 0)
     spacing = np.array(volume.geometry.spacing_xyz[::-1])[[along, *(k for k in range(3) if k != along)]]
-    threshold = BODY_THRESHOLD_HU if task is Task.CBCT else _mr_threshold(image)
-    nothing = InputError(
-        volume.name or "image",
-        found=f"nothing above {threshold:g} that could be a body",
-        expected="an image of a patient",
-        advice="give a body mask with --mask",
-    )
-    try:
-        body, seen, share = _find(image, spacing, task, threshold)
-    except _Nothing:
-        raise nothing from None
     (top, left), (rows, columns) = image_box(image)
-    part = np.s_[:, top : top + rows, left : left + columns]
-    # A body in a filled border is that border, of a value between air and tissue, or above it.
-    spills = 2 * (np.count_nonzero(body) - np.count_nonzero(body[part])) > body.size - body[part].size
-    if (rows, columns) != image.shape[1:] and (spills or _reaches(body[part], (top, left), image.shape[1:])):
-        # Cut by a filled border: as in the image without it, where the border isn't taken for the body's own edge. Where
-        # there is air in it, that tells what is tissue; the fill, however much of it there is, doesn't.
-        if task is not Task.CBCT and body[part].mean() < _AIR_LEFT:
-            threshold = _mr_threshold(image[part])
-        try:
-            within, seen, share = _find(image[part], spacing, task, threshold)
-            body = np.zeros_like(body)
-            body[part] = within
-            share = share if spills else float(body.mean())
-        except _Nothing:
-            if spills:
-                raise nothing from None
-    if share > _EVERYTHING and not (task is Task.CBCT and seen > 0.95):
+    part = (slice(None), slice(top, top + rows), slice(left, left + columns))
+    field = imaged_part(image[part], spacing[1:].tolist())
+    blocks = _Blocks.of(image[part], field, spacing)
+    body, believed = _in_hu(blocks) if task is Task.CBCT else _in_mr(blocks, image, part, field)
+    if body is None:
+        raise InputError(
+            volume.name or "image",
+            found="nothing that could be a body",
+            expected="an image of a patient",
+            advice="give a body mask with --mask",
+        )
+    share = float(body[blocks.shown].mean())
+    if share > _EVERYTHING and not believed:
         raise InputError(
             volume.name or "image",
             found=f"a body mask of {share:.1%} of the image: body and air can't be told apart",
             expected="an image of a patient with air around, or in HU",
             advice="give a body mask with --mask",
         )
-    return Volume(np.ascontiguousarray(np.moveaxis(body, 0, along)), volume.geometry, f"body mask of {volume.name}")
-
-
-class _Nothing(Exception):
-    """No part of the image could be a body."""
-
-
-def _reaches(body: np.ndarray, start: tuple[int, int], whole: tuple[int, ...]) -> bool:
-    """Whether the body in a box of an image comes near to one of its sides that isn't the image's own."""
-    near = [body[:, :_NEAR_VOXELS], body[:, :, :_NEAR_VOXELS], body[:, -_NEAR_VOXELS:], body[:, :, -_NEAR_VOXELS:]]
-    filled = [*(n > 0 for n in start), *(n + k < w for n, k, w in zip(start, body.shape[1:], whole, strict=True))]
-    return any(bool(side.any()) for side, f in zip(near, filled, strict=True) if f)
-
-
-def _find(image: np.ndarray, spacing: np.ndarray, task: Task, threshold: float) -> tuple[np.ndarray, float, float]:
-    """The body in an image with axial slices first; of what was imaged, the share of coarse blocks that show that they are
-    tissue (all, where the rest of a round field of view is uneven as lung is), and the body's share.
-
-    Raises:
-        _Nothing: No part of the image could be a body.
-    """
-    step = np.maximum(1, np.rint(_COARSE_MM / spacing)).astype(int)
-    step = np.minimum(step, np.maximum(1, np.array(image.shape) // 8))
-    coarse_mm = spacing * step
-    # What software fills in for an MR is black, as air is; in HU it may be anything.
-    field = imaged_part(image, [float(s) for s in spacing[1:]]) if task is Task.CBCT else None
-    means, shown = _block_means(image, step), None
+    mask = np.zeros(image.shape, bool)
+    mask[part] = blocks.in_full(body, image[part].shape)
     if field is not None:
+        mask[part] &= field
+    notes: tuple[str, ...] = ()
+    if share > _EVERYTHING:
+        notes = (f"the computed body mask holds {share:.1%} of what was imaged: is there no air beside the patient?",)
+    mask = np.ascontiguousarray(np.moveaxis(mask, 0, along))
+    return Volume(mask, volume.geometry, f"body mask of {volume.name}", notes)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """An image in blocks of about 3 mm, axial slices first: a body's outline needs no more, and noise is less in them.
+
+    Args:
+        means: Of what was imaged, float32.
+        shown: Where anything was imaged, bool.
+        step: Voxels of a block (z, y, x).
+        spacing: mm (z, y, x).
+    """
+
+    means: np.ndarray
+    shown: np.ndarray
+    step: np.ndarray
+    spacing: np.ndarray
+
+    @classmethod
+    def of(cls, image: np.ndarray, field: np.ndarray | None, spacing: np.ndarray) -> _Blocks:
+        step = np.maximum(1, np.rint(_COARSE_MM / spacing)).astype(int)
+        step = np.minimum(step, np.maximum(1, np.array(image.shape) // 8))
+        if field is None:
+            means = _block_means(image, step)
+            return cls(means, np.ones(means.shape, bool), step, spacing * step)
         held = _block_means(field, step)
-        shown = held > 0
-        means = _block_means(np.where(field, image, image.dtype.type(0)), step) / np.where(shown, held, 1)
-    if task is Task.CBCT:
-        means = means - np.float32(_scale_offset(means if shown is None else means[shown]))
-    coarse = means > threshold
-    if shown is not None:
-        coarse &= shown
-    core = _largest_part(_open(coarse, coarse_mm))
-    if core is None:
-        raise _Nothing
-    near = _distance(~core, coarse_mm) <= _OPENING_MM  # give back what the opening shaved off
-    body = near & coarse | core
-    body = _distance(~body, coarse_mm) <= _CLOSING_MM
-    body = _distance(body, coarse_mm) > _CLOSING_MM
-    body = _fill_slices(body | core, means if task is Task.CBCT else None, coarse_mm, shown)
-    full = np.repeat(np.repeat(np.repeat(body, step[0], 0), step[1], 1), step[2], 2)
-    full = np.pad(full, [(0, n - f) for n, f in zip(image.shape, full.shape, strict=True)], mode="edge")
-    if field is None or shown is None:
-        return full, float(coarse.mean()), float(full.mean())
-    full &= field
-    # A field of view in the chest: lung is uneven, air at any level isn't.
-    dark = means[body & shown & ~coarse]
-    lung = dark.size > 0 and float(np.subtract(*np.percentile(dark, (75, 25)))) > _LUNG_SPREAD_HU
-    return full, 1.0 if lung else float(coarse[shown].mean()), float(full[field].mean())
+        means = _block_means(np.where(field, image, image.dtype.type(0)), step)
+        return cls(means / np.where(held > 0, held, 1), held > 0, step, spacing * step)
+
+    def in_full(self, coarse: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """A mask of blocks as one of voxels; what is left at the ends goes on as the last block."""
+        for axis, step in enumerate(self.step.tolist()):
+            coarse = coarse.repeat(step, axis)
+        return np.pad(coarse, [(0, n - k) for n, k in zip(shape, coarse.shape, strict=True)], mode="edge")
+
+    def rim(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns where a slice ends: its corners, or the rim of a round field of view."""
+        plane = self.shown.any(axis=0)
+        if plane.all():
+            return np.array([0, 0, -1, -1]), np.array([0, -1, 0, -1])
+        rows, columns = np.nonzero(plane & ndimage.binary_dilation(~plane))
+        return rows, columns
 
 
 def _block_means(image: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -151,27 +145,59 @@ def _block_means(image: np.ndarray, step: np.ndarray) -> np.ndarray:
     return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
 
 
-def _lung_level(body: np.ndarray, hu: np.ndarray, shown: np.ndarray | None) -> float:
-    """HU above which a region outside the body is lung that the field of view cuts open, not air.
+def _in_hu(blocks: _Blocks) -> tuple[np.ndarray | None, bool]:
+    """The body in a CT or CBCT, in blocks; and whether the values say so even where all is body."""
+    hu = blocks.means - np.float32(_scale_offset(blocks.means[blocks.shown]))
+    tissue = blocks.shown & (hu > BODY_THRESHOLD_HU)
+    body = _largest_body(tissue, blocks.spacing)
+    if body is None:
+        return None, False
+    _add_cut_lungs(body, hu, blocks)
+    if not blocks.shown.all():  # a field of view in the chest: lung is uneven, air at any level isn't
+        dark = hu[body & blocks.shown & ~tissue]
+        if dark.size and _spread(dark) > _LUNG_SPREAD_HU:
+            return body, True
+    low, high = np.percentile(hu[blocks.shown], (0.5, 99.5))
+    return body, bool(tissue[blocks.shown].mean() > _ALL_TISSUE and high - low >= _NO_CONTRAST_HU)
 
-    Room air is darker than any lung, but in a CBCT air may lie anywhere. Where the corners of the slices (the rim of a round
-    field of view) are outside the body there is air around it, and its level is measured there; else the field of view lies
-    in the body.
+
+def _in_mr(
+    blocks: _Blocks, image: np.ndarray, part: tuple[slice, ...], field: np.ndarray | None
+) -> tuple[np.ndarray | None, bool]:
+    """The body in an MR, in blocks, of `image[part][field]`; and whether it can be believed where all is body.
+
+    The threshold lies between the air of what was imaged and its tissue, however much was filled in around. Where no air
+    was imaged, what was filled in stands for it.
     """
-    outside, rows, columns = ~body, np.array([0, 0, -1, -1]), np.array([0, -1, 0, -1])
-    if shown is not None:
-        held = shown.any(axis=(1, 2))
-        outside, hu, plane = (outside & shown)[held], hu[held], shown.any(axis=0)
-        if not plane.all():
-            rows, columns = np.nonzero(plane & ndimage.binary_dilation(~plane))
-    corners = outside[:, rows, columns]
-    if corners.mean() < _AIR_AROUND:
-        return LUNG_HU
-    labels, _ = ndimage.label(outside)
-    touching, often = np.unique(labels[:, rows, columns][corners], return_counts=True)
-    # Of several regions the darkest is air: the rim of a field of view may cut the lungs, too.
-    levels = ndimage.median(hu, labels, touching[often >= _AIR_TOUCHES * often.sum()])
-    return max(LUNG_HU, float(np.min(levels)) + _ABOVE_AIR_HU)
+    imaged = image[part] if field is None else image[part][field]
+    body = _largest_body(blocks.shown & (blocks.means > _mr_threshold(imaged)), blocks.spacing)
+    if imaged.size == image.size:
+        return body, False
+    every = max(1, image.size // 1_000_000)
+    beyond = np.ones(image.shape, bool)
+    beyond[part] = False if field is None else ~field
+    shown = imaged.ravel()[::every].astype(np.float32)
+    fill = image[beyond][::every].astype(np.float32).clip(0, None).clip(None, np.percentile(shown, _AIR_PERCENT))
+    all_body = _largest_body(
+        blocks.shown & (blocks.means > _mr_threshold(np.concatenate([shown, fill]))), blocks.spacing
+    )
+    if (
+        all_body is None
+        or all_body[blocks.shown].mean() < _AIR_LEFT
+        or (body is not None and _leaves_air(body, blocks))
+    ):
+        return body, False
+    return all_body, imaged.size <= _EVERYTHING * image.size
+
+
+def _leaves_air(body: np.ndarray, blocks: _Blocks) -> bool:
+    """Whether what lies outside a body looks like air: it holds the image's corners, and is even beside the contrast."""
+    outside = blocks.shown & ~body
+    rows, columns = blocks.rim()
+    if not outside.any() or outside[:, rows, columns].mean() < _AIR_AROUND:
+        return False
+    contrast = float(np.median(blocks.means[body]) - np.median(blocks.means[outside]))
+    return _spread(blocks.means[outside]) <= _EVEN_AIR * contrast
 
 
 def _mr_threshold(image: np.ndarray) -> float:
@@ -181,8 +207,9 @@ def _mr_threshold(image: np.ndarray) -> float:
     """
     from skimage.filters import threshold_otsu
 
-    sample = (image[::2, ::2, ::2] if image.size > 1_000_000 else image).astype(np.float32)
-    low, high = (float(v) for v in np.percentile(sample, (0.5, 99)))
+    few = tuple(slice(None, None, 2 if image.size > 1_000_000 else 1) for _ in image.shape)
+    sample = image[few].astype(np.float32)
+    low, high = (float(v) for v in np.percentile(sample, (_AIR_PERCENT, 99)))
     # Magnitude images begin at zero. A standardised one (much of it negative) or one with an offset begins elsewhere.
     base = low if (sample < 0).mean() > 0.05 or low > 0.2 * high else 0.0
     roots = np.sqrt(np.clip(sample - base, 0, max(high - base, 0)))
@@ -192,53 +219,81 @@ def _mr_threshold(image: np.ndarray) -> float:
 
 
 def _scale_offset(means: np.ndarray) -> float:
-    """What has to be subtracted to come to HU, roughly: 0 where the image holds air below -600, as HU do.
+    """What has to be subtracted to come to HU, roughly; 0 for values that are HU.
 
     Scanners and converters also store HU + 1024, and a CBCT's air may lie anywhere. Then the darker of two classes
-    (Otsu) is taken for air at -1000, if the other one lies as far above it as tissue does.
+    (Otsu) is taken for air at -1000, if the other one lies as far above it as tissue does. HU have something dark (air,
+    or lung: those aren't told apart), but nothing darker than air; only a fill value is, and tissue then lies where it should.
     """
     from skimage.filters import threshold_otsu
 
-    low, high = (float(v) for v in np.percentile(means, (0.5, 99.5)))
-    if low < -600 or high - low < 300:
+    low, high = (float(v) for v in np.percentile(means, (_AIR_PERCENT, 100 - _AIR_PERCENT)))
+    if _BELOW_AIR_HU <= low < _NO_LUNG_HU or high - low < _NO_CONTRAST_HU:
         return 0.0
     values = np.clip(means, low, high)
     cut = threshold_otsu(values, nbins=128)
     air, tissue = float(np.median(values[values <= cut])), float(np.median(values[values > cut]))
-    return air + 1000.0 if 500 <= tissue - air <= 1600 else 0.0
+    if not _CONTRAST_HU[0] <= tissue - air <= _CONTRAST_HU[1]:
+        return 0.0
+    shifted = air < _BELOW_AIR_HU and abs(tissue - _SOFT_TISSUE_HU - (air + 1000)) <= _AGREEMENT_HU
+    return air + 1000.0 if low >= _NO_LUNG_HU or shifted else 0.0
+
+
+def _largest_body(tissue: np.ndarray, spacing: np.ndarray) -> np.ndarray | None:
+    """The largest part of blocks of tissue without what is thin (couch, headrest, straps), its gaps and holes filled."""
+    eroded = _distance(tissue, spacing) > _OPENING_MM / 2
+    labels, count = ndimage.label(_distance(~eroded, spacing) <= _OPENING_MM / 2 if eroded.any() else eroded)
+    if count == 0:
+        return None
+    core = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    body = core | tissue & (_distance(~core, spacing) <= _OPENING_MM)  # give back what the opening shaved off
+    body = _distance(~body, spacing) <= _CLOSING_MM
+    body = core | (_distance(body, spacing) > _CLOSING_MM)
+    return np.stack([ndimage.binary_fill_holes(s) for s in body])
 
 
 def _distance(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """Distance in mm of every True voxel to the nearest False one in its slice; the image's border is no edge."""
     import edt
 
-    return np.stack([edt.edt(s, anisotropy=tuple(spacing[1:]), black_border=False) for s in np.ascontiguousarray(mask)])
+    return edt.edt(np.ascontiguousarray(mask), anisotropy=(_APART_MM, *spacing[1:]), black_border=False)
 
 
-def _open(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    eroded = _distance(mask, spacing) > _OPENING_MM / 2
-    return _distance(~eroded, spacing) <= _OPENING_MM / 2 if eroded.any() else eroded
+def _add_cut_lungs(body: np.ndarray, hu: np.ndarray, blocks: _Blocks) -> None:
+    """Add lung that the field of view cuts open to a body whose slices have no holes."""
+    if body.all():
+        return
+    level = _lung_level(body, hu, blocks)
+    for inside, shown, values in zip(body, blocks.shown, hu, strict=True):
+        labels, count = ndimage.label(~inside & shown)
+        medians = np.asarray(ndimage.median(values, labels, range(1, count + 1)))
+        for k in (1 + np.flatnonzero(medians > level)).tolist():
+            if not even_and_dark(values[None], (labels == k)[None], blocks.spacing):
+                inside |= labels == k
 
 
-def _largest_part(mask: np.ndarray) -> np.ndarray | None:
-    labels, count = ndimage.label(mask)
-    if count == 0:
-        return None
-    return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+def _lung_level(body: np.ndarray, hu: np.ndarray, blocks: _Blocks) -> float:
+    """HU above which a region outside the body is lung that the field of view cuts open, not air.
+
+    Air is the darkest region that reaches the corners of the slices (the rim of a round field of view): in a CBCT it may lie at
+    any level. Where most corners lie in the body, the darkest region may be lung, and room air is darker than any.
+    """
+    held = blocks.shown.any(axis=(1, 2))
+    rows, columns = blocks.rim()
+    outside, hu = (blocks.shown & ~body)[held], hu[held]
+    corners = outside[:, rows, columns]
+    if not corners.any():
+        return LUNG_HU
+    labels, _ = ndimage.label(outside)
+    touching, often = np.unique(labels[:, rows, columns][corners], return_counts=True)
+    levels = ndimage.median(hu, labels, touching[often >= _AIR_TOUCHES * often.sum()])
+    above_air = max(float(np.min(levels)), _DARKEST_AIR_HU) + _ABOVE_AIR_HU
+    return above_air if corners.mean() >= _AIR_AROUND else min(LUNG_HU, above_air)
 
 
-def _fill_slices(mask: np.ndarray, hu: np.ndarray | None, spacing: np.ndarray, shown: np.ndarray | None) -> np.ndarray:
-    """Fill the holes of every axial slice; with HU, also lung that the field of view (`shown`) cuts open."""
-    filled = np.stack([ndimage.binary_fill_holes(s) for s in mask])
-    if hu is not None and not filled.all():
-        lung = _lung_level(filled, hu, shown)
-        for k, (inside, values) in enumerate(zip(filled, hu, strict=True)):
-            labels, count = ndimage.label(~inside if shown is None else ~inside & shown[k])
-            medians = np.asarray(ndimage.median(values, labels, range(1, count + 1)))
-            for part in (1 + np.flatnonzero(medians > lung)).tolist():
-                if not even_and_dark(values[None], (labels == part)[None], spacing):
-                    inside |= labels == part
-    return filled
+def _spread(values: np.ndarray) -> float:
+    """Between the quartiles."""
+    return float(np.subtract(*np.percentile(values, (75, 25))))
 
 
 def even_and_dark(

@@ -51,6 +51,7 @@ def read_case(case: Case, result: CaseResult, recipe: Recipe, policy: Policy) ->
 
         result.warnings.append("no body mask was given: one was computed from the image")
         fitted = body_mask(_in_hu(source, case.task), case.task)
+        result.warnings += fitted.notes
     elif not strange:  # or the body in the image isn't found, and the mask is blamed for it
         result.warnings += check_mask(fitted, source, case.task)
     findings = check_region(fitted, case.region)

@@ -9,14 +9,16 @@ from scipy import ndimage
 
 _LEAST_FILLED, _MOST_FILLED = 0.01, 0.95  # of a plane
 _ROUND_VOXELS = 1.5  # from the circle
+_FILLED_BORDER = 0.2  # of the slices' border voxels that hold exactly one value
+_DARKEST_PERCENT = 5.0  # of what a fill value surrounds: air of a masked image is no brighter
 
 
 def imaged_part(image: np.ndarray, spacing_yx: Sequence[float]) -> np.ndarray | None:
-    """Where an image holds what was measured: not beyond a round field of view, and not in slices of a single value.
+    """Where an image holds what was measured: not in slices of a single value, and not beyond a field of view.
 
-    A fill value may be any (-2000, -1024, 0, the largest): it is neither air nor tissue. A field of view is told from a masked
-    body by its shape: one circle in all slices, or a smaller part of it in some, with one value in all four corners. (Rectangles:
-    `cut_edges.image_box`.)
+    A fill value may be any (-2000, -1024, 0, the largest): it is neither air nor tissue. A round field of view is told from a
+    masked body by its shape: one circle in all slices, or a smaller part of it in some. The value around a masked body is
+    its air if it is darker than the body; a brighter one is a fill value, too. (Rectangles: `cut_edges.image_box`.)
 
     Args:
         image: [z, y, x], axial slices first.
@@ -25,28 +27,41 @@ def imaged_part(image: np.ndarray, spacing_yx: Sequence[float]) -> np.ndarray | 
     Returns:
         bool, same shape; None where everything was imaged.
     """
-    corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]]
-    held = np.ones(len(image), bool)
-    for k in np.flatnonzero((corners == corners[:, :1]).all(axis=1)):
-        held[k] = (image[k] != corners[k, 0]).any()
+    held = (image != image[:, :1, :1]).any(axis=(1, 2))
     if not held.any():
         return None
     field = np.zeros(image.shape, bool)
     field[held] = True
-    fill = corners[held][0, 0]
-    if (corners[held] == fill).all():
+    border = np.concatenate([image[:, [0, -1]][held].ravel(), image[:, :, [0, -1]][held].ravel()])
+    values, counts = np.unique(border, return_counts=True)
+    fill = values[np.argmax(counts)]
+    if counts.max() < _FILLED_BORDER * border.size:  # a large field of view leaves no more than the corners
+        fill = image[held][0, 0, 0]
+    corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]][held]
+    if counts.max() >= _FILLED_BORDER * border.size or (corners == fill).all():
         beyond = np.stack(
             [_beyond(s == fill) if h else np.ones(s.shape, bool) for s, h in zip(image, held, strict=True)]
         )
-        if _is_round(np.asarray(~beyond.all(axis=0)), spacing_yx):
+        if _is_round(np.asarray(~beyond.all(axis=0)), spacing_yx) or _is_bright(fill, image[held], beyond[held]):
             field = ~beyond
     return None if field.all() else field
 
 
 def _beyond(filled: np.ndarray) -> np.ndarray:
-    """The parts of a filled plane that hold its corners."""
-    labels, _ = ndimage.label(filled)
-    return np.isin(labels, labels[[0, 0, -1, -1], [0, -1, 0, -1]])
+    """The parts of a filled plane that reach its border."""
+    labels, count = ndimage.label(filled)
+    reach = np.zeros(count + 1, bool)
+    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        reach[side] = True
+    reach[0] = False
+    return reach[labels]
+
+
+def _is_bright(fill: np.generic, image: np.ndarray, beyond: np.ndarray) -> bool:
+    """Whether a fill value is brighter than the darkest of what it surrounds."""
+    if not _LEAST_FILLED <= beyond.mean() <= _MOST_FILLED:
+        return False
+    return bool(fill > np.percentile(image[~beyond][:: max(1, image.size // 1_000_000)], _DARKEST_PERCENT))
 
 
 def _is_round(plane: np.ndarray, spacing_yx: Sequence[float]) -> bool:

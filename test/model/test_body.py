@@ -60,10 +60,14 @@ def test_fine_grids_give_the_same_body(cbct: Volume, outline: Volume) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 48, 60), (10, 1, 60), (2, 2, 2), (1, 1, 1), (3, 48, 7)])
 def test_thin_volumes(cbct: Volume, shape: tuple[int, int, int]) -> None:
-    """A mask of the right shape, or a clear refusal."""
+    """A mask, or a clear refusal of what is tissue alone, which an image in other units might be, too."""
     array = cbct.array[: shape[0], 24 - shape[1] // 2 :, 30 - shape[2] // 2 :][:, : shape[1], : shape[2]]
     volume = Volume(array, Geometry(shape[::-1], (6, 6, 6)), "thin")
-    assert body_mask(volume, Task.CBCT).array.any()
+    if array.size < 10:
+        with pytest.raises(InputError, match="can't be told apart"):
+            body_mask(volume, Task.CBCT)
+    else:
+        assert body_mask(volume, Task.CBCT).array.any()
 
 
 @pytest.mark.parametrize("task", list(Task))

@@ -7,6 +7,7 @@ import pytest
 
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
+from sctlab_model.errors import InputError
 from sctlab_model.imaged import imaged_part
 from sctlab_model.intensity import check_cbct, find_offset
 from sctlab_model.overlap import dice
@@ -67,6 +68,43 @@ def test_filled_borders_and_empty_slices(border: tuple[tuple[int, int], ...], fi
     assert offset in (found.value, *found.others)
 
 
+@pytest.mark.parametrize("fill", [0, 3071])
+def test_a_masked_body_in_a_bright_fill(fill: int) -> None:
+    """Zero in HU is brighter than fat; the fill reaches three of the sides, the body the fourth."""
+    hu, body = trunk()
+    masked = scan(np.where(body, hu, fill)[:, :, 40:])
+    assert dice(body_mask(masked, Task.CBCT).array, body[:, :, 40:]) > 0.99
+
+
+@pytest.mark.parametrize("fill", [0, -1024, 5000])
+@pytest.mark.parametrize("pedestal", [0, 500])
+def test_an_mr_with_filled_parts(fill: int, pedestal: int) -> None:
+    """A border, slices and a round field of view of any fill, where air may lie at any level: the body is the same."""
+    _, body = trunk()
+    rng = np.random.default_rng(0)
+    mr = np.hypot(np.where(body, 300, 0) + rng.normal(0, 15, body.shape), rng.normal(0, 15, body.shape)) + pedestal
+    padded = np.pad(mr, ((1, 2), (30, 0), (20, 20)), constant_values=fill)
+    wanted = np.pad(body, ((1, 2), (30, 0), (20, 20)))
+    assert dice(body_mask(scan(padded), Task.MRI).array, wanted) > 0.97
+    masked = np.where(body, mr, min(fill, 0) - 200)
+    mr[:, ~disc((128, 128), 61)] = fill
+    assert dice(body_mask(scan(mr), Task.MRI).array, body) > 0.97
+    assert dice(body_mask(scan(masked), Task.MRI).array, body) > 0.97
+
+
+@pytest.mark.parametrize("offset", [-1000, -300, 0, 300, 1024])
+def test_a_body_at_any_offset(offset: int) -> None:
+    hu, body = trunk()
+    assert dice(body_mask(scan(hu + offset), Task.CBCT).array, body) > 0.97
+
+
+def test_an_eight_bit_copy_is_refused() -> None:
+    """Everything in it lies above the threshold in HU, as where a field of view lies in a body."""
+    hu, _ = trunk()
+    with pytest.raises(InputError, match="can't be told apart"):
+        body_mask(scan((hu.clip(-1000, 1000) + 1000) * 255 / 2000), Task.CBCT)
+
+
 @pytest.mark.parametrize("fill", FILLS)
 def test_lungs_that_a_round_field_of_view_cuts_are_body(fill: int) -> None:
     hu, _ = trunk(90, 80, chest=True)
@@ -95,7 +133,10 @@ def test_which_shapes_are_fields_of_view() -> None:
         assert (found == plane).all()
     y, x = (i - (n - 1) / 2 for i, n in zip(np.indices((60, 80)), (60, 80), strict=True))
     for other in ((y / 20) ** 2 + (x / 30) ** 2 < 1, (abs(y) < 20) & (abs(x) < 20)):
-        assert imaged_part(np.where(other, image, 7), (1, 1)) is None
+        assert imaged_part(np.where(other, image, -7), (1, 1)) is None  # the air of a masked image
+        bright = imaged_part(np.where(other, image, 7), (1, 1))
+        assert bright is not None
+        assert (bright == other).all()
     stretched = imaged_part(np.where((2 * y) ** 2 + x**2 < 30**2, image, 7), (2, 1))  # round in mm
     assert stretched is not None
     empty = image.copy()

@@ -285,7 +285,7 @@ BODIES = {
     "abdomen_ct_crlm_1004/ct.nii.gz": 0.305,
     "hn_ct_openkbp_109/ct.nii.gz": 0.282,
     "thorax_ct/ct.nii.gz": 0.980,
-    "lung_ct/ct.mha": 0.865,
+    "lung_ct/ct.mha": 0.841,  # 0.043 of the voxels hold 0: filled in
     "pair_mrct_sts_044/ct.nii.gz": 0.794,
     "rt_pair_sts_018/CT/image": 0.622,
     "pair_mrct_sts_044/mr_t1.nii.gz": 0.877,
