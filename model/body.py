@@ -181,11 +181,9 @@ def _in_mr(
     all_body = _largest_body(
         blocks.shown & (blocks.means > _mr_threshold(np.concatenate([shown, fill]))), blocks.spacing
     )
-    if (
-        all_body is None
-        or all_body[blocks.shown].mean() < _AIR_LEFT
-        or (body is not None and _leaves_air(body, blocks))
-    ):
+    if body is None or all_body is None:
+        return (all_body if body is None else body), False
+    if all_body[blocks.shown].mean() < _AIR_LEFT or _leaves_air(body, blocks):
         return body, False
     return all_body, imaged.size <= _EVERYTHING * image.size
 

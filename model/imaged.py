@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-_LEAST_FILLED, _MOST_FILLED = 0.01, 0.95  # of a plane
+_LEAST_FILLED, _MOST_FILLED = 0.003, 0.95  # of a plane
 _ROUND_VOXELS = 1.5  # from the circle
 _FILLED_BORDER = 0.2  # of the slices' border voxels that hold exactly one value
 _DARKEST_PERCENT = 5.0  # of what a fill value surrounds: air of a masked image is no brighter
