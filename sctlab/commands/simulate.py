@@ -37,6 +37,9 @@ def simulate(
     body_variation: Annotated[
         float, typer.Option(min=0, max=2, help="Warp a real CT (--from) into other patients; 1: as adults differ.")
     ] = 0.0,
+    iodine: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the cases with a contrast medium in blood and organs.")
+    ] = 0.0,
     centre: Annotated[
         str, typer.Option(help="Centre letter of the case ids; another one keeps cohorts of other seeds apart.")
     ] = "S",
@@ -68,6 +71,7 @@ def simulate(
                 "seed": seed,
                 "fractions": fractions,
                 "body_variation": body_variation,
+                "iodine": iodine,
             },
             "cts": [str(path) for path in from_ct],
             "labels": [str(path) for path in labels],

@@ -15,6 +15,7 @@ from sctlab.simulation.content import change_content
 from sctlab.simulation.deformation import Motion, sample_motion
 from sctlab.simulation.files import write_case
 from sctlab.simulation.fractions import Channel, average_slices, fractions_from_hu, sample_tissue_fat
+from sctlab.simulation.iodine import add_contrast_medium
 from sctlab.simulation.marrow import marrow_fat, sample_marrow_fat
 from sctlab.simulation.phantom import Phantom, public_labels
 from sctlab.simulation.sequences import Sequence
@@ -76,7 +77,7 @@ class SimulatedCase:
 def streams(seed: int, task: Task, region: Region, index: int) -> dict[str, np.random.Generator]:
     """Independent random numbers for every part of a case; they depend on nothing else, so order and jobs don't matter."""
     key = (seed, list(Task).index(task), list(Region).index(region), index)
-    names = ("grid", "anatomy", "motion", "content", "noise", "source", "tissue")
+    names = ("grid", "anatomy", "motion", "content", "noise", "source", "tissue", "iodine")
     children = np.random.SeedSequence(key).spawn(len(names))
     return {name: np.random.default_rng(child) for name, child in zip(names, children, strict=True)}
 
@@ -110,6 +111,7 @@ def simulate(
     random = streams(settings.seed, task, region, index)
     phantom, grid, ct_grid = _patient(task, region, settings, random, ct, labels)
     hu_of = _typical_hu(phantom)
+    phantom = add_contrast_medium(phantom, random["iodine"], settings.iodine)
     motion = sample_motion(phantom, grid, region, settings.amplitude_mm, random["motion"])
     content = settings.content if settings.amplitude_mm > 0 else 0.0
     other_day, changed = change_content(phantom, hu_of, random["content"], content)

@@ -44,6 +44,9 @@ class CaseSettings(Settings):
     body_variation: float = Field(
         default=0.0, ge=0, le=2, description="How far a real CT is warped into other patients; 1: as adults differ."
     )
+    iodine: float = Field(
+        default=0.0, ge=0, le=1, description="Share of the cases that have a contrast medium in blood and organs."
+    )
     fractions: bool = Field(
         default=False, description="Keep what the MR's voxels are made of: training draws new contrasts from it."
     )
