@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby, islice
@@ -59,6 +60,7 @@ def register_cohort(
     task: Task | None = None,
     region: Region | None = None,
     cases: int = 0,
+    exclude: Collection[str] = (),
     jobs: int | None = 1,
     executor: str = "local",
     monitor: Monitor = Monitor(),
@@ -71,6 +73,7 @@ def register_cohort(
         settings: How.
         task, region: Only these.
         cases: At most this many cases a region; 0 takes all.
+        exclude: Ids of cases that stay out.
         jobs: Cases at a time; None is 1 here, and on a cluster a case for every core or GPU.
         executor: `local` or `ray`.
         monitor: Hears of progress.
@@ -87,7 +90,7 @@ def register_cohort(
         raise InputError(cohort, found="neither Task1/ nor Task2/ in it", expected="a SynthRAD cohort")
     if cohort.resolve() in (root.resolve(), out.resolve()):
         raise InputError(out, found="the cohort's own folder", expected="another folder for the registered pairs")
-    folders = find_case_folders(cohort, task=task, region=region)
+    folders = [c for c in find_case_folders(cohort, task=task, region=region) if c[0].name not in exclude]
     if cases:
         folders = [case for _, group in groupby(folders, lambda case: case[1:]) for case in islice(group, cases)]
     keys = [CaseKey(this_task, this_region, folder.name) for folder, this_task, this_region in folders]

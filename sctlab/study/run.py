@@ -162,10 +162,11 @@ def _make_pairs(
             convention=pairs.convention,
             device=files.plan.device,
         )
-        task = files.plan.cohorts[cohort].of_task
+        plan = files.plan.cohorts[cohort]
         result = register_cohort(
-            source, folder.parent, settings, task=task, jobs=jobs, executor=executor, monitor=monitor
-        )
+            source, folder.parent, settings,
+            task=plan.of_task, exclude=plan.exclude, jobs=jobs, executor=executor, monitor=monitor,
+        )  # fmt: skip
         outcomes, fresh = result.outcomes, len(result.outcomes) - result.skipped
     else:
         cases = [c for c in study_cases(files, cohort) if not (folder / str(c.key) / PLANTED).is_file()]
