@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+from scipy.optimize import minimize
 
 from sctlab.registration.judge.model import CLIP, OFFSET_MM, Calibration, JudgeModel, Linear, transformed
 from sctlab.registration.judge.witnesses import witnesses
 
+Fit: TypeAlias = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]]
+
 GROSS_MM, SOUND_MM = 15.0, 8.0  # mean errors between them teach the gross model nothing
 LOCAL_MM, FINE_MM = 10.0, 6.0  # errors of the worst place over visible tissue edges, likewise
 SILENT = ((), ("information",), ("self-similarity",), ("information", "self-similarity"))
+# What the models of the whole leave out. How much has no data tells nothing of the rest: an overlap that is small but right
+# looked like a failure. Windows tell of places.
+NOT_GROSS = ("without data", "place gain", "place mm")
+NOT_ERROR = ("without data",)
 # Signals of the local model: how much better one place fits elsewhere, and how far windows of the whole body wander, which is
 # what this image's windows do anyway. More of them learn the calibrated anatomies by heart.
 LOCAL = ("place gain", "elsewhere mean mm")
@@ -40,14 +47,20 @@ def fit_model(rows: Sequence[dict[str, Any]], *, gross: Sequence[str], command: 
 
 
 def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Sequence[str]) -> Calibration:
-    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.linear_model import Ridge
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
     assert silent <= set(witnesses())
     names = sorted({n for row in rows for n in row["signals"] if n.split(" ")[0] not in silent})
     table = np.array([[transformed(n, row["signals"].get(n, np.nan)) for n in names] for row in rows])
     mean, scale = np.nanmean(table, 0), np.maximum(np.nanstd(table, 0), 1e-3)
-    x = np.nan_to_num(np.clip((table - mean) / scale, -CLIP, CLIP))
+    x = np.clip((table - mean) / scale, -CLIP, CLIP)
+    is_sound = np.array([row["kind"].startswith("sound") for row in rows])
+    sound = np.array(
+        [np.mean(column[np.isfinite(column)] if np.isfinite(column).any() else 0.0) for column in x[is_sound].T]
+    )
+    sound = sound.round(5)
+    x = np.where(np.isfinite(x), x, sound)
     # Held out by anatomy: images of one CT under two modalities are one, and so are simulated patients of one region,
     # because what the judge will see is a body that it was not calibrated on.
     cases = np.array([row["anatomy"] for row in rows])
@@ -57,47 +70,78 @@ def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Se
     folds = GroupKFold(min(FOLDS, len(set(cases))))
 
     def logistic(
-        what: str, positive: np.ndarray, negative: np.ndarray, about: Sequence[str] = names
+        fit: Fit, positive: np.ndarray, negative: np.ndarray, about: Sequence[str]
     ) -> tuple[Linear, np.ndarray]:
-        used = positive | negative
+        used = np.flatnonzero(positive | negative)
         columns = [k for k, name in enumerate(names) if name in about]
-        model = LogisticRegression(C=PENALTIES[what], class_weight="balanced", max_iter=2000)
+        table, truth = x[used][:, columns], positive[used]
         held_out = np.full(len(rows), np.nan)
-        held_out[used] = cross_val_predict(
-            model, x[used][:, columns], positive[used], groups=cases[used], cv=folds, method="predict_proba"
-        )[:, 1]
-        model.fit(x[used][:, columns], positive[used])
-        weights = _linear([names[k] for k in columns], model.coef_[0], float(model.intercept_[0]))
-        return weights, held_out
+        for train, test in folds.split(table, truth, cases[used]):
+            weights, intercept = fit(table[train], truth[train])
+            held_out[used[test]] = 1 / (1 + np.exp(-(table[test] @ weights + intercept)))
+        return _linear([names[k] for k in columns], *fit(table, truth)), held_out
 
     positive, negative = is_gross | (error > GROSS_MM), ~is_gross & (error < SOUND_MM)
-    gross, held_out = logistic("gross", positive, negative)
+    gross, held_out = logistic(_monotone, positive, negative, [n for n in names if n not in NOT_GROSS])
     # As high as the hardest failures but for 0.5 % allow; never so low that more than 3 % of the others are taken for some.
     low = np.nanpercentile(held_out[negative], 100 - FALSE_FAILURES)
     high = np.nanpercentile(held_out[positive], MISSED_FAILURES)
     gross_threshold = float(np.clip(max(low, high), 0.05, 0.95))
     # Gross failures are not among the local model's, nor signals of the whole: they tell what the gross model knows already.
-    fine = np.array([row["kind"].startswith("sound") for row in rows]) & (worst < FINE_MM)
-    local, held_out = logistic("local", ~is_gross & (worst > LOCAL_MM) & (error < SOUND_MM), fine, LOCAL)
+    fine = is_sound & (worst < FINE_MM)
+    local, held_out = logistic(_free, ~is_gross & (worst > LOCAL_MM) & (error < SOUND_MM), fine, LOCAL)
     local_threshold = float(np.nanpercentile(held_out[fine], 100 * SPECIFICITY))
 
     known = np.isfinite(error)
     target = np.log(error[known] + OFFSET_MM)
-    ridge = Ridge(alpha=3.0)
-    predicted = cross_val_predict(ridge, x[known], target, groups=cases[known], cv=folds)
-    ridge.fit(x[known], target)
+    ridge = Ridge(alpha=3.0, positive=True)
+    columns = [k for k, name in enumerate(names) if name not in NOT_ERROR]
+    about = x[known][:, columns]
+    predicted = cross_val_predict(ridge, about, target, groups=cases[known], cv=folds)
+    ridge.fit(about, target)
     spread, missed = _normalised(predicted, target - predicted)
     return Calibration(
         mean=dict(zip(names, mean.round(6).tolist(), strict=True)),
         scale=dict(zip(names, scale.round(6).tolist(), strict=True)),
+        sound=dict(zip(names, sound.tolist(), strict=True)),
         gross=gross,
         local=local,
-        error=_linear(names, ridge.coef_, float(ridge.intercept_)),
+        error=_linear([names[k] for k in columns], ridge.coef_, float(ridge.intercept_)),
         gross_threshold=round(gross_threshold, 4),
         local_threshold=round(local_threshold, 4),
         spread=spread,
         missed=missed,
     )
+
+
+def _free(x: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights and intercept of a balanced logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=PENALTIES["local"], class_weight="balanced", max_iter=2000).fit(x, positive)
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def _monotone(x: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, float]:
+    """The same without negative weights, which scikit-learn has not: no registration fails because a signal got better.
+
+    Signals go together in the calibration; a phantom or a thin slab in which one of them is better than in any patient was
+    called failed for it.
+    """
+    share = float(positive.mean())
+    balance = np.where(positive, 0.5 / share, 0.5 / (1 - share))
+    sign = np.where(positive, 1.0, -1.0)
+    strength = PENALTIES["gross"]
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        weights, margin = parameters[1:], sign * (x @ parameters[1:] + parameters[0])
+        slope = -balance * sign / (1 + np.exp(np.clip(margin, -500, 500)))
+        value = strength * (balance * np.logaddexp(0, -margin)).sum() + 0.5 * (weights**2).sum()
+        return value, np.concatenate([[strength * slope.sum()], strength * (x.T @ slope) + weights])
+
+    bounds = [(None, None)] + [(0.0, None)] * x.shape[1]
+    found = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", bounds=bounds).x
+    return found[1:], float(found[0])
 
 
 def _normalised(predicted: np.ndarray, missed: np.ndarray) -> tuple[list[tuple[float, float]], tuple[float, float]]:

@@ -33,6 +33,8 @@ class Calibration(BaseModel):
 
     Args:
         mean, scale: Of every signal in the calibration cohorts.
+        sound: Standardised mean of every signal in sound registrations: what a signal counts as that there isn't. An image that
+            can't tell something is no evidence against a registration.
         gross: Log odds that the images aren't aligned at all.
         local: Log odds of an error worth a look, somewhere.
         error: Logarithm of the mean error in mm plus 0.5.
@@ -43,6 +45,7 @@ class Calibration(BaseModel):
 
     mean: dict[str, float]
     scale: dict[str, float]
+    sound: dict[str, float]
     gross: Linear
     local: Linear
     error: Linear
@@ -58,7 +61,7 @@ class Calibration(BaseModel):
         return log_error + self.missed[0] * spread, log_error + self.missed[1] * spread
 
     def standard(self, signals: dict[str, float]) -> dict[str, float]:
-        """Signals in standard deviations; one that is missing counts as the mean."""
+        """Signals in standard deviations; without those that are missing."""
         return {
             name: float(np.clip((transformed(name, signals[name]) - self.mean[name]) / self.scale[name], -CLIP, CLIP))
             for name in self.mean
@@ -69,7 +72,7 @@ class Calibration(BaseModel):
 class JudgeModel(Record):
     """Calibrations by the witnesses that stay silent, joined by `+`."""
 
-    current_version: ClassVar[int] = 2
+    current_version: ClassVar[int] = 3
 
     command: str = Field(default="", description="What made this file.")
     cases: int = 0
@@ -95,16 +98,17 @@ class JudgeModel(Record):
         Raises:
             InputError: There is none.
         """
-        known = sorted((s for s in map(frozenset, self.sets()) if s >= silent), key=len)
-        if not known:
+        possible = sorted((s for s in map(frozenset, self.sets()) if s >= silent), key=len)
+        if not possible:
             raise InputError(
                 "judge", found=f"no calibration without {', '.join(sorted(silent))}", expected="one in its file"
             )
-        silent = known[0]
+        silent = possible[0]
         calibration = self.calibrations["+".join(sorted(silent))]
         standard = calibration.standard(signals)
-        gross, local = (_sigmoid(_value(m, standard)) for m in (calibration.gross, calibration.local))
-        log_error = _value(calibration.error, standard)
+        known = calibration.sound | standard
+        gross, local = (_sigmoid(_value(m, known)) for m in (calibration.gross, calibration.local))
+        log_error = _value(calibration.error, known)
         low, high = calibration.interval(log_error)
         verdict, reasons = Verdict.TRUSTED, []
         if gross >= calibration.gross_threshold:
@@ -133,7 +137,7 @@ def transformed(name: str, value: float) -> float:
 
 
 def _value(model: Linear, standard: dict[str, float]) -> float:
-    return model.intercept + sum(weight * standard.get(name, 0.0) for name, weight in model.weights.items())
+    return model.intercept + sum(weight * standard[name] for name, weight in model.weights.items())
 
 
 def _sigmoid(x: float) -> float:

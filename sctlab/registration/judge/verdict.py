@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sctlab.registration.judge.model import JudgeModel
 from sctlab.registration.judge.signals import collect_evidence
+from sctlab.registration.judge.view import MARGIN_MM, judge_grid
 from sctlab.registration.pairs import Pair
 from sctlab.registration.records import Judgement, QualityRecord, Verdict
 from sctlab.registration.settings import Method
@@ -18,9 +19,19 @@ if TYPE_CHECKING:
     from sctlab.registration.engine.settings import Preset
 
 MOST_FOLDS = 0.001
+UNUSABLE_MM = 8.0  # a predicted mean error that nobody should learn from unseen
 MOST_WITHOUT_DATA = 0.4
 MOST_INVERSE_MM, MOST_SPREAD_MM = 10.0, 8.0  # 95th percentiles
 MIRRORED = 1.0  # the mirrored image agrees better than the solution
+# What the calibration holds: voxels of 4 mm (slices of up to 5), bodies of 120 mm and more along every axis, whole fields of
+# view. Right pairs beyond it reached chances of failure of 0.86 (wrong ones 0.93 and more): no `failed` there below this.
+COARSEST_MM, THINNEST_MM = 5.0, 100.0
+SURE = 0.9
+_UNTOLD = {
+    "mirror": "the image is its own mirror image: exchanged sides can't be told",
+    "turn": "turned by 10° the image stays as it is: wrong turns can't be told",
+    "shift": "shifted by 20 mm the image stays as it is: wrong places can't be told",
+}
 
 
 def optimised_metrics(method: Method, presets: Sequence[Preset] = ()) -> frozenset[str]:
@@ -62,8 +73,17 @@ def judge_registration(
         )
     limits = _beyond_limits(quality)
     verdict = judgement.verdict
+    if judgement.error_mm > UNUSABLE_MM and verdict is Verdict.TRUSTED:
+        limits.append(f"the predicted error is above {UNUSABLE_MM:g} mm")
+    # A header's exchanged sides are rare; an image that shows no place or turn leaves the result itself unconfirmed.
+    limits += [_UNTOLD[what] for what in evidence.untold if what != "mirror"]
     if limits and verdict is Verdict.TRUSTED:
         verdict = Verdict.DOUBTFUL
+    beyond = _beyond_calibration(pair, quality)
+    if beyond and verdict is Verdict.FAILED and judgement.failure_probability < SURE:
+        verdict = Verdict.DOUBTFUL
+        limits.append(f"not called failed, because the judge has not seen such pairs: {', '.join(beyond)}")
+    limits += [_UNTOLD[what] for what in evidence.untold if what == "mirror"]
     return judgement.model_copy(update={"verdict": verdict, "reasons": reasons + limits}), evidence.residual_mm
 
 
@@ -71,9 +91,24 @@ def _looks_mirrored(signals: dict[str, float]) -> bool:
     """Whether every witness prefers the mirrored image to the solution, and to it shifted and turned."""
     ratios = {name.removesuffix(" mirror"): value for name, value in signals.items() if name.endswith(" mirror")}
     return bool(ratios) and all(
-        value > MIRRORED and value > 1.05 * max(signals[f"{name} {k}"] for k in ("worst shift", "turn", "slid"))
+        value > MIRRORED
+        and value > 1.05 * max(signals.get(f"{name} {k}", 0.0) for k in ("worst shift", "turn", "slid"))
         for name, value in ratios.items()
     )
+
+
+def _beyond_calibration(pair: Pair, quality: QualityRecord) -> list[str]:
+    """What the pair has that no registration of the calibration had, in words."""
+    voxels = max(*pair.fixed.geometry.spacing_xyz, *pair.moving.geometry.spacing_xyz)
+    grid = judge_grid(pair)
+    body = min((n - 1) * grid.spacing_xyz[0] for n in grid.size_xyz) - 2 * MARGIN_MM
+    missing = 1 - quality.overlap.field_of_view
+    said = {
+        f"voxels of {voxels:.3g} mm": voxels > COARSEST_MM,
+        f"a body of {body:.0f} mm along one axis": body < THINNEST_MM,
+        f"no moving data in {missing:.0%} of the body": missing > MOST_WITHOUT_DATA,
+    }
+    return [words for words, holds in said.items() if holds]
 
 
 def _beyond_limits(quality: QualityRecord) -> list[str]:

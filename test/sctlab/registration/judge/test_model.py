@@ -71,6 +71,22 @@ def test_a_silent_witness_changes_nothing(model):
         assert loud.failure_probability == model.judge(signals, frozenset(silent)).failure_probability
 
 
+def test_no_registration_fails_because_a_signal_got_better(model):
+    for row in rows(30, 3):
+        before = model.judge(row["signals"]).failure_probability
+        for name, value in row["signals"].items():
+            assert model.judge(row["signals"] | {name: value - 0.3}).failure_probability <= before
+
+
+def test_what_an_image_can_t_tell_is_no_evidence_against_it(model):
+    """A missing signal counts as in a sound registration; it counted as in an average one, most of which were failures."""
+    sound = next(row["signals"] for row in rows(9, 4) if row["kind"] == "sound")
+    for name in sound:
+        left = {k: v for k, v in sound.items() if k != name}
+        assert model.judge(left).verdict is Verdict.TRUSTED
+    assert model.judge({}).failure_probability < 0.05
+
+
 def test_what_each_method_optimised():
     both = {"mind", "mutual information"}
     assert optimised_metrics(Method.ELASTIX) == {"mutual information"}

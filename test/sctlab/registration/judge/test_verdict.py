@@ -9,11 +9,14 @@ import pytest
 
 from sctlab.registration.judge.model import JudgeModel
 from sctlab.registration.judge.signals import collect_evidence
+from sctlab.registration.judge.verdict import judge_registration
 from sctlab.registration.pairs import Pair, make_pair
-from sctlab.registration.records import Verdict
-from sctlab.transforms.data import EulerTransform, Transform, compose
-from sctlab_model.cases import Region
-from sctlab_model.volume import Volume
+from sctlab.registration.quality import measure
+from sctlab.registration.records import Judgement, Verdict
+from sctlab.transforms.data import AffineTransform, EulerTransform, Transform, compose
+from sctlab_model.cases import Region, Task
+from sctlab_model.resampling import anti_aliased
+from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
 OPTIMISED = frozenset({"mutual information", "mind"})
 
@@ -59,3 +62,63 @@ def test_a_nearly_symmetric_mirror_is_likelier_wrong_than_the_truth(sample_and_p
     mirrored = pair.moving.with_array(np.ascontiguousarray(pair.moving.array[:, :, ::-1]))
     wrong = verdict(replace(pair, moving=mirrored, moving_labels=None), sample.truth)
     assert wrong.failure_probability > verdict(pair, sample.truth).failure_probability
+
+
+def judged(pair: Pair, transform: Transform) -> Judgement:
+    return judge_registration(pair, transform, measure(pair, transform), OPTIMISED)[0]
+
+
+def test_a_body_that_is_its_own_mirror_image_is_no_mirrored_one():
+    """An aligned phantom whose halves are one another's mirror image: left and right can't be told, and it is said."""
+    rng = np.random.default_rng(4)
+    grid = Geometry((44, 36, 32), (5.0, 5.0, 5.0))
+    z, y, x = np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in grid.shape_zyx], indexing="ij")
+    body = (x / 18) ** 2 + (y / 15) ** 2 + (z / 14) ** 2 < 1
+    organs = np.zeros(body.shape)
+    for middle in ((7, 5, 3), (8, -5, -5), (0, 7, 0), (0, -4, 7), (6, 0, -9)):
+        near = (abs(x) - middle[0]) ** 2 + (y - middle[1]) ** 2 + (z - middle[2]) ** 2 < 12
+        organs[near] = rng.uniform(80, 300)
+    ct = np.where(body, organs, AIR_HU).astype(np.float32)
+    mr = np.where(body, 300 - 0.8 * organs, 0) + np.abs(rng.normal(0, 8, body.shape))
+    pair = make_pair(
+        Volume(mr.astype(np.float32), grid),
+        Volume(ct, grid),
+        task=Task.MRI,
+        region=Region.AB,
+        mask=Volume(body, grid),
+    )
+    still = AffineTransform(np.eye(3), (0.5, -0.5, 0.5))
+    evidence = collect_evidence(pair, still, OPTIMISED)
+    assert evidence.untold == ("mirror",)
+    assert not [name for name in evidence.signals if name.endswith("mirror")]
+    right = judged(pair, still)
+    assert right.verdict is not Verdict.FAILED
+    assert any("its own mirror image" in reason for reason in right.reasons)
+    assert judged(pair, AffineTransform(np.eye(3), (25.0, 15.0, 20.0))).verdict is Verdict.FAILED
+
+
+def test_voxels_coarser_than_the_calibration_s_are_no_failure_and_the_reason_is_said(mr_sample):
+    sample, size_mm = mr_sample, 8.0
+
+    def coarse(volume: Volume, outside: float) -> Volume:
+        grid = volume.geometry.resized((size_mm,) * 3)
+        smooth = anti_aliased(volume.with_array(volume.array.astype(np.float32)), size_mm)
+        return resample(smooth, grid, interpolation="linear", outside=outside)
+
+    source = coarse(sample.source, 0.0)
+    mask = resample(
+        sample.mask.with_array(sample.mask.array.astype(np.uint8)), source.geometry, interpolation="nearest"
+    )
+    pair = make_pair(
+        source,
+        coarse(sample.ct, AIR_HU),
+        task=sample.task,
+        region=Region.TH,
+        mask=mask.with_array(mask.array > 0),
+    )
+    right = judged(pair, sample.truth)
+    assert right.failure_probability > JudgeModel.shipped().calibrations["information+self-similarity"].gross_threshold
+    assert right.verdict is Verdict.DOUBTFUL
+    assert any("voxels of 8 mm" in reason for reason in right.reasons)
+    wrong = judged(pair, compose(AffineTransform(np.eye(3), (25.0, 25.0, 0.0)), sample.truth))
+    assert wrong.verdict is Verdict.FAILED
