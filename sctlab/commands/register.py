@@ -198,7 +198,11 @@ def _report_case(case: CaseResult, monitor: Monitor) -> int:
     if verdict is None or judgement is None:
         return ExitCode.OK
     low, high = judgement.interval_mm
-    line = f"{verdict}: predicted error {judgement.error_mm:.1f} mm (90 % interval {low:.1f} to {high:.1f} mm)"
+    line = f"predicted error {judgement.error_mm:.1f} mm (90 % interval {low:.1f} to {high:.1f} mm)"
+    if verdict is Verdict.FAILED:
+        # The predicted error alone would look harmless: a mirrored image can lie neatly on the other.
+        line = f"it looks as if it were not aligned, or other anatomy; if it is neither, {line}"
+    line = f"{verdict}: {line}"
     (monitor.info if verdict is Verdict.TRUSTED else monitor.warning)("; ".join((line, *quality.reasons)))
     return ExitCode.SOME_CASES_FAILED if verdict is Verdict.FAILED else ExitCode.OK
 

@@ -85,7 +85,7 @@ def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Se
     gross, held_out = logistic(_monotone, positive, negative, [n for n in names if n not in NOT_GROSS])
     # As high as the hardest failures but for 0.5 % allow; never so low that more than 3 % of the others are taken for some.
     low = np.nanpercentile(held_out[negative], 100 - FALSE_FAILURES)
-    high = np.nanpercentile(held_out[positive], MISSED_FAILURES)
+    high = np.nanpercentile(held_out[positive], MISSED_FAILURES, method="higher")  # not halfway down to the missed one
     gross_threshold = float(np.clip(max(low, high), 0.05, 0.95))
     # Gross failures are not among the local model's, nor signals of the whole: they tell what the gross model knows already.
     fine = is_sound & (worst < FINE_MM)
