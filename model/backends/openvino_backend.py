@@ -68,7 +68,7 @@ class OpenVinoBackend:
 
 
 def check_precision(asked: Precision, used: str) -> None:
-    """Refuse bfloat16 where a processor hasn't got it: OpenVINO goes on in float32 without a word.
+    """Refuse to say bfloat16 of what OpenVINO computes otherwise, e.g. because the processor hasn't got it.
 
     Args:
         asked: What the user wants.

@@ -23,16 +23,18 @@ from sctlab.anatomy.bodies import (
     write_body,
 )
 from sctlab.anatomy.sampling import as_batch, draw_sample
+from sctlab.features.checkpoints import read_pickled
 from sctlab.workflow.keys import content_key
 from sctlab_model.anatomy.classes import CLASSES, IGNORE
 from sctlab_model.anatomy.network import AnatomyNetwork, NetworkSettings, Output, read_network, write_network
-from sctlab_model.cases import Region
+from sctlab_model.cases import Region, read_json
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import atomic_path, write_json
 from sctlab_model.monitor import Monitor
 from sctlab_model.settings import Settings
 from sctlab_model.volume import triple
 
+RUN = "run.json"  # the settings' key
 _TEMPERATURE, _POINTS = 0.1, 96
 
 
@@ -90,13 +92,14 @@ def train_anatomy(settings: AnatomySettings, out: Path, monitor: Monitor = Monit
 
     Args:
         settings: Of the run.
-        out: `bodies/`, `checkpoint.pt` and `anatomy.safetensors` are written there.
+        out: `run.json`, `bodies/`, `checkpoint.pt` and `anatomy.safetensors` are written there.
 
     Raises:
-        InputError: A source that can't be used; a folder with a run of other settings.
+        InputError: A source that can't be used; a folder with a run of other settings, or that can't be written to.
+        WeightsError: The checkpoint is damaged.
     """
-    out.mkdir(parents=True, exist_ok=True)
     key = content_key("anatomy/4", settings=settings)
+    _claim(out, key)
     bodies, weights = prepare_bodies(settings, out / "bodies", monitor)
     torch.manual_seed(settings.seed)
     network = _first_network(settings).to(memory_format=torch.channels_last_3d)
@@ -123,6 +126,29 @@ def train_anatomy(settings: AnatomySettings, out: Path, monitor: Monitor = Monit
     path = write_network(network.eval(), out / "anatomy.safetensors", facts)
     write_json(out / "anatomy.json", {"settings": settings.model_dump(mode="json")} | facts)
     return AnatomyResult(path, settings.iterations)
+
+
+def _claim(out: Path, key: str) -> None:
+    """Say whose folder it is before the first body is made: bodies of other sources have the same names.
+
+    Raises:
+        InputError: It is another run's.
+    """
+    path = out / RUN
+    if path.is_file():
+        found = read_json(path)
+        if not isinstance(found, dict) or found.get("key") != key:
+            raise _other_run(path)
+    write_json(path, {"key": key})
+
+
+def _other_run(path: Path) -> InputError:
+    return InputError(
+        path,
+        found="a run of other settings",
+        expected="the same settings",
+        advice="choose another folder, or delete it",
+    )
 
 
 def _first_network(settings: AnatomySettings) -> AnatomyNetwork:
@@ -295,14 +321,9 @@ def _save(
 def _resume(path: Path, key: str, network: AnatomyNetwork, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
     if not path.is_file():
         return 0, 0.0
-    state = torch.load(path, weights_only=True)
-    if state["key"] != key:
-        raise InputError(
-            path,
-            found="a run of other settings",
-            expected="the same settings",
-            advice="choose another folder, or delete it",
-        )
+    state = read_pickled(path, "a checkpoint of `sctlab anatomy train`")
+    if not isinstance(state, dict) or state.get("key") != key:
+        raise _other_run(path)
     network.load_state_dict(state["network"])
     optimiser.load_state_dict(state["optimiser"])
     return int(state["step"]), float(state["seconds"])

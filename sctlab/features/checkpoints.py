@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sctlab.weights.download import FETCH_AGAIN, other_file
 from sctlab_model.errors import WeightsError
 
 _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]  # NumPy has no public name for it
@@ -41,6 +42,9 @@ def read_pickled(path: Path, expected: str, *, inert: str = "") -> Any:
     """
     if not path.is_file():
         raise WeightsError(path, found="no such file", expected=expected)
+    other = other_file(path)
+    if other:
+        raise WeightsError(path, found=other, expected=expected, advice=FETCH_AGAIN)
     damaged = _damaged(path)
     if damaged:
         raise WeightsError(
@@ -53,10 +57,16 @@ def read_pickled(path: Path, expected: str, *, inert: str = "") -> Any:
     except Exception as error:  # whatever the restricted unpickler stumbles over in a file that isn't one of its own
         raise WeightsError(
             path,
-            found=f"can't be read safely ({_refused(path, inert) or str(error).strip().split(chr(10))[0][:120]})",
+            found=f"can't be read safely ({_refused(path, inert) or _reason(error)})",
             expected=f"{expected}, of tensors and numbers",
             advice="objects in it are not executed",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what PyTorch says, without its advice to switch safety off."""
+    text = str(error).strip().split("\n")[0]
+    return "no archive or pickle of tensors" if text.startswith("Weights only load failed") else text[:120]
 
 
 def _damaged(path: Path) -> str:

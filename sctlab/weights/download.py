@@ -21,6 +21,7 @@ TIMEOUT_S = 20
 CHUNK = 1 << 20
 TRIES = 3  # in a row that bring nothing new
 LONGEST_PAUSE_S = 60
+FETCH_AGAIN = "fetch it again (`git lfs pull` in a clone)"
 _BUSY = {
     HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY,
     HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT,
@@ -80,6 +81,15 @@ def fetch_url(
     except OSError as error:
         raise writing_error(path, error) from error
     return path
+
+
+def other_file(path: Path) -> str:
+    """What stands in the place of a file that was fetched: the pointer of Git LFS, or a page; nothing where neither does."""
+    with path.open("rb") as handle:
+        head = handle.read(64).lstrip()
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the file that it stands for"
+    return "a web page" if head.startswith(b"<") else ""
 
 
 def _persist(url: str, part: Path, size: int | None, progress: Progress | None, pause: Callable[[float], None]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from sctlab.weights.download import ENDPOINT, TIMEOUT_S, fetch_url, hub_url
+from sctlab.weights.download import ENDPOINT, FETCH_AGAIN, TIMEOUT_S, fetch_url, hub_url, other_file
 from sctlab.weights.locking import one_at_a_time
 from sctlab.weights.registry import PublishedFile, PublishedWeights
 from sctlab_model.bundle import (
@@ -249,13 +249,15 @@ def _one(
     if file.bytes in (None, size):
         digest = file_sha256(path)
     if (expected and digest != expected) or not digest:
+        other = other_file(path)
         if local is None:
             path.unlink()
         raise WeightsError(
             path,
-            found=f"{size} bytes, SHA-256 {digest}" if digest else f"{size} bytes",
+            found=other or (f"{size} bytes, SHA-256 {digest}" if digest else f"{size} bytes"),
             expected=f"SHA-256 {expected}" if digest else f"{file.bytes} bytes",
-            advice="it isn't the published file" + ("" if local else ": it was removed, fetch it again"),
+            advice="it isn't the published file"
+            + (": it was removed, fetch it again" if local is None else f": {FETCH_AGAIN}" if other else ""),
         )
     return path, digest
 

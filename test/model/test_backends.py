@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from sctlab_model.backends import Backend, load_backend
+from sctlab_model.backends.openvino_backend import check_precision
 from sctlab_model.backends.torch_backend import TorchBackend
 from sctlab_model.bundle import SHIPPED_WEIGHTS, read_bundle
 from sctlab_model.cases import Task, read_challenge
@@ -246,6 +247,13 @@ def test_bf16_and_openvino_are_refused_where_they_are_not(cbct_bundle: Path) -> 
         load(torch.device("cpu"), "torch", "bf16")
     with pytest.raises(InputError, match="--device cpu"):
         load(torch.device("cuda"), "openvino")
+
+
+def test_bf16_that_openvino_does_not_compute_in_is_refused() -> None:
+    check_precision("bf16", "bf16")
+    check_precision("fp32", "f32")
+    with pytest.raises(InputError, match="computes in f32; expected --precision fp32"):
+        check_precision("bf16", "f32")
 
 
 def test_weights_of_another_network_are_refused(cbct_bundle: Path) -> None:

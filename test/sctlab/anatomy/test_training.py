@@ -16,7 +16,7 @@ from sctlab.simulation.anatomy.build import build_phantom, default_grid
 from sctlab_model.anatomy.classes import IGNORE, INDEX, NAMES
 from sctlab_model.anatomy.network import NetworkSettings, Output
 from sctlab_model.cases import Region
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, WeightsError
 
 SETTINGS = AnatomySettings(
     network=NetworkSettings(features=(4, 6, 8)), procedural=1, iterations=4, save_every=1, bf16=False
@@ -167,6 +167,39 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     train_anatomy(SETTINGS, tmp_path)
     with pytest.raises(InputError, match="other settings"):
         train_anatomy(SETTINGS.model_copy(update={"iterations": 5}), tmp_path)
+    (tmp_path / "run.json").unlink()  # runs of earlier releases have none
+    with pytest.raises(InputError, match=r"checkpoint\.pt: a run of other settings"):
+        train_anatomy(SETTINGS.model_copy(update={"iterations": 5}), tmp_path)
+
+
+def test_bodies_of_a_run_that_was_stopped_before_it_learnt_are_not_anothers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: Body
+) -> None:
+    """Its sources may hold a patient that the next one must not see, under the same names."""
+    made: list[str] = []
+
+    def stop_at_the_second(region: Region, rng: np.random.Generator, name: str) -> Body:
+        if made:
+            raise KeyboardInterrupt
+        made.append(name)
+        return body
+
+    monkeypatch.setattr(training, "procedural_body", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        train_anatomy(SETTINGS, tmp_path)
+    assert [p.name for p in (tmp_path / "bodies").iterdir()] == made
+    with pytest.raises(InputError, match="other settings"):
+        train_anatomy(SETTINGS.model_copy(update={"seed": 1}), tmp_path)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"<html>"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"checkpoint\.pt: .* expected a checkpoint of `sctlab anatomy train`"):
+        train_anatomy(SETTINGS, tmp_path)
+    with pytest.raises(InputError, match="can't be written"):
+        train_anatomy(SETTINGS, tmp_path / "checkpoint.pt")
 
 
 def test_a_ct_without_labels_teaches_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,35 @@ def test_a_checked_file_is_kept(hub: Path, cache: Path) -> None:
     path = fetch("sam2.1-small", revision=REVISION, sha256=weights.file_sha256(hub))
     assert path == cache / "sam2.1-small.safetensors"
     assert path.read_bytes() == hub.read_bytes()
+
+
+def test_of_two_at_once_one_fetches_and_the_other_waits(
+    hub: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers of a cohort ask for the same extractor at the same moment."""
+    answer, fetched = weights._fetch, []
+    begun, waiting = threading.Event(), threading.Event()
+
+    def slow(source: weights.Source, revision: str, target: Path) -> Path:
+        fetched.append(target)
+        begun.set()
+        assert waiting.wait(60)
+        return answer(source, revision, target)
+
+    class Second(Monitor):
+        def info(self, text: str) -> None:
+            assert "waiting for it" in text
+            waiting.set()
+
+    monkeypatch.setattr(weights, "_fetch", slow)
+    options = {"revision": REVISION, "sha256": weights.file_sha256(hub)}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(fetch, "sam2.1-small", **options)
+        assert begun.wait(60)
+        second = fetch("sam2.1-small", monitor=Second(), **options)
+        assert first.result(60) == second
+    assert len(fetched) == 1
+    assert sorted(p.name for p in cache.iterdir()) == ["sam2.1-small.json", "sam2.1-small.safetensors"]
 
 
 def test_a_file_with_another_hash_is_refused_and_not_kept(hub: Path, cache: Path) -> None:

@@ -233,6 +233,23 @@ def test_another_file_is_refused_and_leaves_nothing(published: Path, registry: M
         fetch(registry(), "--from", str(published.parent))
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>Please sign in</html>", "a web page"),
+    ],
+)
+@pytest.mark.parametrize("hashed", [True, False])
+def test_what_clones_and_portals_leave_is_named(
+    published: Path, registry: MakeRegistry, tmp_path: Path, content: bytes, words: str, hashed: bool
+) -> None:
+    folder = shutil.copytree(published, tmp_path / "clone")
+    (folder / PATHS[1]).write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"CV_1\.pt: {words}.*git lfs pull"):
+        fetch(registry(hashed=hashed), "--from", str(folder))
+
+
 def test_without_a_network_one_sentence(registry: MakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(InputError, match="can't be reached") as caught:
