@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import ndimage
 
 from sctlab_model.cases import Case, ImageSource, Task, files_of
 from sctlab_model.checks import check_mask, check_region, check_source, fit_mask
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sctlab_model.recipe import Recipe
 
 DETACHED = (".mhd", ".nhdr")
+MARGIN_MM = 3.0  # of a computed mask
 NETWORK_BYTES = 700_000_000  # PyTorch, one fold's activations on a CPU
 
 
@@ -52,6 +54,7 @@ def read_case(case: Case, result: CaseResult, recipe: Recipe, policy: Policy) ->
         result.warnings.append("no body mask was given: one was computed from the image")
         fitted = body_mask(_in_hu(source, case.task), case.task)
         result.warnings += fitted.notes
+        fitted = fitted.with_array(with_skin(fitted.array, fitted.geometry))
     elif not strange:  # or the body in the image isn't found, and the mask is blamed for it
         result.warnings += check_mask(fitted, source, case.task)
     findings = check_region(fitted, case.region)
@@ -63,6 +66,28 @@ def read_case(case: Case, result: CaseResult, recipe: Recipe, policy: Policy) ->
         findings += check_seen_region(_in_hu(source, case.task), case.region)
     judge(findings, policy, case, result, InputError)
     return source, fitted
+
+
+def with_skin(body: np.ndarray, grid: Geometry) -> np.ndarray:
+    """A computed body and the 3 mm around it, as far as voxels reach.
+
+    The outline of a body lies in the middle of its blurred edge, so that 1 to 3 % of the patient, all of it skin, would be
+    air in the sCT. The masks that networks are trained with reach beyond the skin, too: SynthRAD's are dilated, those of
+    our simulator by 4 mm.
+
+    Args:
+        body: bool [z, y, x].
+        grid: Of `body`.
+
+    Returns:
+        bool [z, y, x].
+    """
+    reach = [int(MARGIN_MM / s + 1e-6) for s in grid.spacing_xyz[::-1]]
+    offsets = np.meshgrid(
+        *(np.arange(-n, n + 1) * s for n, s in zip(reach, grid.spacing_xyz[::-1], strict=True)), indexing="ij"
+    )
+    ball = np.sqrt(sum(o**2 for o in offsets)) <= MARGIN_MM + 1e-6
+    return np.asarray(ndimage.binary_dilation(body, ball))
 
 
 def working_bytes(grid: Geometry, recipe: Recipe) -> int:
