@@ -231,10 +231,11 @@ def _scale_offset(means: np.ndarray) -> float:
     values = np.clip(means, low, high)
     cut = threshold_otsu(values, nbins=128)
     air, tissue = float(np.median(values[values <= cut])), float(np.median(values[values > cut]))
-    if not _CONTRAST_HU[0] <= tissue - air <= _CONTRAST_HU[1]:
+    # As tissue implies it, too: air that was cut off at -500 is no offset.
+    agree = abs(tissue - _SOFT_TISSUE_HU - (air + 1000)) <= _AGREEMENT_HU
+    if not agree or not _CONTRAST_HU[0] <= tissue - air <= _CONTRAST_HU[1]:
         return 0.0
-    shifted = air < _BELOW_AIR_HU and abs(tissue - _SOFT_TISSUE_HU - (air + 1000)) <= _AGREEMENT_HU
-    return air + 1000.0 if low >= _NO_LUNG_HU or shifted else 0.0
+    return air + 1000.0 if low >= _NO_LUNG_HU or air < _BELOW_AIR_HU else 0.0
 
 
 def _largest_body(tissue: np.ndarray, spacing: np.ndarray) -> np.ndarray | None:

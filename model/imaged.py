@@ -32,19 +32,28 @@ def imaged_part(image: np.ndarray, spacing_yx: Sequence[float]) -> np.ndarray | 
         return None
     field = np.zeros(image.shape, bool)
     field[held] = True
-    border = np.concatenate([image[:, [0, -1]][held].ravel(), image[:, :, [0, -1]][held].ravel()])
-    values, counts = np.unique(border, return_counts=True)
-    fill = values[np.argmax(counts)]
-    if counts.max() < _FILLED_BORDER * border.size:  # a large field of view leaves no more than the corners
-        fill = image[held][0, 0, 0]
-    corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]][held]
-    if counts.max() >= _FILLED_BORDER * border.size or (corners == fill).all():
+    for fill in _fill_values(image[:, [0, -1]][held], image[:, :, [0, -1]][held]):
         beyond = np.stack(
             [_beyond(s == fill) if h else np.ones(s.shape, bool) for s, h in zip(image, held, strict=True)]
         )
-        if _is_round(np.asarray(~beyond.all(axis=0)), spacing_yx) or _is_bright(fill, image[held], beyond[held]):
-            field = ~beyond
+        if _is_round(np.asarray(~beyond.all(axis=0)), spacing_yx) or _is_bright(fill, image, beyond, field):
+            field &= ~beyond
     return None if field.all() else field
+
+
+def _fill_values(rows: np.ndarray, columns: np.ndarray) -> list[np.generic]:
+    """Values that may have been filled in: that of all corners, and that of much of the border.
+
+    Args:
+        rows: The first and last of every slice.
+        columns: The first and last of every slice.
+    """
+    corners, values, counts = rows[:, :, [0, -1]], *np.unique(np.append(rows, columns), return_counts=True)
+    fills = [rows[0, 0, 0]] if (corners == rows[0, 0, 0]).all() else []
+    commonest = values[np.argmax(counts)]
+    if counts.max() >= _FILLED_BORDER * counts.sum() and commonest not in fills:
+        fills.append(commonest)
+    return fills
 
 
 def _beyond(filled: np.ndarray) -> np.ndarray:
@@ -57,11 +66,12 @@ def _beyond(filled: np.ndarray) -> np.ndarray:
     return reach[labels]
 
 
-def _is_bright(fill: np.generic, image: np.ndarray, beyond: np.ndarray) -> bool:
-    """Whether a fill value is brighter than the darkest of what it surrounds."""
+def _is_bright(fill: np.generic, image: np.ndarray, beyond: np.ndarray, field: np.ndarray) -> bool:
+    """Whether a fill value is brighter than the darkest of what it surrounds in a field."""
     if not _LEAST_FILLED <= beyond.mean() <= _MOST_FILLED:
         return False
-    return bool(fill > np.percentile(image[~beyond][:: max(1, image.size // 1_000_000)], _DARKEST_PERCENT))
+    rest = image[field & ~beyond][:: max(1, image.size // 1_000_000)]
+    return bool(rest.size and fill > np.percentile(rest, _DARKEST_PERCENT))
 
 
 def _is_round(plane: np.ndarray, spacing_yx: Sequence[float]) -> bool:
