@@ -189,10 +189,9 @@ def _in_mr(
 
 
 def _leaves_air(body: np.ndarray, blocks: _Blocks) -> bool:
-    """Whether what lies outside a body looks like air: it holds the image's corners, and is even beside the contrast."""
+    """Whether what lies outside a body is as even as air, beside the contrast: in real MRs 0.01 to 0.08, of tissue 0.17 to 0.5."""
     outside = blocks.shown & ~body
-    rows, columns = blocks.rim()
-    if not outside.any() or outside[:, rows, columns].mean() < _AIR_AROUND:
+    if not outside.any():
         return False
     contrast = float(np.median(blocks.means[body]) - np.median(blocks.means[outside]))
     return _spread(blocks.means[outside]) <= _EVEN_AIR * contrast

@@ -71,14 +71,10 @@ def _robust_limits(
 ) -> tuple[float, float]:
     """Two percentiles over the body's foreground; of a cut body those that the whole one would have, as well as can be told."""
     wanted = (settings.lower_percentile, settings.upper_percentile)
-    weights = None if outline is None else outline.weights
-    held = (image != image[:, :1, :1]).any(axis=(1, 2))
-    if (mask & held[:, None, None]).any():  # slices of a single value were filled in
-        image, mask, weights = image[held], mask[held], None if weights is None else weights[held]
-    if outline is None or weights is None or not (mask & (weights > 0)).any():
+    if outline is None or not (mask & (outline.weights > 0)).any():
         low, high = (float(v) for v in np.percentile(foreground(image[mask]), wanted))
         return low, high
-    seen = weights > 0
+    weights, seen = outline.weights, outline.weights > 0
     inside = mask & seen
     kept = keeps(image[inside])
     low, high = percentiles(image[inside][kept], weights[inside][kept], wanted)
