@@ -32,6 +32,8 @@ _LUNG_SPREAD_HU = 60.0  # between the quartiles of its blocks of 3 mm; in a real
 _CONTRAST_HU = (500.0, 1600.0)  # between air and soft tissue, whatever the scale
 _NO_CONTRAST_HU = 300.0  # an image of a smaller range is none in HU
 _NO_LUNG_HU = -600.0  # an image without anything darker isn't in HU
+_ONE_MATERIAL = 0.05  # range of a phantom's values beside its contrast to what lies around; patients: 0.5 to 3
+_AIR_HU = -900.0  # what was filled in around is air from here on
 _BELOW_AIR_HU = -1100.0  # nothing in HU is darker
 _SOFT_TISSUE_HU, _AGREEMENT_HU = -30.0, 350.0
 _AIR_PERCENT = 0.5  # of an image: few hold no air at all
@@ -68,7 +70,12 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     part = (slice(None), slice(top, top + rows), slice(left, left + columns))
     field = imaged_part(image[part], spacing[1:].tolist())
     blocks = _Blocks.of(image[part], field, spacing)
-    body, believed = _in_hu(blocks) if task is Task.CBCT else _in_mr(blocks, image, part, field)
+    filled_in = _filled_in(image, part, field)
+    body, believed = (
+        _in_hu(blocks, filled_in)
+        if task is Task.CBCT
+        else _in_mr(blocks, image[part] if field is None else image[part][field], filled_in)
+    )
     if body is None:
         raise InputError(
             volume.name or "image",
@@ -77,7 +84,7 @@ def body_mask(volume: Volume, task: Task) -> Volume:
             advice="give a body mask with --mask",
         )
     share = float(body[blocks.shown].mean())
-    if share > _EVERYTHING and not believed:
+    if share > _EVERYTHING and not believed and not _of_one_material(blocks, filled_in):
         raise InputError(
             volume.name or "image",
             found=f"a body mask of {share:.1%} of the image: body and air can't be told apart",
@@ -145,8 +152,26 @@ def _block_means(image: np.ndarray, step: np.ndarray) -> np.ndarray:
     return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
 
 
-def _in_hu(blocks: _Blocks) -> tuple[np.ndarray | None, bool]:
-    """The body in a CT or CBCT, in blocks; and whether the values say so even where all is body."""
+def _filled_in(image: np.ndarray, part: tuple[slice, ...], field: np.ndarray | None) -> np.ndarray:
+    """The values beyond `image[part][field]`."""
+    beyond = np.ones(image.shape, bool)
+    beyond[part] = False if field is None else ~field
+    return image[beyond]
+
+
+def _of_one_material(blocks: _Blocks, filled_in: np.ndarray) -> bool:
+    """Whether what was imaged is one even thing, brighter than what lies around: a phantom in air of one value, no field of view."""
+    if not filled_in.size:
+        return False
+    low, middle, high = np.percentile(blocks.means[blocks.shown], (2, 50, 98))
+    return bool(high - low <= _ONE_MATERIAL * (middle - np.median(filled_in)))
+
+
+def _in_hu(blocks: _Blocks, filled_in: np.ndarray) -> tuple[np.ndarray | None, bool]:
+    """The body in a CT or CBCT, in blocks; and whether the values say so even where all is body.
+
+    Of tissue alone it is said by bone or fat beside it, or by what was filled in around: air's HU.
+    """
     hu = blocks.means - np.float32(_scale_offset(blocks.means[blocks.shown]))
     tissue = blocks.shown & (hu > BODY_THRESHOLD_HU)
     body = _largest_body(tissue, blocks.spacing)
@@ -158,26 +183,23 @@ def _in_hu(blocks: _Blocks) -> tuple[np.ndarray | None, bool]:
         if dark.size and _spread(dark) > _LUNG_SPREAD_HU:
             return body, True
     low, high = np.percentile(hu[blocks.shown], (0.5, 99.5))
-    return body, bool(tissue[blocks.shown].mean() > _ALL_TISSUE and high - low >= _NO_CONTRAST_HU)
+    around = float(np.median(filled_in[:: max(1, filled_in.size // 1_000_000)])) if filled_in.size else 0.0
+    told = high - low >= _NO_CONTRAST_HU or around <= _AIR_HU
+    return body, bool(tissue[blocks.shown].mean() > _ALL_TISSUE and told)
 
 
-def _in_mr(
-    blocks: _Blocks, image: np.ndarray, part: tuple[slice, ...], field: np.ndarray | None
-) -> tuple[np.ndarray | None, bool]:
-    """The body in an MR, in blocks, of `image[part][field]`; and whether it can be believed where all is body.
+def _in_mr(blocks: _Blocks, imaged: np.ndarray, filled_in: np.ndarray) -> tuple[np.ndarray | None, bool]:
+    """The body in an MR, in blocks, of what was imaged; and whether it can be believed where all is body.
 
     The threshold lies between the air of what was imaged and its tissue, however much was filled in around. Where no air
     was imaged, what was filled in stands for it.
     """
-    imaged = image[part] if field is None else image[part][field]
     body = _largest_body(blocks.shown & (blocks.means > _mr_threshold(imaged)), blocks.spacing)
-    if imaged.size == image.size:
+    if not filled_in.size:
         return body, False
-    every = max(1, image.size // 1_000_000)
-    beyond = np.ones(image.shape, bool)
-    beyond[part] = False if field is None else ~field
+    every = max(1, (imaged.size + filled_in.size) // 1_000_000)
     shown = imaged.ravel()[::every].astype(np.float32)
-    fill = image[beyond][::every].astype(np.float32).clip(0, None).clip(None, np.percentile(shown, _AIR_PERCENT))
+    fill = filled_in[::every].astype(np.float32).clip(0, None).clip(None, np.percentile(shown, _AIR_PERCENT))
     all_body = _largest_body(
         blocks.shown & (blocks.means > _mr_threshold(np.concatenate([shown, fill]))), blocks.spacing
     )
@@ -185,7 +207,7 @@ def _in_mr(
         return (all_body if body is None else body), False
     if all_body[blocks.shown].mean() < _AIR_LEFT or _leaves_air(body, blocks):
         return body, False
-    return all_body, imaged.size <= _EVERYTHING * image.size
+    return all_body, imaged.size <= _EVERYTHING * (imaged.size + filled_in.size)
 
 
 def _leaves_air(body: np.ndarray, blocks: _Blocks) -> bool:

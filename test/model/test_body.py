@@ -92,3 +92,26 @@ def test_every_organ_of_a_real_scan_lies_in_the_body(shared_data: Path, name: st
     assert 0.3 < body.mean() < 0.95
     inside, outside = source.array[body].mean(), source.array[~body].mean()
     assert inside > 4 * outside if task is Task.MRI else outside < -800 < inside
+
+
+@pytest.mark.parametrize(
+    ("task", "inside", "around"),
+    [(Task.CBCT, 0, -1000), (Task.CBCT, 40, -1024), (Task.CBCT, 1064, 0), (Task.MRI, 500, 0), (Task.MRI, 1, 0)],
+)
+@pytest.mark.parametrize("shape", ["disc", "box", "ball", "small"])
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_a_phantom_in_air_of_one_value_is_a_body(
+    task: Task, inside: float, around: float, shape: str, noise: float
+) -> None:
+    """It looks like a field of view that software has filled in around; but what is of one material holds no air to find."""
+    z, y, x = np.ogrid[:14, :64, :64]
+    phantom = {
+        "disc": (y - 31.5) ** 2 + (x - 31.5) ** 2 + 0 * z < 22**2,
+        "box": (abs(y - 31) < 18) & (abs(x - 31) < 22) & (z >= 0),
+        "ball": (y - 31.5) ** 2 + (x - 31.5) ** 2 + (3 * (z - 7)) ** 2 < 24**2,
+        "small": (y - 20) ** 2 + (x - 25) ** 2 + 0 * z < 10**2,
+    }[shape]
+    water = inside + noise * (inside - around) * np.random.default_rng(0).standard_normal(phantom.shape)
+    image = np.where(phantom, water, around).astype(np.float32)
+    found = body_mask(Volume(image, Geometry((64, 64, 14), (3, 3, 3))), task).array
+    assert 2 * (found & phantom).sum() / (found.sum() + phantom.sum()) > 0.98
