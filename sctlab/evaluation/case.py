@@ -13,12 +13,11 @@ from sctlab.evaluation.images import Images, find_reference, load_images, refere
 from sctlab.evaluation.organs import region_metrics
 from sctlab.evaluation.provenance import reference_registration
 from sctlab.evaluation.records import CaseRecord
-from sctlab.evaluation.segmentation import Segmenter, comparable, make_segmenter, read_labels
+from sctlab.evaluation.segmentation import Segmenter, comparable, make_segmenter, read_labels, segmented
 from sctlab.evaluation.settings import EvaluationSettings
 from sctlab.evaluation.steps import finite, optional, timed
 from sctlab.evaluation.structures import Structures, load_structures
 from sctlab.measures.image import image_metrics
-from sctlab_model.anatomy.segmenter import TooThinError
 from sctlab_model.cases import Case
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume
@@ -92,26 +91,15 @@ def _predicted_labels(
                 expected="labels of every prediction",
                 advice="add them, or give --segmenter",
             )
-    labels = _segmented(segmenter, prediction, notes)
+    labels = segmented(segmenter, prediction, notes)
     return None if labels is None else checks.check_labels(labels, prediction, notes)
-
-
-def _segmented(segmenter: Segmenter | None, image: Volume, notes: list[str]) -> Volume | None:
-    """A segmenter's labels; None without one, and where the image is too thin for it, which is no fault of the result."""
-    if segmenter is None:
-        return None
-    try:
-        return segmenter.segment(image)
-    except TooThinError as error:
-        notes.append(f"no labels: {error}")
-        return None
 
 
 def _reference_labels(case: Case, images: Images, segmenter: Segmenter | None, record: CaseRecord) -> Volume | None:
     path = reference_labels(case, Path(record.reference))
     if path is not None:
         return checks.check_labels(read_volume(path), images.reference, record.notes)
-    return _segmented(segmenter, images.reference, record.notes)
+    return segmented(segmenter, images.reference, record.notes)
 
 
 def _score_organs(case: Case, predicted: Volume, reference: Volume | None, record: CaseRecord) -> None:

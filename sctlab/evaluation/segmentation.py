@@ -12,6 +12,7 @@ import torch
 
 from sctlab.evaluation.checks import SAME_GRID_MM
 from sctlab.features.trust import load_torchscript
+from sctlab_model.anatomy.segmenter import TooThinError
 from sctlab_model.anatomy.shipped import JUDGE, NETWORK, is_here
 from sctlab_model.cases import Case, find_image
 from sctlab_model.errors import InputError
@@ -93,6 +94,23 @@ def make_segmenter(text: str, device: str = "cpu") -> Segmenter | None:
         return None
     entry = _ENTRIES.get(name)
     return entry.make(device) if entry is not None else TorchScriptSegmenter(name, device)
+
+
+def segmented(segmenter: Segmenter | None, image: Volume, notes: list[str]) -> Volume | None:
+    """A segmenter's labels; None without one, and where the image is too thin for it, which is no fault of the result.
+
+    Args:
+        segmenter: Or None.
+        image: HU.
+        notes: Is added to where there are no labels.
+    """
+    if segmenter is None:
+        return None
+    try:
+        return segmenter.segment(image)
+    except TooThinError as error:
+        notes.append(f"no labels: {error}")
+        return None
 
 
 def read_labels(folder: Path, case: Case) -> Volume | None:

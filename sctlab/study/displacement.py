@@ -13,7 +13,13 @@ DISPLACEMENT = ("dx_mm", "dy_mm", "dz_mm", "spread_mm")
 EDGE_SHIFT = ("edge_dx_mm", "edge_dy_mm", "edge_dz_mm")
 WINDOW = (-500.0, 700.0)  # HU; outside, air and metal would lead the registration
 INNER_MM = 10.0  # below the skin: the mask that a prediction is cut to holds the outline where it is
+FEWEST_VOXELS = 4  # along every axis: ITK's derivatives need them
 MAP_YX = (10, 14)  # cells of the coarse map over the body's box
+
+
+def measurable(image: Volume) -> bool:
+    """Whether an image is thick enough for its displacement to be measured."""
+    return min(image.array.shape) >= FEWEST_VOXELS
 
 
 def displacement_field(image: Volume, truth: Volume, mask: np.ndarray) -> np.ndarray:
@@ -24,7 +30,7 @@ def displacement_field(image: Volume, truth: Volume, mask: np.ndarray) -> np.nda
     references themselves, whose displacement was planted, says how far it can be believed.
 
     Args:
-        image: HU, e.g. an sCT.
+        image: HU, e.g. an sCT; `measurable`.
         truth: HU, same grid.
         mask: The body (bool, z y x).
     """
@@ -89,10 +95,11 @@ def edge_shift(image: Volume, truth: Volume, mask: np.ndarray) -> dict[str, floa
         mask: The body (bool, z y x).
 
     Returns:
-        `edge_dx_mm`, `edge_dy_mm`, `edge_dz_mm`; NaN where the body is too thin to have an inside.
+        `edge_dx_mm`, `edge_dy_mm`, `edge_dz_mm`; NaN where the body is too thin to have an inside, or the image
+        to be `measurable`.
     """
     inner = edt.edt(mask, anisotropy=truth.geometry.spacing_xyz[::-1]) > INNER_MM
-    if not inner.any():
+    if not inner.any() or not measurable(image):
         return dict.fromkeys(EDGE_SHIFT, float("nan"))
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsCorrelation()

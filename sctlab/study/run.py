@@ -17,7 +17,7 @@ from sctlab.study.cells import RATES, PairSet, StudyFiles
 from sctlab.study.folds import incomplete, left_out, split_of, study_cases
 from sctlab.study.plan import StudyPlan
 from sctlab.study.planted import PLANTED, plant_case
-from sctlab.study.scoring import score_cell, unscored
+from sctlab.study.scoring import score_cell, unlabelled_cases, unscored
 from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.pack import pack_runs
 from sctlab.training.plan import TrainingPlan
@@ -99,6 +99,8 @@ def run_study(
         if not outcome.ok:
             failed.setdefault(outcome.name, outcome.error)
     failed |= unscored(files)
+    for case, reason in unlabelled_cases(files).items():
+        monitor.warning(f"{case}: {reason}")
     write_json(files.out / FAILURES, failed)
     if not files.scored_cohorts:
         raise InputError(files.out, found="no cell could be scored", expected="one", advice="; ".join(failed.values()))

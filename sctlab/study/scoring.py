@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from sctlab.evaluation.bias import control_of_pairs
-from sctlab.evaluation.segmentation import NONE, Segmenter, make_segmenter
+from sctlab.evaluation.segmentation import Segmenter, make_segmenter, segmented
 from sctlab.study.cells import Cell, StudyFiles
-from sctlab.study.displacement import coarse_map, displacement_field, summary
+from sctlab.study.displacement import coarse_map, displacement_field, measurable, summary
 from sctlab.study.folds import split_of, study_cases
 from sctlab.study.plan import StudyPlan
 from sctlab.study.scores import TRUTH, Reference, common_mask, edge_profiles, find_truth, load_reference, score_case
@@ -40,6 +40,7 @@ def score_cell(plan: StudyPlan, out: Path, cell: Cell) -> None:
     rows: Rows = []
     pictures = {}
     left_out = {}
+    unlabelled = {}
     for case in study_cases(files, cell.cohort):
         fold = next((k for k, keys in enumerate(split.validation) if str(case.key) in keys), None)
         references = references_of(files, cell.cohort, case)
@@ -50,24 +51,45 @@ def score_cell(plan: StudyPlan, out: Path, cell: Cell) -> None:
         if not common_mask(references, mask).any():
             left_out[str(case.key)] = f"not scored: no place in the body where {', '.join(references)} all have data"
             continue
-        scores = _scores(files, case, image, read_volume(spread) if spread else None, references, mask)
-        if TRUTH in references:
+        notes: list[str] = []
+        labels = segmented(segmenter_of(files.segmenter), image, notes)
+        if notes:
+            unlabelled[str(case.key)] = "; ".join(notes)
+        scores = _scores(
+            files,
+            case,
+            image,
+            read_volume(spread) if spread else None,
+            references,
+            mask,
+            labels.array if labels else None,
+        )
+        if TRUTH in references and measurable(image):
             found, pictures[str(case.key)] = against_truth(files, image, references, mask)
             scores[TRUTH] |= found
         own = {"case": str(case.key), "region": str(case.region)}
         rows += [{**own, "evaluate": name, **_finite(values)} for name, values in scores.items()]
     content = {"cell": cell.name, "key": files.scores_key(cell), "rows": rows, "pictures": pictures}
-    write_json(files.scores_file(cell), content | {"left_out": left_out})
+    write_json(files.scores_file(cell), content | {"left_out": left_out, "unlabelled": unlabelled})
 
 
 def unscored(files: StudyFiles) -> dict[str, str]:
     """Cases that scored cells lack, by cell and case, with the reason."""
+    return _reasons(files, "left_out")
+
+
+def unlabelled_cases(files: StudyFiles) -> dict[str, str]:
+    """Cases of scored cells that have all scores but those of organs, by cell and case, with the reason."""
+    return _reasons(files, "unlabelled")
+
+
+def _reasons(files: StudyFiles, part: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for cell in files.cells:
         path = files.scores_file(cell)
         if path.is_file():
-            lost = json.loads(path.read_text(encoding="utf-8")).get("left_out", {})
-            found |= {f"{cell.name}/{case}": reason for case, reason in lost.items()}
+            cases = json.loads(path.read_text(encoding="utf-8")).get(part, {})
+            found |= {f"{cell.name}/{case}": reason for case, reason in cases.items()}
     return found
 
 
@@ -78,31 +100,36 @@ def _scores(
     spread: Volume | None,
     references: dict[str, Reference],
     mask: np.ndarray,
-    labels: np.ndarray | None = None,
+    labels: np.ndarray | None,
 ) -> dict[str, dict[str, float]]:
-    """`score_case` with all that the plan asks for; `labels` are made where they are not given."""
-    if labels is None and files.segmenter != NONE:
-        labels = segmenter_of(files.segmenter).segment(image).array
+    """`score_case` with all that the plan asks for; without labels there are no organ metrics."""
     return score_case(
-        image, spread, references, mask, organs_of(case), changed=changed_of(case), labels=labels, region=case.region,
-        features=files.plan.features, device=str(choose_device(files.plan.device)),
-    )  # fmt: skip
+        image,
+        spread,
+        references,
+        mask,
+        organs_of(case),
+        changed=changed_of(case),
+        labels=labels,
+        region=case.region,
+        features=files.plan.features,
+        device=str(choose_device(files.plan.device)),
+    )
 
 
 @lru_cache(maxsize=1)
-def segmenter_of(name: str) -> Segmenter:
+def segmenter_of(name: str) -> Segmenter | None:
     """The segmenter of a study, loaded once."""
-    found = make_segmenter(name)
-    assert found is not None
-    return found
+    return make_segmenter(name)
 
 
-def _labelled(files: StudyFiles, reference: Reference, path: Path) -> Reference:
+def labelled(files: StudyFiles, reference: Reference, path: Path) -> Reference:
     """A reference with its labels, made once for all cells."""
-    if files.segmenter == NONE:
-        return reference
     if not path.is_file():
-        write_volume(segmenter_of(files.segmenter).segment(reference.ct), path)
+        labels = segmented(segmenter_of(files.segmenter), reference.ct, [])
+        if labels is None:  # too thin, as every prediction on this grid: those say so
+            return reference
+        write_volume(labels, path)
     return replace(reference, labels=read_volume(path).array)
 
 
@@ -135,10 +162,12 @@ def score_references(files: StudyFiles, cohort: str) -> dict[str, Any]:
             if not common_mask(columns, mask).any():
                 continue
             scores = _scores(files, case, reference.ct, None, columns, mask, reference.labels)[TRUTH]
-            found, picture = against_truth(files, reference.ct, columns, mask)
+            if measurable(reference.ct):
+                found, picture = against_truth(files, reference.ct, columns, mask)
+                pictures.setdefault(name, {})[str(case.key)] = picture
+                scores |= found
             own = {"case": str(case.key), "region": str(case.region), "train": name}
-            rows.append({**own, **_finite(scores | found)})
-            pictures.setdefault(name, {})[str(case.key)] = picture
+            rows.append({**own, **_finite(scores)})
     content = {"rows": rows, "pictures": pictures, "control": control_rows(files, cohort)}
     write_json(path, content)
     return content
@@ -156,13 +185,13 @@ def references_of(files: StudyFiles, cohort: str, case: Case) -> dict[str, Refer
     if truth is not None:
         ct = read_volume(truth)
         found = Reference(ct, body_of(case))
-        references[TRUTH] = _labelled(files, found, files.labels_file(cohort, None, str(case.key)))
+        references[TRUTH] = labelled(files, found, files.labels_file(cohort, None, str(case.key)))
     for pairs in files.pair_sets:
         if pairs.plan.kind != "truth":
             folder = files.pairs_folder(cohort, pairs) / str(case.key)
             reference = load_reference(case, folder, pairs.convention)
             if reference is not None:
-                references[pairs.name] = _labelled(files, reference, files.labels_file(cohort, pairs, str(case.key)))
+                references[pairs.name] = labelled(files, reference, files.labels_file(cohort, pairs, str(case.key)))
     return references
 
 

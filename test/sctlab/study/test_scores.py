@@ -89,6 +89,26 @@ def test_what_changed_between_the_scans_can_be_left_out_of_a_reference() -> None
     assert "mae_same" not in score_case(truth, None, references, mask)["mi"]
 
 
+def predicted(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, sct: Volume, references: tuple[dict[str, Reference], ...]
+) -> tuple[str, ...]:
+    """Make every cell of a study predict `sct` for cases with these references; their keys."""
+    keys = tuple(f"Task1/HN/1HNT00{n}" for n, _ in enumerate(references, 1))
+    cases = [Case(key.rsplit("/", 1)[-1], Task.MRI, folder / "mr.mha", region=Region.HN) for key in keys]
+    folds = FoldsRecord(validation=tuple((key,) for key in keys), patients=dict(zip(keys, keys, strict=True)))
+    write_volume(sct, folder / "sct.mha")
+    for name, value in {
+        "study_cases": lambda *_: cases,
+        "split_of": lambda *_: folds,
+        "references_of": lambda _files, _cohort, case: references[cases.index(case)],
+        "prediction_files": lambda *_: (folder / "sct.mha", None),
+        "body_of": lambda _: sct.array > -500,
+    }.items():
+        monkeypatch.setattr(scoring, name, value)
+    monkeypatch.setattr(StudyFiles, "finished", lambda *_: True)
+    return keys
+
+
 def test_a_case_whose_references_share_no_place_is_named_and_has_no_perfect_score(
     tmp_path: Path, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,26 +119,35 @@ def test_a_case_whose_references_share_no_place_is_named_and_has_no_perfect_scor
     with pytest.raises(InputError, match="no place in the body where truth, shift"):
         score_case(truth, None, sides, truth.array > -500)
     files = StudyFiles(load_study(str(tiny())), tmp_path)
-    keys = ("Task1/HN/1HNT001", "Task1/HN/1HNT002")
-    cases = [Case(key.rsplit("/", 1)[-1], Task.MRI, tmp_path / "mr.mha", region=Region.HN) for key in keys]
-    write_volume(truth, tmp_path / "sct.mha")
     whole = {name: Reference(truth, np.ones_like(seen)) for name in sides}
-    for name, value in {
-        "study_cases": lambda *_: cases,
-        "split_of": lambda *_: FoldsRecord(
-            validation=((keys[0],), (keys[1],)), patients=dict(zip(keys, keys, strict=True))
-        ),
-        "references_of": lambda _files, _cohort, case: whole if case is cases[0] else sides,
-        "prediction_files": lambda *_: (tmp_path / "sct.mha", None),
-        "body_of": lambda _: truth.array > -500,
-    }.items():
-        monkeypatch.setattr(scoring, name, value)
-    monkeypatch.setattr(StudyFiles, "finished", lambda *_: True)
+    keys = predicted(monkeypatch, tmp_path, truth, (whole, sides))
     scoring.score_cell(files.plan, tmp_path, files.cells[0])
     assert {row.case for row in read_rows(files)} == {keys[0]}
     found = scoring.unscored(files)
     assert list(found) == [f"{files.cells[0].name}/{keys[1]}"]
     assert "truth, shift all have data" in found[f"{files.cells[0].name}/{keys[1]}"]
+
+
+def test_a_case_too_thin_for_the_segmenter_keeps_its_other_scores(
+    tmp_path: Path, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = blobs()
+    thin = Volume(whole.array[11:14], whole.geometry.cropped((0, 0, 11), (40, 36, 3)), "sct.mha")
+    text = ("device: cpu", "device: cpu\nsegmenter: anatomy-judge")
+    files = StudyFiles(load_study(str(tiny(text))), tmp_path)
+    seen = np.ones(thin.array.shape, dtype=bool)
+    columns = {
+        name: scoring.labelled(files, Reference(thin, seen), tmp_path / f"{name}.mha") for name in ("truth", "shift")
+    }
+    keys = predicted(monkeypatch, tmp_path, thin, (columns, columns))
+    scoring.score_cell(files.plan, tmp_path, files.cells[0])
+    rows = read_rows(files)
+    assert {row.case for row in rows} == set(keys)
+    assert all("mae" in row.scores and not {"DICE", "dx_mm"} & set(row.scores) for row in rows)
+    assert not scoring.unscored(files)
+    found = scoring.unlabelled_cases(files)
+    assert list(found) == [f"{files.cells[0].name}/{key}" for key in keys]
+    assert all("mm along an axis" in reason for reason in found.values())
 
 
 def test_organs_and_features_are_columns_of_every_reference() -> None:
