@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from sctlab.training.batch import Batch
 from sctlab.training.cache import PreparedCase
 from sctlab.training.contrast import ContrastDrawer
+from sctlab.training.densities import Densities, DensityDrawer
 from sctlab.training.field_of_view import FieldOfView
 from sctlab.training.plan import Patch
 from sctlab_model.cut_edges import continue_mirrored
@@ -44,6 +45,7 @@ class PatchDataset(Dataset):
         pairing: `paired` or `shuffled`.
         canvas: Where padding goes, if the plane is smaller than the patch; shared between both sides by default.
         contrast: Draws some of the sources anew; None takes them as they are.
+        densities: Gives the tissues of some patches other densities, in both images; None leaves them.
         source_type: In which the source leaves the loader, for half of the copying; the rest stays float32.
 
     Raises:
@@ -61,9 +63,11 @@ class PatchDataset(Dataset):
         pairing: Literal["paired", "shuffled"] = "paired",
         canvas: Canvas | None = None,
         contrast: ContrastDrawer | None = None,
+        densities: DensityDrawer | None = None,
         source_type: torch.dtype = torch.float32,
     ) -> None:
-        self.canvas, self.contrast, self.source_type = canvas or Canvas(), contrast, source_type
+        self.canvas, self.source_type = canvas or Canvas(), source_type
+        self.contrast, self.densities = contrast, densities
         draws = patch.batch // patch.slab
         if draws % world:
             raise ValueError(f"{draws} draws a batch on {world} processes")
@@ -89,8 +93,8 @@ class PatchDataset(Dataset):
         rng = np.random.default_rng([*self.seed, iteration, draw])
         case = self.cases[rng.integers(len(self.cases))]
         # Streams of their own: the places are the same whatever else is drawn.
-        contrast_rng = np.random.default_rng([*self.seed, iteration, draw, 2]) if self.contrast else None
-        samples = self._slab(case, rng, np.random.default_rng([*self.seed, iteration, draw, 3]), contrast_rng)
+        look_rng = np.random.default_rng([*self.seed, iteration, draw, 2])
+        samples = self._slab(case, rng, np.random.default_rng([*self.seed, iteration, draw, 3]), look_rng)
         if self.pairing == "paired":
             yield from samples
             return
@@ -107,7 +111,7 @@ class PatchDataset(Dataset):
         case: PreparedCase,
         rng: np.random.Generator,
         view_rng: np.random.Generator,
-        contrast_rng: np.random.Generator | None = None,
+        look_rng: np.random.Generator | None = None,
     ) -> Iterator[tuple[np.ndarray, ...]]:
         """The adjacent slices around a drawn voxel: source, target and mask of each."""
         z, y, x = case.body_voxel(int(rng.integers(case.voxels[-1])))
@@ -124,12 +128,15 @@ class PatchDataset(Dataset):
         place = (y - view.first[1] - corner[0], x - view.first[2] - corner[1])
         start = self._start(place, size, flips)
         start = (start[0] + corner[0], start[1] + corner[1])
-        drawn = None
-        if self.contrast is not None and contrast_rng is not None:
+        drawn, changed = None, None
+        if look_rng is not None:
             neighbours = sorted({int(k) for z in slices for k in view.stack(z, self.slices)})
-            drawn = self.contrast.draw(case, neighbours, view, start, self.patch.size_yx, contrast_rng)
+            if self.contrast is not None:
+                drawn = self.contrast.draw(case, neighbours, view, start, self.patch.size_yx, look_rng)
+            if self.densities is not None:
+                changed = self.densities.draw(case, neighbours, view, start, self.patch.size_yx, look_rng)
         for z in slices:
-            yield self._sample(case, z, view, start, flips, drawn)
+            yield self._sample(case, z, view, start, flips, drawn, changed)
 
     def _start(self, place: tuple[int, int], size: tuple[int, int], flips: np.ndarray) -> tuple[int, int]:
         """First row and column of the patch around a voxel of a canvas of some size; negative where it is padded."""
@@ -151,23 +158,30 @@ class PatchDataset(Dataset):
         start: tuple[int, int],
         flips: np.ndarray,
         drawn: dict[int, np.ndarray] | None,
+        changed: Densities | None,
     ) -> tuple[np.ndarray, ...]:
         box, extent = (0, *start), (1, *self.patch.size_yx)
         stack = view.stack(z, self.slices)
         if drawn is None:
-            source = np.concatenate([self._placed(case, k, view, start) for k in stack])
+            source = np.concatenate([self._placed(case, int(k), view, start, changed) for k in stack])
         else:
             source = np.stack([drawn[int(k)] for k in stack])
         target = cut(view.plane(case.target[z : z + 1]), box, extent, BORDER_UNIT)
+        if changed is not None:
+            target = np.clip(target + changed.target[z], -1, 1)
         mask = cut(view.plane(case.mask[z : z + 1]), box, extent, False)
         axes = [axis for axis, flip in zip((1, 2), flips, strict=True) if flip]
         return tuple(np.flip(a, tuple(axes)) if axes else a for a in (source, target, mask))
 
-    def _placed(self, case: PreparedCase, k: int, view: FieldOfView, start: tuple[int, int]) -> np.ndarray:
+    def _placed(
+        self, case: PreparedCase, k: int, view: FieldOfView, start: tuple[int, int], changed: Densities | None
+    ) -> np.ndarray:
         """The case's own source of a slice in the patch, as preparation places it on a canvas; [1, y, x]."""
         box, extent = (0, *start), (1, *self.patch.size_yx)
         plane = view.plane(case.source[k : k + 1])
         placed = cut(plane, box, extent, case.outside)
+        if changed is not None:
+            placed = np.clip(placed + changed.source[k], -1, 1)
         if self.canvas.cut_edges == "air":
             return placed
         mask = cut(view.plane(case.mask[k : k + 1]), box, extent, False)

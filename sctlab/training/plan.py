@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from sctlab.training.contrast import ContrastSettings
+from sctlab.training.densities import DensitySettings
 from sctlab.training.losses import L1, Loss
 from sctlab.training.objectives.base import ObjectiveSettings, objective_type, settings_types
 from sctlab.training.objectives.supervised import SupervisedSettings
@@ -36,6 +37,7 @@ class Data(Settings):
         exclude: File with case ids to leave out; a relative path starts at the plan's folder.
         validation_cases: At most so many validation cases each time; all when left out.
         contrast: Draw some of the MR patches of a simulated cohort with another contrast; never when left out.
+        densities: Give tissues other densities in some of the CBCT patches, in both images; never when left out.
         workers: Processes that cut patches beside each training process; 0 cuts them in it.
     """
 
@@ -48,6 +50,7 @@ class Data(Settings):
     exclude: str | None = None
     validation_cases: Positive | None = None
     contrast: ContrastSettings | None = None
+    densities: DensitySettings | None = None
     workers: int = Field(4, ge=0, le=128)
 
 
@@ -217,6 +220,10 @@ class TrainingPlan(Settings):
             )
         if self.data.contrast and (self.recipe.task is not Task.MRI or self.data.target != "truth"):
             raise ValueError("data.contrast draws MR from what simulated voxels are made of: task mri, target truth")
+        if self.data.densities and self.recipe.normalisation.kind != "range":
+            raise ValueError(
+                f"data.densities adds HU to both images: normalisation range (of a CBCT), not {self.recipe.normalisation.kind}"
+            )
         seen: dict[str, Stage] = {}
         for stage in self.stages:
             if stage.name in seen:

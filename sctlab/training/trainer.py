@@ -26,6 +26,7 @@ from sctlab.training.checkpoint import (
 )
 from sctlab.training.contrast import ContrastDrawer
 from sctlab.training.dataset import PatchDataset, batches
+from sctlab.training.densities import DensityDrawer
 from sctlab.training.job import Progress, StageJob
 from sctlab.training.objectives import build_objective
 from sctlab.training.objectives.base import GENERATOR
@@ -81,6 +82,7 @@ class Trainer:
             plan.pairing,
             plan.recipe.canvas,
             ContrastDrawer(plan.data.contrast, plan.recipe) if plan.data.contrast else None,
+            DensityDrawer(plan.data.densities, plan.recipe) if plan.data.densities else None,
             self.objective.source_type,
         )
         self._reference: UnpairedReference | None = None
