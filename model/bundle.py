@@ -9,13 +9,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sctlab_model.cases import Case, Region, Task, name_of
 from sctlab_model.errors import ImplausibleError, InputError, WeightsError
 from sctlab_model.gates import ValidationStatistics
 from sctlab_model.io.atomic import atomic_path, write_json
 from sctlab_model.recipe import Recipe
+from sctlab_model.settings import validate
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +75,14 @@ class RegionGroup(_Manifest):
     regions: tuple[Region, ...] = Field(min_length=1)
     folds: tuple[Fold, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _different(self) -> RegionGroup:
+        """The same network twice would count twice in the mean, and the spread would say less than it seems to."""
+        hashes = [fold.weights.sha256 for fold in self.folds]
+        if len(set(hashes)) < len(hashes):
+            raise ValueError(f"two folds of {', '.join(self.regions)} have the same weights")
+        return self
+
 
 class Registration(_Manifest):
     """How the training pairs were aligned: scores depend on it."""
@@ -92,7 +101,7 @@ class Bundle(_Manifest):
     """
 
     format: Literal[2] = FORMAT
-    name: str
+    name: Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]  # a line: headers of images hold it
     recipe: Recipe
     groups: tuple[RegionGroup, ...] = Field(min_length=1)
     registration: Registration
@@ -105,7 +114,7 @@ class Bundle(_Manifest):
     def _one_group_each(self) -> Bundle:
         repeated = {r.value for r in self.regions if self.regions.count(r) > 1}
         if repeated:
-            raise ValueError(f"region {', '.join(sorted(repeated))} stands in several groups")
+            raise ValueError(f"region {', '.join(sorted(repeated))} stands in the groups more than once")
         return self
 
     @property
@@ -171,14 +180,14 @@ def read_bundle(folder: str | Path) -> Bundle:
     if not path.is_file():
         raise WeightsError(path, found="no such file", expected="a weights bundle")
     try:
-        return Bundle.model_validate(_migrate(json.loads(path.read_text(encoding="utf-8")), path))
+        return validate(Bundle, _migrate(json.loads(path.read_text(encoding="utf-8")), path), path)
     except OSError as error:
         raise WeightsError(path, found=f"can't be read ({error.strerror})", expected="a weights bundle") from error
-    except (ValueError, RecursionError) as error:
-        reason = error.errors()[0] if isinstance(error, ValidationError) else None
-        text = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" if reason else str(error)
+    except (ValueError, RecursionError, InputError) as error:
+        reason = error.found.removeprefix("settings: ") if isinstance(error, InputError) else str(error)
+        expected = error.expected if isinstance(error, InputError) else ""
         raise WeightsError(
-            path, found=f"a damaged manifest ({text})", expected=f"a bundle of format {FORMAT}"
+            path, found=f"a damaged manifest ({reason})", expected=expected or f"a bundle of format {FORMAT}"
         ) from error
 
 

@@ -7,12 +7,13 @@ validation is held to those as well.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from sctlab_model.cases import Region
@@ -78,10 +79,16 @@ class ResultStatistics(BaseModel):
 class ValueRange(BaseModel):
     """Smallest and largest value over the validation cases."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     low: float
     high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ValueRange:
+        if self.low > self.high:  # everything would be refused
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
 
 
 class ValidationStatistics(BaseModel):
@@ -302,7 +309,7 @@ def _against(name: str, seen: ValueRange, measured: ResultStatistics) -> Finding
 def _ranges(results: Sequence[ResultStatistics]) -> dict[str, ValueRange]:
     ranges = {}
     for name in MARGINS:
-        values = [v for s in results if (v := getattr(s, name)) is not None]
+        values = [v for s in results if (v := getattr(s, name)) is not None and math.isfinite(v)]
         if len(values) >= MINIMUM_CASES:
             ranges[name] = ValueRange(low=min(values), high=max(values))
     return ranges

@@ -9,15 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sctlab_model.cases import Task
 from sctlab_model.network.settings import NetworkSettings, UNetPlusPlusSettings
 
-Spacing = tuple[
-    Annotated[float, Field(gt=0, le=20)], Annotated[float, Field(gt=0, le=20)], Annotated[float, Field(gt=0, le=20)]
-]
+_Millimetres = Annotated[float, Field(ge=0.05, le=20)]
+Spacing = tuple[_Millimetres, _Millimetres, _Millimetres]
+_Side = Annotated[int, Field(ge=1, le=4096)]  # voxels of a canvas; a larger one is a slip, and would fill the memory
+_Value = Annotated[float, Field(ge=-1e9, le=1e9)]  # in source units; float32 keeps it and its differences
 
 
 class _Settings(BaseModel):
-    """Immutable, and unknown keys are errors: a misspelt choice must not be ignored."""
+    """Immutable; unknown keys and values that are not finite are errors: a misspelt choice must not be ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PercentileNormalisation(_Settings):
@@ -35,7 +36,7 @@ class PercentileNormalisation(_Settings):
     kind: Literal["percentile"] = "percentile"
     lower_percentile: float = Field(0.0, ge=0, lt=50)
     upper_percentile: float = Field(99.5, gt=50, le=100)
-    fill: float | None = 0.0
+    fill: _Value | None = 0.0
     scope: Literal["mask", "volume"] = "mask"
 
     @model_validator(mode="after")
@@ -66,15 +67,15 @@ class ZScoreNormalisation(_Settings):
     """Subtract the mean and divide by the standard deviation over mask voxels; `outside` elsewhere."""
 
     kind: Literal["zscore"] = "zscore"
-    outside: float = -2.0
+    outside: float = Field(-2.0, ge=-100, le=100)
 
 
 class RangeNormalisation(_Settings):
     """Clip to a fixed range of source units, then linear to [-1, 1]; outside the mask the lower end."""
 
     kind: Literal["range"] = "range"
-    lower: float = -1024.0
-    upper: float = 3071.0
+    lower: _Value = -1024.0
+    upper: _Value = 3071.0
 
     @model_validator(mode="after")
     def _ordered(self) -> RangeNormalisation:
@@ -111,8 +112,8 @@ class Canvas(_Settings):
     crop: Literal["body", "none"] = "body"
     margin: int = Field(8, ge=0, le=256)
     multiple: int = Field(32, ge=1, le=256)
-    minimum_yx: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (320, 320)
-    fixed_yx: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    minimum_yx: tuple[_Side, _Side] = (320, 320)
+    fixed_yx: tuple[_Side, _Side] | None = None
     padding: Literal["centre", "end"] = "centre"
     cut_edges: Literal["air", "mirror"] = "air"
     pad_value: float | None = Field(None, ge=-10, le=10)
@@ -174,4 +175,9 @@ class Recipe(_Settings):
             raise ValueError(f"target_range_hu is ({low}, {high}); expected -1024 <= lower < upper <= 32767")
         if len(set(self.views)) != len(self.views):
             raise ValueError(f"views repeat: {self.views}")
+        if self.canvas.multiple % self.network.stride:
+            raise ValueError(
+                f"canvas.multiple is {self.canvas.multiple}; expected a multiple of {self.network.stride}, the stride of "
+                f"the {self.network.description}"
+            )
         return self

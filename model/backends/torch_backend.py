@@ -11,8 +11,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sctlab_model.backends import Precision
-from sctlab_model.bundle import Fold, load_fold
-from sctlab_model.errors import WeightsError
+from sctlab_model.bundle import MANIFEST, Fold, load_fold
+from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.network import build_network
 from sctlab_model.network.base import SynthesisNetwork
 from sctlab_model.network.fusing import fold_batch_norm
@@ -107,8 +107,13 @@ def load_network(folder: Path, fold: Fold, settings: NetworkSettings) -> Synthes
     Raises:
         WeightsError: The file is missing, altered, or doesn't fit the recipe's network.
     """
-    with torch.device("meta"), _Unfilled():  # the state dict brings every value
-        network = build_network(settings)
+    try:
+        with torch.device("meta"), _Unfilled():  # the state dict brings every value
+            network = build_network(settings)
+    except InputError as error:
+        raise WeightsError(
+            folder / MANIFEST, found=f"recipe.{error.where}: {error.found}", expected=error.expected
+        ) from error
     state = load_fold(folder, fold)
     try:
         network.load_state_dict(state, strict=True, assign=True)
@@ -116,8 +121,8 @@ def load_network(folder: Path, fold: Fold, settings: NetworkSettings) -> Synthes
         reason = str(error).strip().splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise WeightsError(
             folder / fold.weights.file,
-            found=f"weights of another network ({reason[:160]})",
-            expected=settings.description,
+            found=f"weights of another network ({reason[:240]})",
+            expected=f"{settings.description} and {settings.slices} slices, as recipe.network says in {MANIFEST}",
         ) from error
     return network
 

@@ -27,6 +27,11 @@ class _NetworkSettings(BaseModel):
         """The network in words, for model cards and messages."""
         return self.architecture
 
+    @property
+    def stride(self) -> int:
+        """Voxels of the plane that are one in the deepest stage: heights and widths must be multiples of it."""
+        return 1
+
     @model_validator(mode="after")
     def _odd(self) -> _NetworkSettings:
         if self.slices % 2 == 0:
@@ -50,6 +55,11 @@ class UNetPlusPlusSettings(_NetworkSettings):
     def description(self) -> str:
         """Architecture and encoder."""
         return f"U-Net++ with {self.encoder}"
+
+    @property
+    def stride(self) -> int:
+        """Five stages, each of which halves the plane, whatever the encoder: the library asks for that."""
+        return 32
 
     @model_validator(mode="after")
     def _five(self) -> UNetPlusPlusSettings:
@@ -77,6 +87,11 @@ class ResidualUNet3DSettings(_NetworkSettings):
     def description(self) -> str:
         """Architecture and channels."""
         return f"residual 3D U-Net of {', '.join(map(str, self.features))} channels"
+
+    @property
+    def stride(self) -> int:
+        """The plane is halved between stages."""
+        return int(2 ** (len(self.features) - 1))
 
 
 def _architecture(value: Any) -> str:

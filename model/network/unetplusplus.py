@@ -39,7 +39,7 @@ class Network(SynthesisNetwork):
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
                 "network.encoder",
-                found=f"'{settings.encoder}' ({error})",
+                found=f"'{settings.encoder}' ({str(error)[:160]})",
                 expected="an encoder of segmentation_models_pytorch, e.g. resnet34",
             ) from error
 

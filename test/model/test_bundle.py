@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 import sctlab_model.bundle as bundle_module
+from sctlab_model.backends.torch_backend import load_network
 from sctlab_model.bundle import choose_bundle, find_bundles, load_fold, read_bundle, save_fold, unseen_folds
 from sctlab_model.cases import Case, Region, Task
 from sctlab_model.errors import ExitCode, InputError, WeightsError
+from sctlab_model.network.settings import ResidualUNet3DSettings
+from sctlab_model.recipe import Canvas, Recipe
 
 BundleMaker = Callable[..., Path]
 
@@ -108,7 +113,23 @@ def test_pickles_are_refused_unopened(make_bundle: BundleMaker, tmp_path: Path, 
         (lambda m: m["groups"][0]["folds"][0]["weights"].update(file="/etc/passwd"), "bare file name"),
         (lambda m: m["groups"][0]["folds"][0]["weights"].update(sha256="0"), "sha256"),
         (lambda m: m["groups"][0].update(regions=["KNEE"]), "regions"),
-        (lambda m: m["groups"].append(m["groups"][0]), "region"),
+        (lambda m: m["groups"].append(m["groups"][0]), "region AB, HN, TH stands in the groups more than once"),
+        (lambda m: m["groups"][0].update(regions=["AB", "AB"]), "region AB"),
+        (lambda m: m["groups"][0].update(folds=[m["groups"][0]["folds"][0]] * 2), "the same weights"),
+        (lambda m: m.update(name="two\nlines"), "name"),
+        (lambda m: m["recipe"]["canvas"].update(multiple=8), "canvas.multiple is 8; expected a multiple of 32"),
+        (lambda m: m["recipe"]["canvas"].update(multiple=48), "canvas.multiple is 48; expected a multiple of 32"),
+        (lambda m: m["recipe"]["canvas"].update(multiple=1), "canvas.multiple is 1; "),
+        (lambda m: m["recipe"]["canvas"].update(multiple=0), "canvas.multiple: 0"),
+        (lambda m: m["recipe"]["canvas"].update(multiple=10**9), "canvas.multiple: 1000000000"),
+        (lambda m: m["recipe"]["canvas"].update(minimum_yx=[10**6, 64]), r"canvas.minimum_yx.0: 1000000"),
+        (lambda m: m["recipe"].update(spacing_xyz=[1e-6, 1, 1]), "spacing_xyz.0: 1e-06"),
+        (lambda m: m["recipe"].update(target_range_hu=[0, math.nan]), "target_range_hu.1: nan"),
+        (lambda m: m["recipe"].update(normalisation={"kind": "range", "upper": math.nan}), "range.upper: nan"),
+        (lambda m: m["recipe"].update(normalisation={"kind": "range", "lower": -1e308}), "range.lower: -1e\\+308"),
+        (lambda m: m["recipe"].update(normalisation={"kind": "percentile", "fill": math.inf}), "fill: inf"),
+        (lambda m: m["recipe"].update(normalisation={"kind": "zscore", "outside": math.nan}), "outside: nan"),
+        (lambda m: m.update(validation={"cases": 5, "ranges": {"gas_share": {"low": 5, "high": 1}}}), "gas_share"),
     ],
 )
 def test_damaged_manifests_are_refused(make_bundle: BundleMaker, change: Callable[[dict], None], word: str) -> None:
@@ -117,6 +138,30 @@ def test_damaged_manifests_are_refused(make_bundle: BundleMaker, change: Callabl
     with pytest.raises(WeightsError, match=word) as caught:
         read_bundle(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("features", [(4, 4), (4, 4, 4, 4, 4)])
+def test_a_canvas_suits_the_network_that_it_is_for(features: tuple[int, ...]) -> None:
+    """Another architecture halves the plane less often."""
+    stride = 2 ** (len(features) - 1)
+    network = ResidualUNet3DSettings(features=features)
+    assert Recipe(task=Task.MRI, network=network, canvas=Canvas(multiple=stride)).network.stride == stride
+    with pytest.raises(ValidationError, match=f"expected a multiple of {stride}"):
+        Recipe(task=Task.MRI, network=network, canvas=Canvas(multiple=stride + 1))
+
+
+def test_weights_that_the_recipe_is_not_of_are_named_with_file_and_field(make_bundle: BundleMaker) -> None:
+    folder = make_bundle(folds=1)
+    for change, where, words in (
+        ({"slices": 5}, "group_0_fold_0.safetensors", "5 slices, as recipe.network says in bundle.json"),
+        ({"encoder": "nonsense"}, "bundle.json", "recipe.network.encoder: 'nonsense'"),
+    ):
+        edit(folder, lambda m, change=change: m["recipe"]["network"].update(change))
+        bundle = read_bundle(folder)
+        with pytest.raises(WeightsError, match=words) as caught:
+            load_network(folder, bundle.groups[0].folds[0], bundle.recipe.network)
+        assert Path(caught.value.where).name == where
+        assert len(str(caught.value)) < 700
 
 
 def without_new_fields(manifest: dict) -> None:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
 from sctlab_model.errors import InputError
+from sctlab_model.network.settings import ResidualUNet3DSettings
 from sctlab_model.preparation import (
     canvas_box,
     hu_to_unit,
@@ -30,6 +31,7 @@ from sctlab_model.volume import Geometry, Volume
 LINEAR = Recipe(
     task="cbct", normalisation=RangeNormalisation(lower=-1024, upper=3071), canvas=Canvas(minimum_yx=(32, 32))
 )
+SHALLOW = ResidualUNet3DSettings(features=(4, 4, 4, 4))  # takes a canvas of multiples of 8
 SIGNED_PERMUTATIONS = [
     tuple((np.eye(3)[:, list(order)] * signs).ravel())
     for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
@@ -198,7 +200,9 @@ def test_a_body_that_the_border_cuts_goes_on_as_its_mirror_image() -> None:
     prepared = {}
     for edges in ("air", "mirror"):
         canvas = Canvas(margin=4, multiple=8, minimum_yx=(32, 32), cut_edges=edges)
-        recipe = Recipe(task="cbct", spacing_xyz=(2, 2, 3), normalisation=RangeNormalisation(), canvas=canvas)
+        recipe = Recipe(
+            task="cbct", spacing_xyz=(2, 2, 3), normalisation=RangeNormalisation(), canvas=canvas, network=SHALLOW
+        )
         prepared[edges] = prepare(Volume(hu, grid), Volume(body, grid), recipe)
         restored = restore(np.full(prepared[edges].mask.shape, 7, np.float32), prepared[edges], recipe)
         np.testing.assert_array_equal(restored.array == 7, body)
@@ -222,7 +226,9 @@ def test_a_border_that_the_body_only_touches_cuts_nothing() -> None:
     hu = np.random.default_rng(3).integers(-1000, 900, (2, 64, 80)).astype(np.float32)
     grid = Geometry((80, 64, 2), (2.0, 2.0, 3.0))
     canvas = Canvas(margin=4, multiple=8, minimum_yx=(80, 96), cut_edges="mirror")
-    recipe = Recipe(task="cbct", spacing_xyz=(2, 2, 3), normalisation=RangeNormalisation(), canvas=canvas)
+    recipe = Recipe(
+        task="cbct", spacing_xyz=(2, 2, 3), normalisation=RangeNormalisation(), canvas=canvas, network=SHALLOW
+    )
     for centre, cut_there in ((30, False), (20, True)):  # 1 and 11 voxels of a radius of 31 lie beyond the border
         body = np.broadcast_to(np.hypot(y - centre, x - 40) < 31, hu.shape).copy()
         assert body[:, 0].any()
@@ -237,7 +243,9 @@ def test_added_borders_do_not_hide_a_cut_edge_and_masked_air_is_none() -> None:
     body[:, 4:24, 5:20] = True
     grid = Geometry((24, 24, 3), (2.0, 2.0, 3.0))
     canvas = Canvas(margin=4, multiple=8, minimum_yx=(40, 40), cut_edges="mirror")
-    recipe = Recipe(task="cbct", spacing_xyz=(2, 2, 3), normalisation=RangeNormalisation(), canvas=canvas)
+    recipe = Recipe(
+        task="cbct", spacing_xyz=(2, 2, 3), normalisation=RangeNormalisation(), canvas=canvas, network=SHALLOW
+    )
     plain = prepare(Volume(hu, grid), Volume(body, grid), recipe)
     wider = grid.cropped((-6, -6, 0), (36, 36, 3))
     around = ((0, 0), (6, 6), (6, 6))

@@ -44,7 +44,9 @@ def recipe_for(source: Volume) -> Recipe:
         spacing_xyz=source.geometry.spacing_xyz,
         max_tilt_deg=45,
         normalisation=RobustNormalisation(),
-        canvas=Canvas(crop="none", multiple=1, minimum_yx=(1, 1)),
+        canvas=Canvas(
+            crop="none", pad_value=-1, flip_before_padding=True
+        ),  # planes as they are: views are padded later
     )
 
 

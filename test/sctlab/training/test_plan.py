@@ -98,7 +98,10 @@ def test_impossible_plans_are_refused_with_line_and_reason(text: str, line: int,
         (GOOD + "losses: [{kind: impact_synth, extractor: mind}]\n", "patch.slab is 1"),
         (GOOD + "losses: [{kind: l1}, {kind: l1}]\n", "two terms l1"),
         # The first validation would have told, thousands of steps later.
-        (GOOD.replace("task: mri", "task: mri\n  canvas: {multiple: 16}"), "16, and the network can't take .* 80 x 80"),
+        (
+            GOOD.replace("task: mri", "task: mri\n  canvas: {multiple: 16}"),
+            "canvas.multiple is 16; expected a multiple of 32",
+        ),
         (GOOD + "patch: {batch: 1, size_yx: [32, 32]}\n", "patch.batch: 1, and .* a batch of 2 at least"),
     ],
 )
