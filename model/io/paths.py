@@ -51,6 +51,23 @@ def refuse_links_out(root: str | Path, path: str | Path) -> None:
         )
 
 
+def refuse_replacing(result: Path, *inputs: Path | None) -> None:
+    """Refuse a file for the result that is one of the files that it is made of.
+
+    Args:
+        result: File that will be written.
+        inputs: Files that are read; None for one that was not given.
+
+    Raises:
+        InputError: It is one of them, by whatever name.
+    """
+    for given in inputs:
+        if given is not None and result.exists() and given.exists() and result.samefile(given):
+            raise InputError(
+                result, found="the result would replace this input", expected="another file", advice="change OUT"
+            )
+
+
 def file_beside(header: Path, name: str) -> Path:
     """The file that a header names as the place of its voxels: a bare name in the header's own folder.
 

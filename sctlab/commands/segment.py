@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sctlab.anatomy.comparing import OrganChange, compare_anatomy
+from sctlab_model.case_output import check_writable
 from sctlab_model.cases import Region
+from sctlab_model.io.paths import refuse_replacing
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume, written_suffix
 
@@ -44,6 +46,8 @@ def segment(
     from sctlab_model.anatomy.segmenter import see_anatomy
 
     written_suffix(out)
+    refuse_replacing(out, image, against, weights)
+    check_writable(out.parent)
     network = None if weights is None else read_network(weights)
     volume, other = (
         None if p is None else read_dicom_series(p) if p.is_dir() else read_volume(p) for p in (image, against)

@@ -28,6 +28,7 @@ from sctlab.evaluation.records import EvaluationRecord, read_evaluation
 from sctlab.reporting import counted, number, render
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_text
+from sctlab_model.io.paths import refuse_replacing
 from sctlab_model.records import Record
 
 
@@ -85,6 +86,8 @@ def rank_evaluations(
     if tables and len(paths) > 1:
         raise InputError(tables[0], found=f"a CSV among {len(paths)} arguments", expected="one CSV alone, or folders")
     if tables:
+        if out is not None:
+            refuse_replacing(Path(out) / "ranking.csv", tables[0])
         means = read_leaderboard(paths[0])
         if len(means) < 2:
             raise InputError(paths[0], found="1 method", expected="two or more")

@@ -17,6 +17,7 @@ from sctlab.registration.scratch import remove_stale
 from sctlab.registration.settings import RegistrationSettings
 from sctlab.workflow.cases import run_cases
 from sctlab.workflow.outcomes import Outcome, exit_code
+from sctlab_model.case_output import check_writable
 from sctlab_model.cases import CaseKey, Region, Task, is_cohort
 from sctlab_model.errors import ExitCode, InputError
 from sctlab_model.io.atomic import remove_stale_parts
@@ -96,6 +97,7 @@ def register_cohort(
     keys = [CaseKey(this_task, this_region, folder.name) for folder, this_task, this_region in folders]
     for (folder, *_), key in zip(folders, keys, strict=True):
         refuse_inputs(root / str(key), folder)
+    check_writable(root)
     remove_stale(root, PARTIAL)
     remove_stale_parts(root)
     device = device_in_words(settings)

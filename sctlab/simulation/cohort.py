@@ -11,6 +11,7 @@ from sctlab.simulation.settings import CaseSettings, SimulationSettings, case_id
 from sctlab.simulation.truth import SimulationTruth
 from sctlab.workflow.cases import run_cases
 from sctlab.workflow.outcomes import Outcome, exit_code
+from sctlab_model.case_output import check_writable
 from sctlab_model.cases import Task
 from sctlab_model.errors import ExitCode, InputError
 from sctlab_model.io.atomic import remove_stale_parts
@@ -53,8 +54,10 @@ def simulate_cohort(
         executor: `local` or `ray`.
 
     Raises:
-        InputError: A case is there that was made with other settings.
+        InputError: A case is there that was made with other settings, or the folder can't be written to.
+        ResourceError: The disk is full.
     """
+    check_writable(out)
     remove_stale_parts(out)
     work, folders = [], []
     for region in settings.regions:

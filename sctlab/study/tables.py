@@ -17,6 +17,7 @@ from sctlab.reporting import counted, number, render
 from sctlab.study.names import digits_of, label_of
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_text
+from sctlab_model.io.paths import refuse_replacing
 
 KEYS = ("train", "evaluate", "region", "case")
 ALL = "all"
@@ -198,8 +199,9 @@ def build_tables(scores: Scores, metrics: Sequence[str], against: str) -> StudyT
 
 def write_tables(path: str | Path, out: str | Path, *, against: str) -> StudyTables:
     """Build the tables of a file and write tables.csv, tables.tex and tables.html into the folder `out`."""
-    tables = build_tables(*read_scores(path), against)
     out = Path(out)
+    refuse_replacing(out / "tables.csv", Path(path))
+    tables = build_tables(*read_scores(path), against)
     write_text(out / "tables.csv", tables_csv(tables))
     write_text(out / "tables.tex", tables_latex(tables))
     page = render(

@@ -13,6 +13,7 @@ from sctlab.transforms.files import TransformFile, read_transform
 from sctlab.transforms.invert import invert, invert_points
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_text
+from sctlab_model.io.paths import refuse_replacing
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.text import read_text
 from sctlab_model.io.writing import write_volume
@@ -47,11 +48,7 @@ def apply_file(
     Raises:
         InputError: What is missing or malformed; nothing is written then.
     """
-    for given in (transform, image, like):
-        if given is not None and out.exists() and out.samefile(given):
-            raise InputError(
-                out, found="the result would replace this input", expected="another file", advice="change OUT"
-            )
+    refuse_replacing(out, transform, image, like)
     found = read_transform(transform)
     if image.suffix == ".csv":
         yield from _apply_to_points(found.transform, image, out, inverse)

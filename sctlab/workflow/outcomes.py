@@ -33,6 +33,7 @@ class Outcome:
         error: Why it didn't return.
         trace: Of an error that nobody foresaw.
         broken: The error says nothing about the case: memory or disk failed, a worker died, or there is a bug.
+        code: What a command ends with if this is its only case and it failed.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Outcome:
     error: str = ""
     trace: str = ""
     broken: bool = False
+    code: ExitCode = ExitCode.INTERNAL
 
     @property
     def ok(self) -> bool:
@@ -52,7 +54,7 @@ def attempt(function: Callable[..., Any], name: str, arguments: tuple[Any, ...])
     try:
         return Outcome(name, function(*arguments))
     except ProductError as error:
-        return Outcome(name, error=str(error), broken=_is_of_the_system(error.__cause__))
+        return Outcome(name, error=str(error), broken=_is_of_the_system(error.__cause__), code=error.exit_code)
     except Exception as error:
         return Outcome(name, error=f"{type(error).__name__}: {error}", trace=traceback.format_exc(), broken=True)
 
@@ -78,10 +80,10 @@ def refuse_broken(outcomes: Sequence[Outcome], title: str) -> None:
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> ExitCode:
-    """OK when every case ended well; BAD_INPUT when the only case did not; else SOME_CASES_FAILED."""
+    """OK when every case ended well; what the only case ended with; else SOME_CASES_FAILED."""
     if all(o.ok for o in outcomes):
         return ExitCode.OK
-    return ExitCode.SOME_CASES_FAILED if len(outcomes) > 1 else ExitCode.BAD_INPUT
+    return ExitCode.SOME_CASES_FAILED if len(outcomes) > 1 else outcomes[0].code
 
 
 def _is_of_the_system(cause: BaseException | None) -> bool:

@@ -13,6 +13,7 @@ from pebble import ProcessExpired, ProcessPool
 from sctlab.workflow.outcomes import Outcome, attempt
 from sctlab.workflow.signals import sigterm_as_interrupt
 from sctlab_model.allocator import keep_freed_memory
+from sctlab_model.errors import ExitCode
 from sctlab_model.processors import THREAD_VARIABLES, available_cpus
 
 
@@ -37,7 +38,7 @@ def in_processes(
                 try:
                     outcome = future.result()
                 except ProcessExpired as error:
-                    outcome = Outcome(cases[index][0], error=_ending(error), broken=True)
+                    outcome = Outcome(cases[index][0], error=_ending(error), broken=True, code=ExitCode.RESOURCES)
                 except Exception as error:  # arguments or a result that can't be sent
                     outcome = Outcome(cases[index][0], error=f"{type(error).__name__}: {error}", broken=True)
                 yield index, outcome

@@ -24,6 +24,18 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_image_is_read(
     assert "unknown suffix '.png'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("result", ["image.mha", "other.mha"])
+def test_labels_take_the_place_of_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str], result: str) -> None:
+    grid = Geometry((8, 8, 8), (4.0, 4.0, 4.0))
+    for name in ("image.mha", "other.mha"):
+        write_volume(Volume(np.arange(512, dtype=np.int16).reshape(8, 8, 8), grid), tmp_path / name)
+    before = (tmp_path / result).read_bytes()
+    out = tmp_path / "." / result
+    assert segment(tmp_path / "image.mha", out, "--against", tmp_path / "other.mha") == 2
+    assert "would replace this input" in capsys.readouterr().err
+    assert (tmp_path / result).read_bytes() == before
+
+
 @pytest.mark.parametrize(("offset", "words"), [(0, "taken as HU"), (1024, "a CT must be in HU")])
 def test_it_says_what_it_took_intensities_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], offset: int, words: str

@@ -150,3 +150,11 @@ def test_what_cannot_be_ranked(tmp_path: Path) -> None:
         rank_evaluations([tmp_path / "none.csv"])
     with pytest.raises(InputError, match="synthrad2025"):
         rank_evaluations([a, b], scheme="mine")
+
+
+def test_a_ranking_does_not_replace_the_means_that_it_is_made_of(tmp_path: Path) -> None:
+    lines = "team,mae\na,1\nb,2\n"
+    (tmp_path / "ranking.csv").write_text(lines)
+    with pytest.raises(InputError, match="would replace this input"):
+        rank_evaluations([tmp_path / "ranking.csv"], tmp_path)
+    assert (tmp_path / "ranking.csv").read_text() == lines

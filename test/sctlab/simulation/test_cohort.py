@@ -72,3 +72,9 @@ def test_a_truth_without_version_is_read(tmp_path):
 def test_settings_that_mean_nothing_are_refused(key, value):
     with pytest.raises(InputError, match=key):
         validate(SimulationSettings, {key: value}, "settings of the simulation: centre, labels")
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_a_case_is_made(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(InputError, match="a file where a folder belongs"):
+        simulate_cohort(tmp_path / "out", SimulationSettings(regions=(Region.AB,), case=TINY))

@@ -182,3 +182,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"tables.csv", "tables.tex", "tables.html"}
     arguments[-1] = "c/c"
     assert run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False)) == ExitCode.BAD_INPUT
+
+
+def test_tables_do_not_replace_the_scores_that_they_are_made_of(tmp_path: Path) -> None:
+    text = "train,evaluate,region,case,mae\na,a,AB,1,3\n"
+    (tmp_path / "tables.csv").write_text(text)
+    with pytest.raises(InputError, match="would replace this input"):
+        write_tables(tmp_path / "tables.csv", tmp_path, against="a/a")
+    assert (tmp_path / "tables.csv").read_text() == text

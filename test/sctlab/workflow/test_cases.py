@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sctlab.workflow.cases import run_cases
-from sctlab.workflow.outcomes import Outcome, exit_code, refuse_broken
-from sctlab_model.errors import ExitCode, InputError
+from sctlab.workflow.outcomes import attempt, exit_code, refuse_broken
+from sctlab_model.errors import ExitCode, InputError, ResourceError
 from sctlab_model.io import reading
 from sctlab_model.io.reading import read_volume
 from sctlab_model.monitor import Monitor
@@ -100,10 +100,15 @@ def test_unknown_executors_are_refused() -> None:
 
 
 def test_exit_codes_of_outcomes() -> None:
-    good, bad = Outcome("a"), Outcome("b", error="no")
+    def fail(error: Exception) -> None:
+        raise error
+
+    good, bad = attempt(str, "a", (1,)), attempt(fail, "b", (InputError("b", found="no"),))
     assert exit_code([good, good]) == ExitCode.OK
     assert exit_code([good, bad]) == ExitCode.SOME_CASES_FAILED
     assert exit_code([bad]) == ExitCode.BAD_INPUT
+    assert exit_code([attempt(fail, "c", (ResourceError("c", found="disk full"),))]) == ExitCode.RESOURCES
+    assert exit_code([attempt(fail, "d", (ZeroDivisionError("bug"),))]) == ExitCode.INTERNAL
 
 
 # A case that tidies up in `finally`, as one that registers does; and a run of two of them.
