@@ -208,7 +208,9 @@ class ExclusionsRecord(Record):
 
     current_version: ClassVar[int] = 1
 
-    exclude: dict[str, str] = Field(default_factory=dict, description="Case id: reason.")
+    exclude: dict[str, str] = Field(
+        default_factory=dict, description="Case id (the whole key where two cases share an id): reason."
+    )
     doubtful: dict[str, str] = Field(default_factory=dict, description="Kept, but worth a look. Case id: reason.")
     cases: int = 0
     rule: dict[str, Any] = Field(default_factory=dict)

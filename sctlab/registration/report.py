@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,12 +100,15 @@ def find_results(root: str | Path) -> list[CaseEntry]:
 
 
 def _entry(folder: Path, key: CaseKey) -> CaseEntry | None:
-    """What a case's folder holds; None where nothing was registered in it."""
-    pair, quality = PairRecord.of(folder), QualityRecord.of(folder)
-    if pair is not None and quality is not None:
-        return CaseEntry(folder, key, pair, quality)
-    if (folder / FAILURE).is_file():
-        return CaseEntry(folder, key, error=FailureRecord.read(folder / FAILURE).error)
+    """What a case's folder holds; None where nothing was registered in it. A damaged record is that case's own failure."""
+    try:
+        pair, quality = PairRecord.of(folder), QualityRecord.of(folder)
+        if pair is not None and quality is not None:
+            return CaseEntry(folder, key, pair, quality)
+        if (folder / FAILURE).is_file():
+            return CaseEntry(folder, key, error=FailureRecord.read(folder / FAILURE).error)
+    except InputError as error:
+        return CaseEntry(folder, key, error=str(error))
     return None
 
 
@@ -120,17 +124,19 @@ def write_report(root: str | Path, rule: Rule = DEFAULT_RULE) -> dict[str, str]:
     """Write `report.html` and `exclusions.json` into a method's folder.
 
     Returns:
-        The proposed exclusions: case id → reason.
+        The proposed exclusions: case id, or the whole key where two cases share an id → reason.
     """
     root = Path(root)
     entries = find_results(root)
+    count = Counter(e.id for e in entries)
+    names = {e.folder: e.id if count[e.id] == 1 else str(e.key) for e in entries}
     registered = [e for e in entries if e.quality is not None]
     cases = [(e.id, e.group, signals(e.quality, e.pair.method)) for e in entries if e.quality and e.pair]
     judged = dict(zip((e.folder for e in registered), judge(cases, rule), strict=True))
-    exclude = {e.id: f"not registered: {e.error}" for e in entries if e.error}
-    exclude |= {e.id: "; ".join(judged[e.folder].reasons) for e in registered if judged[e.folder].exclude}
+    exclude = {names[e.folder]: f"not registered: {e.error}" for e in entries if e.error}
+    exclude |= {names[e.folder]: "; ".join(judged[e.folder].reasons) for e in registered if judged[e.folder].exclude}
     # The judge of the single registration first; the rule on the cohort keeps its place for what is left.
-    judgements = {e.id: e.quality for e in registered if e.quality is not None}
+    judgements = {names[e.folder]: e.quality for e in registered if e.quality is not None}
     exclude |= {
         case: "failed: " + "; ".join(quality.reasons)
         for case, quality in judgements.items()
@@ -144,7 +150,16 @@ def write_report(root: str | Path, rule: Rule = DEFAULT_RULE) -> dict[str, str]:
     ordered = sorted(registered, key=lambda e: (-_severity(e), -judged[e.folder].suspicion))
     record = ExclusionsRecord(exclude=exclude, doubtful=doubtful, cases=len(entries), rule=rule.described())
     record.write(root / EXCLUSIONS)
-    write_text(root / REPORT, _page(root.name, ordered, [e for e in entries if e.error], judged, exclude))
+    write_text(
+        root / REPORT,
+        _page(
+            root.resolve().name,
+            ordered,
+            [e for e in entries if e.error],
+            judged,
+            {e.folder for e in entries if names[e.folder] in exclude},
+        ),
+    )
     return exclude
 
 
@@ -153,7 +168,7 @@ def _page(
     ordered: Sequence[CaseEntry],
     failed: Sequence[CaseEntry],
     judged: dict[Path, CohortJudgement],
-    exclude: dict[str, str],
+    out: Collection[Path],
 ) -> str:
     rows = [_row(entry, judged[entry.folder]) for entry in ordered]
     used = [k for k, column in enumerate(COLUMNS) if not rows or any(row[k] != MISSING for row in rows)]
@@ -161,12 +176,12 @@ def _page(
     return render(
         "registration.html",
         title=f"Registration: {name}",
-        subtitle=f"{counted(len(ordered), 'pair')} registered, {len(failed)} failed; {len(exclude)} proposed for exclusion",
+        subtitle=f"{counted(len(ordered), 'pair')} registered, {len(failed)} failed; {len(out)} proposed for exclusion",
         failed=failed,
         header=header,
         explained={column: COLUMNS[column] for column in header},
         rows=[
-            {"entry": entry, "cells": [row[k] for k in used], "out": entry.id in exclude}
+            {"entry": entry, "cells": [row[k] for k in used], "out": entry.folder in out}
             for entry, row in zip(ordered, rows, strict=True)
         ],
         pictures=[
@@ -174,7 +189,7 @@ def _page(
                 "entry": entry,
                 "reasons": (*(entry.quality.reasons if entry.quality else ()), *judged[entry.folder].reasons),
                 "notes": entry.pair.notes if entry.pair is not None else [],
-                "address": _embedded(entry.folder / OVERVIEW) if (entry.folder / OVERVIEW).is_file() else "",
+                "address": _embedded(entry.folder / OVERVIEW),
             }
             for entry in ordered[:MAX_PICTURES]
         ],
@@ -236,11 +251,14 @@ def _row(result: CaseEntry, verdict: CohortJudgement) -> list[str]:
 
 
 def _embedded(path: Path) -> str:
-    """A PNG as a smaller JPEG inside the page."""
+    """A PNG as a smaller JPEG inside the page; nothing where there is none, or a damaged one."""
     from PIL import Image
 
-    with Image.open(path) as image:
-        picture = image.convert("RGB")
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return ""
     if picture.width > PICTURE_WIDTH:
         picture = picture.resize((PICTURE_WIDTH, round(picture.height * PICTURE_WIDTH / picture.width)))
     buffer = io.BytesIO()

@@ -6,6 +6,7 @@ import re
 import pytest
 from PIL import Image
 
+from sctlab.cohort.exclusions import excluded_keys, read_exclusions
 from sctlab.registration.report import find_results, write_report
 from sctlab_model.errors import InputError
 
@@ -64,6 +65,31 @@ def test_worst_first_with_reasons_pictures_and_a_list(registered):
     assert "rigidity &lt;left&gt; out" in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert "2.00%" in page
+
+
+def test_cases_of_one_id_are_told_apart(registered):
+    """Both would be left out by the id of one."""
+    other = registered / "Task1/HN/1ABA004"
+    other.mkdir(parents=True)
+    (other / "quality.json").write_text(json.dumps(quality(0.2)))
+    (other / "pair.json").write_text("{}")
+    exclude = write_report(registered)
+    assert set(exclude) == {"Task1/AB/1ABA004", "1ABA009"}
+    keys = [str(e.key) for e in find_results(registered)]
+    assert set(excluded_keys(read_exclusions(registered / "exclusions.json"), keys, "list")) == {
+        "Task1/AB/1ABA004",
+        "Task1/AB/1ABA009",
+    }
+
+
+@pytest.mark.parametrize("name", ["quality.json", "pair.json"])
+def test_a_damaged_record_is_its_own_case_s_failure(registered, name):
+    (registered / "Task1/AB/1ABA002" / name).write_text("{")
+    (registered / "Task1/AB/1ABA003/overview.png").write_bytes(b"no picture")
+    exclude = write_report(registered)
+    assert set(exclude) == {"1ABA002", "1ABA004", "1ABA009"}
+    assert f"{name}: not JSON" in exclude["1ABA002"]
+    assert (registered / "report.html").read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 7
 
 
 def test_one_result_by_its_own_folder(registered):
