@@ -329,7 +329,7 @@ def weights_path(weights: str | Path) -> Path:
     raise WeightsError(
         path,
         found="neither a folder nor the name of weights that are here",
-        expected=f"a bundle, or one of {', '.join(sorted(p.name for r in (installed_weights(), SHIPPED_WEIGHTS) for p in find_bundles(r))) or 'none'}",
+        expected=f"a bundle, or one of {', '.join(sorted({p.name for r in (installed_weights(), SHIPPED_WEIGHTS) for p in find_bundles(r)})) or 'none'}",
         advice=f"see `sctlab weights list`, and fetch it: sctlab weights fetch {path}",
     )
 

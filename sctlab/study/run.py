@@ -22,6 +22,7 @@ from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.pack import pack_runs
 from sctlab.training.plan import TrainingPlan
 from sctlab.training.run import FOLDS
+from sctlab.weights.locking import one_at_a_time
 from sctlab.workflow.cases import run_cases
 from sctlab.workflow.keys import mark_finished
 from sctlab.workflow.outcomes import Outcome
@@ -71,12 +72,23 @@ def run_study(
         executor: `local` or `ray`.
         monitor: Told of progress and of what failed.
 
+    Another run in the same folder is waited for.
+
     Raises:
-        InputError: No cell could be scored.
+        InputError: No cell could be scored, or the folder can't be written to.
+        ResourceError: The disk is full.
     """
+    files = StudyFiles(plan, Path(out))
+    # two at once would train the same folds into the same files
+    waiting = "another run works in this folder: waiting until it ends"
+    with one_at_a_time(files.out / "study", lambda: monitor.info(waiting)):
+        return _run(files, jobs, executor, monitor)
+
+
+def _run(files: StudyFiles, jobs: int | None, executor: str, monitor: Monitor) -> StudyResult:
     from sctlab.study.report import write_report
 
-    files = StudyFiles(plan, Path(out))
+    plan = files.plan
     write_json(files.out / PLAN, plan.model_dump(mode="json"))
     failed: dict[str, str] = {}
     rates = _Rates(files.out)

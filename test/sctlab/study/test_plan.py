@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from sctlab.study.cells import StudyFiles, estimate
 from sctlab.study.folds import left_out
 from sctlab.study.plan import PairsPlan, StudyPlan, load_study, plan_names
 from sctlab.study.report import read_rows
+from sctlab.study.run import PLAN, run_study
+from sctlab.weights.locking import one_at_a_time
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_json
+from sctlab_model.monitor import Monitor
 
 
 @pytest.mark.parametrize("name", ["quick", "registration", "extractors", "supervision"])
@@ -188,3 +192,30 @@ def test_folds_need_patients_not_cases(tmp_path: Path, tiny: Callable[..., Path]
     text = f"cohorts: {{made: {{folder: {tmp_path / 'real'}, task: mri}}}}\npairs: {{mi: {{kind: mi}}}}\nfolds: 2\n"
     with pytest.raises(InputError, match="2 cases of 1 patients for 2 folds"):
         load_study(str(tiny(text=text)))
+
+
+def test_two_runs_in_one_folder_take_turns(tmp_path: Path, tiny: Callable[..., Path]) -> None:
+    """They would train the same folds into the same files."""
+    waits = threading.Event()
+
+    class Heard(Monitor):
+        def info(self, text: str) -> None:
+            if "another run" in text:
+                waits.set()
+
+    plan = load_study(str(tiny())).changed(cohorts={"gone": {"folder": tmp_path / "gone", "task": "mri"}})
+    out, ended = tmp_path / "out", []
+
+    def second() -> None:
+        with pytest.raises(InputError, match="no cell could be scored"):
+            run_study(plan, out, monitor=Heard())
+        ended.append(True)
+
+    other = threading.Thread(target=second)
+    with one_at_a_time(out / "study"):
+        other.start()
+        assert waits.wait(30)
+        assert not (out / PLAN).exists()
+    other.join(60)
+    assert ended
+    assert (out / PLAN).is_file()
