@@ -52,9 +52,8 @@ def read_case(case: Case, result: CaseResult, recipe: Recipe, policy: Policy) ->
         from sctlab_model.body import body_mask
 
         result.warnings.append("no body mask was given: one was computed from the image")
-        fitted = body_mask(_in_hu(source, case.task), case.task)
+        fitted = with_skin(body_mask(_in_hu(source, case.task), case.task))
         result.warnings += fitted.notes
-        fitted = fitted.with_array(with_skin(fitted.array, fitted.geometry))
     elif not strange:  # or the body in the image isn't found, and the mask is blamed for it
         result.warnings += check_mask(fitted, source, case.task)
     findings = check_region(fitted, case.region)
@@ -68,26 +67,21 @@ def read_case(case: Case, result: CaseResult, recipe: Recipe, policy: Policy) ->
     return source, fitted
 
 
-def with_skin(body: np.ndarray, grid: Geometry) -> np.ndarray:
-    """A computed body and the 3 mm around it, as far as voxels reach.
+def with_skin(body: Volume) -> Volume:
+    """A computed body and the 3 mm around it, as far as voxels reach: the mask of an image that has none.
 
     The outline of a body lies in the middle of its blurred edge, so that 1 to 3 % of the patient, all of it skin, would be
-    air in the sCT. The masks that networks are trained with reach beyond the skin, too: SynthRAD's are dilated, those of
-    our simulator by 4 mm.
+    air in the sCT. Masks that come with images reach beyond the skin, too: SynthRAD's are dilated, those of our simulator
+    by 4 mm. So a network is trained, run and scored over masks of one kind.
 
     Args:
-        body: bool [z, y, x].
-        grid: Of `body`.
-
-    Returns:
-        bool [z, y, x].
+        body: bool [z, y, x], of `body_mask`.
     """
-    reach = [int(MARGIN_MM / s + 1e-6) for s in grid.spacing_xyz[::-1]]
-    offsets = np.meshgrid(
-        *(np.arange(-n, n + 1) * s for n, s in zip(reach, grid.spacing_xyz[::-1], strict=True)), indexing="ij"
-    )
+    spacing = body.geometry.spacing_xyz[::-1]
+    reach = [int(MARGIN_MM / s + 1e-6) for s in spacing]
+    offsets = np.meshgrid(*(np.arange(-n, n + 1) * s for n, s in zip(reach, spacing, strict=True)), indexing="ij")
     ball = np.sqrt(sum(o**2 for o in offsets)) <= MARGIN_MM + 1e-6
-    return np.asarray(ndimage.binary_dilation(body, ball))
+    return body.with_array(ndimage.binary_dilation(body.array, ball))
 
 
 def working_bytes(grid: Geometry, recipe: Recipe) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sctlab.evaluation import checks
 from sctlab_model.body import body_mask
+from sctlab_model.case_input import with_skin
 from sctlab_model.cases import Case, Task, find_image
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_mask, read_volume
@@ -87,8 +88,8 @@ def load_images(case: Case, prediction: Path, reference: Path, notes: list[str])
     sct = Volume(sct.array, ct.geometry, sct.name)
     mask = case.read_mask()
     if mask is None:
-        mask = body_mask(ct, Task.CBCT)
-        notes.append("no body mask: one was computed from the reference")
+        mask = with_skin(body_mask(ct, Task.CBCT))
+        notes.append("no body mask: one was computed from the reference, with 3 mm around the body")
     notes += checks.check_mask(mask, ct)
     fov = find_image(case.folder, "fov") if case.folder is not None else None
     notes += checks.check_field_of_view(ct, mask.array, read_mask(fov) if fov is not None else None)

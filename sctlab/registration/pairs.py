@@ -12,6 +12,7 @@ from sctlab.registration.settings import Convention
 from sctlab.transforms.apply import field_of_view
 from sctlab.transforms.data import AffineTransform, Transform
 from sctlab_model.body import body_mask
+from sctlab_model.case_input import with_skin
 from sctlab_model.cases import Case, Region, Task, find_image, list_images
 from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.io.paths import split_suffix
@@ -251,7 +252,7 @@ def exchanged(pair: Pair) -> Pair:
     back = Convention.CT_TO_SOURCE if pair.ct_is_fixed else Convention.SOURCE_TO_CT
     mask = pair.source_mask if pair.ct_is_fixed else None
     if mask is None:
-        mask = body_mask(pair.moving, Task.MRI if pair.moving_name == "mr" else Task.CBCT)
+        mask = _computed(pair.moving, Task.MRI if pair.moving_name == "mr" else Task.CBCT)
     return replace(
         pair,
         convention=back,
@@ -291,8 +292,8 @@ def _masks(
     """Fixed mask and source mask, as in `Pair`."""
     fixed = ct if ct_is_fixed else source
     if mask is None:
-        source_mask = body_mask(source, task)
-        return (body_mask(ct, Task.CBCT) if ct_is_fixed else source_mask), source_mask
+        source_mask = _computed(source, task)
+        return (_computed(ct, Task.CBCT) if ct_is_fixed else source_mask), source_mask
     where = mask.name or "mask"
     if not mask.array.any():
         raise InputError(
@@ -300,7 +301,7 @@ def _masks(
         )
     if mask.geometry.same_grid(source.geometry) and not (mask_is_fixed and ct_is_fixed):
         mask = Volume(mask.array, source.geometry, mask.name)
-        return (body_mask(ct, Task.CBCT) if ct_is_fixed else mask), mask
+        return (_computed(ct, Task.CBCT) if ct_is_fixed else mask), mask
     if mask.geometry.same_grid(fixed.geometry):  # the CT's own body
         return Volume(mask.array, fixed.geometry, mask.name), None
     raise InputError(
@@ -310,6 +311,11 @@ def _masks(
         f"at {fixed.geometry.origin_xyz} mm",
         advice="resample the mask",
     )
+
+
+def _computed(image: Volume, task: Task) -> Volume:
+    """The mask of an image that has none; as wide as those that come with images."""
+    return with_skin(body_mask(image, task))
 
 
 def _labels(labels: Volume | None, image: Volume) -> Volume | None:

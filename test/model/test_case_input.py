@@ -16,7 +16,7 @@ from sctlab_model.cases import Task, read_challenge
 from sctlab_model.gates import Policy
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.predictions import CaseResult
-from sctlab_model.volume import Geometry
+from sctlab_model.volume import Geometry, Volume
 
 CASES = Path(__file__).parents[2] / "test" / "cases"
 
@@ -26,7 +26,7 @@ def test_the_margin_is_in_millimetres(spacing: tuple[float, float, float]) -> No
     body = np.zeros((9, 21, 23), bool)
     body[3:6, 8:13, 9:14] = True
     distance = ndimage.distance_transform_edt(~body, sampling=spacing[::-1])
-    found = with_skin(body, Geometry((23, 21, 9), spacing))
+    found = with_skin(Volume(body, Geometry((23, 21, 9), spacing))).array
     np.testing.assert_array_equal(found, distance <= MARGIN_MM + 1e-6)
     assert found.sum() > body.sum()
 
@@ -34,7 +34,7 @@ def test_the_margin_is_in_millimetres(spacing: tuple[float, float, float]) -> No
 def test_voxels_larger_than_the_margin_stay_as_they_are() -> None:
     body = np.zeros((3, 5, 5), bool)
     body[1, 2, 2] = True
-    np.testing.assert_array_equal(with_skin(body, Geometry((5, 5, 3), (4, 4, 6))), body)
+    np.testing.assert_array_equal(with_skin(Volume(body, Geometry((5, 5, 3), (4, 4, 6)))).array, body)
 
 
 @pytest.mark.parametrize("task", list(Task))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from sctlab.evaluation import checks
+from sctlab.evaluation.images import load_images
+from sctlab_model.body import body_mask
+from sctlab_model.case_input import with_skin
+from sctlab_model.cases import Case, Task
 from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Geometry, Volume
 
 GRID = Geometry((6, 5, 4), (1.0, 1.0, 3.0))
@@ -54,6 +61,21 @@ def test_masks() -> None:
         checks.check_mask(mask, _ct(grid=Geometry((6, 5, 3))))
     big = Geometry((97, 97, 97))
     assert checks.check_mask(Volume(np.ones(big.shape_zyx, bool), big), _ct(grid=big)) == []
+
+
+def test_a_case_without_a_mask_is_scored_over_the_body_and_its_skin(tmp_path: Path) -> None:
+    """As wide as the masks that cases come with, and as that of an image that is converted without one."""
+    grid = Geometry((80, 80, 12), (1.5, 1.5, 3.0))
+    x = (np.arange(80) - 39.5) * 1.5
+    disc = np.broadcast_to(np.hypot(x, x[:, None]) < 40, grid.shape_zyx)
+    hu = np.where(disc, np.random.default_rng(0).normal(30, 20, grid.shape_zyx), -1000).astype(np.int16)
+    write_volume(Volume(hu, grid), tmp_path / "ct.mha")
+    notes: list[str] = []
+    case = Case("a", Task.CBCT, Volume(hu, grid, "cbct"))
+    images = load_images(case, tmp_path / "ct.mha", tmp_path / "ct.mha", notes)
+    np.testing.assert_array_equal(images.mask, with_skin(body_mask(Volume(hu, grid), Task.CBCT)).array)
+    assert images.mask.sum() > 1.1 * disc.sum()
+    assert any("no body mask" in note for note in notes)
 
 
 def test_a_reference_without_data_is_said() -> None:

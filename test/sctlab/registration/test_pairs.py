@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sctlab.registration.pairs import PairFiles, check_overlap, exchanged, find_case_folders, load_pair
+from sctlab.registration.pairs import PairFiles, check_overlap, exchanged, find_case_folders, load_pair, make_pair
 from sctlab.registration.settings import Convention
 from sctlab.transforms.data import AffineTransform
+from sctlab_model.body import body_mask
+from sctlab_model.case_input import with_skin
 from sctlab_model.cases import Region, Task, find_cohort
 from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.io.writing import write_volume
@@ -136,6 +138,21 @@ def test_missing_mask_is_computed(files):
     given = load_pair(files, Convention.CT_TO_SOURCE)
     both = (pair.fixed_mask.array & given.fixed_mask.array).sum()
     assert 2 * both / (pair.fixed_mask.array.sum() + given.fixed_mask.array.sum()) > 0.9
+
+
+@pytest.mark.parametrize("convention", list(Convention))
+def test_a_computed_mask_reaches_as_far_beyond_the_skin_as_at_inference(convention):
+    """Registered pairs are delivered with it, and networks are trained in it."""
+    grid = Geometry((80, 80, 12), (1.5, 1.5, 3.0))
+    y, x = (np.arange(80) - 39.5) * 1.5, (np.arange(80) - 39.5) * 1.5
+    disc = np.broadcast_to(np.hypot(x, y[:, None]) < 40, grid.shape_zyx)
+    hu = np.where(disc, np.random.default_rng(0).normal(30, 20, grid.shape_zyx), -1000).astype(np.float32)
+    image = Volume(hu, grid, "image")
+    pair = make_pair(image, image, task=Task.CBCT, region=Region.AB, convention=convention)
+    expected = with_skin(body_mask(image, Task.CBCT)).array
+    for mask in (pair.fixed_mask, pair.source_mask, exchanged(replace(pair, source_mask=None)).fixed_mask):
+        np.testing.assert_array_equal(mask.array, expected)
+    assert expected.sum() > 1.1 * disc.sum()
 
 
 def test_a_mask_said_to_be_fixed_is_taken_even_on_a_shared_grid(tmp_path):
