@@ -72,16 +72,20 @@ def deform(
         if number:
             coefficients, grid = refine(coefficients), grid.refined()
         level_images = LevelImages(images, rigid, preset, level.voxel_mm)
-        problem = Problem.of(level_images, preset, generator)
-        if number == 0 and preset.articulated is not None:
-            coefficients = articulated_start(problem, coefficients, grid, preset.articulated)
-        if number == 0 and preset.discrete is not None:
-            coefficients = coarse_start(problem, coefficients, grid, preset.discrete)
+        problem: Problem | None = None
+        if number == 0 and (preset.articulated is not None or preset.discrete is not None):
+            problem = Problem.of(level_images, preset, generator)
+            if preset.articulated is not None:
+                coefficients = articulated_start(problem, coefficients, grid, preset.articulated)
+            if preset.discrete is not None:
+                coefficients = coarse_start(problem, coefficients, grid, preset.discrete)
         if surface is not None and preset.sliding is not None and number >= preset.sliding.from_level:
             lattice, blend = level_images.lattice, preset.sliding.blend_mm
             split = level_images.domains = domains(surface, coefficients, grid, lattice, split, blend)
             if len(coefficients) == 3:
                 coefficients = coefficients.repeat(2, 1, 1, 1)
+            problem = None  # its terms saw both sides at once
+        problem = problem or Problem.of(level_images, preset, generator)
 
         def step(count: int, start: int = done) -> None:
             progress((start + count) / total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,12 @@ class StridedLattice:
     base: Lattice
     strides_zyx: tuple[int, int, int]
     offsets_zyx: tuple[float, float, float]
+
+    def positions(self, axis: int) -> np.ndarray:
+        """Positions of the map's voxel centres along an axis, mm."""
+        count = -(-self.base.size_zyx[axis] // self.strides_zyx[axis])
+        voxels = self.strides_zyx[axis] * np.arange(count) + self.offsets_zyx[axis]
+        return self.base.start_zyx[axis] + self.base.spacing * voxels
 
     def to_normalised(self, points_zyx: Tensor) -> Tensor:
         """Points [..., 3] (z, y, x; mm) to grid_sample's coordinates [..., 3] (x, y, z)."""

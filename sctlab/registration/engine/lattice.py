@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +54,12 @@ class Lattice:
         """The lattice as a physical grid."""
         origin = np.array(fixed.origin_xyz) + fixed.axes @ np.array(self.start_zyx[::-1])
         return Geometry(self.size_zyx[::-1], (self.spacing,) * 3, tuple(origin), fixed.direction)
+
+
+def grid_positions(axes_zyx: Sequence[npt.ArrayLike], device: torch.device) -> Tensor:
+    """Points [N, 3] (z, y, x; mm) of a rectilinear grid, x fastest, from its positions along z, y and x."""
+    axes = [torch.as_tensor(np.asarray(a), dtype=torch.float32, device=device) for a in axes_zyx]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
 
 
 def extent_zyx(geometry: Geometry) -> np.ndarray:

@@ -65,7 +65,10 @@ class LevelImages:
         near = np.minimum(np.maximum(low - REACH_MM, least - 2 * spacing), low)
         far = np.maximum(np.minimum(high + REACH_MM, greatest + 2 * spacing), high)
         self.extractors = [load_extractor(t.extractor, device=images.device) for t in preset.features]
-        spacing = planned_spacing((high - low, far - near), spacing, self._channels(preset, spacing))
+        spans = [high - low, far - near]
+        if preset.sliding is not None and images.cavity is not None:  # either side has a moving map of its own
+            spans.append(far - near)
+        spacing = planned_spacing(spans, spacing, self._channels(preset, spacing))
         self._carried = _Carried(images, mapping, (low, high), (near, far))
         (self.fixed, self.lattice), (self.moving, self.moving_lattice) = self._carried.at(spacing)
         self.up = fixed.axes[2, ::-1]  # the patient's long axis in the fixed image's axes (z, y, x)
@@ -88,6 +91,11 @@ class LevelImages:
         if voxel_mm is None or voxel_mm == self.lattice.spacing:
             return (self.fixed, self.lattice), (self.moving, self.moving_lattice)
         return self._carried.at(voxel_mm)
+
+    def depths(self, fixed: Lattice, moving: Lattice) -> tuple[Tensor, Tensor] | None:
+        """Signed distances to the surface along which organs slide, mm, positive inside, of the voxels of a lattice of the
+        fixed and of one of the moving image ([1, 1, z, y, x] each); None where nothing slides."""
+        return None if self.domains is None else (self.domains.depth(fixed), self.domains.moving_depth(moving))
 
     def bases(self, grid: ControlGrid) -> tuple[Tensor, Tensor, Tensor]:
         """`grid.basis` at every voxel position of the lattice, z, y, x."""

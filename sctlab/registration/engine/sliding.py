@@ -18,13 +18,14 @@ from torch import Tensor
 
 from sctlab.registration.engine.bspline import ControlGrid, evaluate
 from sctlab.registration.engine.images import Images
-from sctlab.registration.engine.lattice import Lattice, carry, extent_zyx, sample_at
+from sctlab.registration.engine.lattice import Lattice, carry, extent_zyx, grid_positions, sample_at
 from sctlab.transforms.data import EulerTransform
 from sctlab_model.volume import triple
 
 SURFACE_MM = 3.0  # voxels of the distance to the surface
 AROUND_MM = 40.0  # around the fixed mask
 SLAB = 16  # slices at a time
+INVERSIONS = 6  # of a spline whose slopes stay well below 1
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,26 @@ class Domains:
         lattice: Its voxels.
         blend_mm: Thickness of the sheet in which one spline passes into the other.
         surface: What the distance comes from.
+        beyond: Distance to the surface where the field takes it, in the voxels of `surface` [1, 1, z, y, x].
     """
 
     distance: Tensor
     lattice: Lattice
     blend_mm: float
     surface: Surface
+    beyond: Tensor
 
     def share(self, points: Tensor) -> Tensor:
         """Share [N] of the inner spline at points [N, 3] (mm; z, y, x)."""
         return share_of(sample_at(self.distance, self.lattice, points)[0], self.blend_mm)
+
+    def depth(self, lattice: Lattice) -> Tensor:
+        """Signed distances of the voxels of a lattice of the fixed image, mm [1, 1, z, y, x]."""
+        return self.distance if lattice == self.lattice else _on_lattice(self.distance, self.lattice, lattice)
+
+    def moving_depth(self, lattice: Lattice) -> Tensor:
+        """… of a lattice of the moving image, which is carried over rigidly."""
+        return _on_lattice(self.beyond, self.surface.lattice, lattice)
 
     @cached_property
     def flat(self) -> Tensor:
@@ -174,4 +185,24 @@ def domains(
 ) -> Domains:
     """Which spline moves a point, for the voxels of a level's lattice."""
     positions = tuple(lattice.positions(axis) for axis in range(3))
-    return Domains(distances(surface, coefficients, grid, positions, previous)[None, None], lattice, blend_mm, surface)
+    distance = distances(surface, coefficients, grid, positions, previous)[None, None]
+    beyond = surface.distance if surface.moves else _carried_along(surface, coefficients[:3], grid)
+    return Domains(distance, lattice, blend_mm, surface, beyond)
+
+
+def _carried_along(surface: Surface, wall: Tensor, grid: ControlGrid) -> Tensor:
+    """Distances to a surface of the fixed image where the wall's spline takes it: the spline is inverted point by point."""
+    lattice = surface.lattice
+    axes = [lattice.positions(axis) for axis in range(3)]
+    z, y, x = (grid.basis(axis, axes[axis]).to(wall) for axis in range(3))
+    field = evaluate(wall, (z, y, x))[None]
+    goal = grid_positions(axes, wall.device)
+    points = goal
+    for _ in range(INVERSIONS):
+        points = goal - sample_at(field, lattice, points).T
+    return sample_at(surface.distance, lattice, points).reshape(1, 1, *lattice.size_zyx)
+
+
+def _on_lattice(values: Tensor, own: Lattice, wanted: Lattice) -> Tensor:
+    points = grid_positions([wanted.positions(axis) for axis in range(3)], values.device)
+    return sample_at(values, own, points).reshape(1, 1, *wanted.size_zyx)
