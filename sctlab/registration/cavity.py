@@ -71,7 +71,8 @@ def cavity_by_organs(ct: Volume) -> Volume | None:
         ct: HU; any grid.
 
     Returns:
-        bool on an axial grid of 3 mm voxels; None without the network's weights, or where it sees less than a litre of organs.
+        bool on an axial grid of 3 mm voxels; None without the network's weights, or where it sees less than a litre of organs
+        or that is left of the cavity.
     """
     if not is_here():
         return None
@@ -88,8 +89,8 @@ def cavity_by_organs(ct: Volume) -> Volume | None:
         return None
     bone = coarse.array > BONE_HU
     soft = _closed(organs) & ~_of(labels, WALL) & ~(bone & ~organs)
-    cavity = ndimage.gaussian_filter(_largest(soft).astype(np.float32), 1.0, mode="nearest") > 0.5
-    return Volume(_largest(cavity), grid, "cavity")
+    cavity = _largest(ndimage.gaussian_filter(_largest(soft).astype(np.float32), 1.0, mode="nearest") > 0.5)
+    return Volume(cavity, grid, "cavity") if cavity.sum() * VOXEL_MM**3 >= LITRE_MM3 else None
 
 
 def _of(labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
@@ -147,8 +148,10 @@ def _axial_grid(geometry: Geometry) -> Geometry:
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in geometry.size_xyz])).reshape(3, -1).T
     points = geometry.to_physical(corners.astype(float))
     low, high = points.min(0), points.max(0)
-    size = np.maximum(np.floor((high - low) / VOXEL_MM).astype(int) + 1, 2)
-    return Geometry(triple(int(n) for n in size), (VOXEL_MM,) * 3, triple(float(v) for v in low))
+    size = np.maximum(np.floor((high - low) / VOXEL_MM + 1e-6).astype(int) + 1, 2)
+    # In the middle of the image: with more than half a voxel over at one end, the last slice would have no cavity.
+    start = (low + high - (size - 1) * VOXEL_MM) / 2
+    return Geometry(triple(int(n) for n in size), (VOXEL_MM,) * 3, triple(float(v) for v in start))
 
 
 def _inside_fat(hu: np.ndarray, body: np.ndarray) -> np.ndarray:

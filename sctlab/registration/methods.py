@@ -176,6 +176,8 @@ def _with_engine(pair: Pair, settings: RegistrationSettings) -> MethodResult:
         device=settings.device,
         seed=settings.seed,
     )
+    if cavity is not None and result.sliding is None:
+        notes = ("the CT's cavity has no surface within what is registered: nothing slides, the field is smooth",)
     return MethodResult(result.transform, result.device, notes, spread=result.spread, details=result.record())
 
 

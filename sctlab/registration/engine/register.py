@@ -113,12 +113,16 @@ def register(
         progress: Called with the stage's name and the share done, 0 to 1.
 
     Raises:
-        InputError: Images or masks that can't be registered (see `check_images`), an unknown device.
+        InputError: Images or masks that can't be registered (see `check_images`), a cavity beside its image, an unknown
+            device.
         RegistrationError: No usable transform: images that don't overlap, a field that folds and can't be repaired.
     """
     chosen = (preset,) if isinstance(preset, Preset) else tuple(preset)
     target = choose_device(device)
     check_images(fixed, moving, fixed_mask, moving_mask)
+    if cavity is not None and cavity.array.any():  # an empty one lets nothing slide
+        side = fixed if cavity_is_fixed else moving
+        _check_place(cavity, side.geometry, cavity.name or "cavity")
     report = progress or (lambda stage, share: None)
     images = Images.prepare(fixed, moving, fixed_mask, moving_mask, bone, target, cavity, not cavity_is_fixed)
     seconds: dict[str, float] = {}
@@ -189,14 +193,17 @@ def check_images(fixed: Volume, moving: Volume, fixed_mask: Volume | None, movin
         where = mask.name or f"{role} mask"
         if not mask.array.any():
             raise InputError(where, found="an empty mask", expected="a mask with voxels")
-        inside = _inside_share(mask, image.geometry)
-        if inside == 0:
-            raise InputError(
-                where,
-                found="a mask that lies outside its image",
-                expected="a mask in the image's space",
-                advice="its origin or direction belongs to another frame of reference",
-            )
+        _check_place(mask, image.geometry, where)
+
+
+def _check_place(mask: Volume, geometry: Geometry, where: str) -> None:
+    if _inside_share(mask, geometry) == 0:
+        raise InputError(
+            where,
+            found="a mask that lies outside its image",
+            expected="a mask in the image's space",
+            advice="its origin or direction belongs to another frame of reference",
+        )
 
 
 def _inside_share(mask: Volume, geometry: Geometry) -> float:

@@ -94,7 +94,8 @@ def compose_field(
     inside = distances(surface, coefficients, grid, own, domains)
     bases = [grid.basis(axis, own[axis]).to(coefficients) for axis in range(3)]
     vectors = np.empty((3, *inside.shape), np.float64)
-    near = body & (inside.abs() <= max(2.0, float(max(fixed.spacing_xyz)) / 2))
+    # Half a voxel would miss all of them where the surface runs midway between.
+    near = body & (inside.abs() <= max(2.0, 0.6 * float(max(fixed.spacing_xyz))))
     jumps = []
     for start in range(0, len(own[0]), SLAB):
         window = slice(start, start + SLAB)

@@ -131,3 +131,20 @@ def test_the_surface_is_known_within_a_voxel(tube) -> None:
 def test_sliding_presets_are_not_averaged() -> None:
     with pytest.raises(InputError, match="it alone"):
         find_presets("mri-ab-sliding,mind")
+
+
+def test_a_cavity_beside_its_image_is_refused(tube) -> None:
+    fixed, moving, cavity = tube
+    far = Volume(cavity.array, Geometry(GRID.size_xyz, GRID.spacing_xyz, (900.0, 0.0, 0.0)), "lungs")
+    with pytest.raises(InputError, match=r"lungs: .* lies outside its image"):
+        register(fixed, moving, preset=SLIDING, initial=STILL, cavity=far)
+
+
+@pytest.mark.parametrize("fixed_is_ct", [False, True])
+def test_a_surface_midway_between_voxels_is_reported(fixed_is_ct: bool) -> None:
+    grid = Geometry((20, 20, 4), (4.0, 4.0, 4.0))  # a thin stack
+    texture = gaussian_filter(np.random.default_rng(0).standard_normal(grid.shape_zyx), 1.0)
+    image, half = Volume(300 * texture, grid), Volume(np.indices(grid.shape_zyx)[2] > 9, grid)
+    few = SLIDING.changed(levels=(Level(voxel_mm=8.0, iterations=2, rate_mm=0.1, points=500),))
+    result = register(image, image, preset=few, initial=STILL, cavity=half, cavity_is_fixed=fixed_is_ct)
+    assert result.sliding.voxels >= 80
