@@ -13,6 +13,7 @@ from sctlab.registration.engine.images import Images
 from sctlab.registration.engine.register import EngineResult, register
 from sctlab.registration.engine.settings import Level, Preset, Sliding
 from sctlab.registration.engine.sliding import Surface
+from sctlab.registration.engine.terms import features
 from sctlab.registration.presets import find_presets
 from sctlab.transforms.data import EulerTransform
 from sctlab.transforms.elastix_reading import read_elastix
@@ -97,6 +98,21 @@ def test_without_a_cavity_the_field_is_smooth(tube) -> None:
     two = register(fixed, moving, preset=few.changed(sliding=Sliding()), initial=STILL)
     assert two.sliding is None
     assert np.array_equal(one.spline.coefficients, two.spline.coefficients)
+
+
+def test_every_level_describes_each_side_by_itself(tube, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed, moving, cavity = tube
+    seen = []
+
+    def own_features(extractor, image, lattice, depth, layers):
+        seen.append((lattice.spacing, depth.shape == image.shape, float((depth > 0).float().mean())))
+        return features.volume_features(extractor, image, layers)
+
+    monkeypatch.setattr(features, "own_features", own_features)
+    few = [level.changed(iterations=1, points=500) for level in SLIDING.levels]
+    register(fixed, moving, preset=SLIDING.changed(levels=tuple(few)), initial=STILL, cavity=cavity)
+    assert [spacing for spacing, *_ in seen] == [8.0, 4.0]
+    assert all(whole and abs(share - cavity.array.mean()) < 0.05 for _, whole, share in seen)
 
 
 def test_files_carry_the_field(slid: EngineResult, tmp_path: Path) -> None:
