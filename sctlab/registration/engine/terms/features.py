@@ -94,13 +94,13 @@ class StaticFeatures(Term):
     def __call__(self, sample: Sample) -> Tensor:
         """Σ_l w_l · d(ψ_l(F), ψ_l(M∘T)) over this extractor's layers."""
         total = sample.moved.new_zeros(())
-        points, index, weights, moved = sample.points, sample.index, sample.weights, (sample.moved,)
+        points, index, weights, moved = sample.points, sample.index, sample.weights, [sample.moved]
         if self.by_side and sample.domains is not None:  # each side has a moving map of its own
             inner = sample.domains.flat[index] > 0
             sides = [torch.nonzero(inner == side)[:, 0] for side in (False, True)]
             order = torch.cat(sides)
             points, index, weights = points[order], index[order], weights[order]
-            moved = tuple(sample.moved[side] for side in sides)
+            moved = [sample.moved[side] for side in sides]
         fixed_samples = self.fixed_samples(points, index)
         for fixed, (_, _, maps, lattice), distance in zip(fixed_samples, self.maps, self.distances, strict=True):
             found = [sample_at(m, lattice, p, chunks=chunk_count(p)) for m, p in zip(maps, moved, strict=True)]
