@@ -82,7 +82,10 @@ def verify_installed(
             bundle = verify(folder, entries.get(known.aliases.get(name, name)))
             more = ", ".join(unnamed_files(folder, bundle))
             folds = sum(len(g.folds) for g in bundle.groups)
-            console.print(f"{name}: {folds} {'fold' if folds == 1 else 'folds'}, ok" + (f" (unused: {more})" if more else ""), markup=False)
+            console.print(
+                f"{name}: {folds} {'fold' if folds == 1 else 'folds'}, ok" + (f" (unused: {more})" if more else ""),
+                markup=False,
+            )
         except WeightsError as error:
             failed = True
             console.print(f"{name}: {error}", markup=False)
