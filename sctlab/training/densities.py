@@ -32,10 +32,8 @@ MEDIUM_HU, FLUID_HU = 420.0, -70.0
 MEDIUM_SHARE = 0.75
 LUNG_HU, FAT_HU, BONE_FACTOR = (-150.0, 250.0), (-25.0, 25.0), (-0.3, 0.3)
 REGION_MM = (6.0, 50.0)
-BLUR_MM = (
-    0.7,
-    2.0,
-)  # standard deviation of a CBCT's resolution in the plane; across it the slices' thickness dominates
+# Standard deviation of a CBCT's resolution in the plane; across it the slices' thickness dominates.
+BLUR_MM = (0.7, 2.0)
 CONTRAST = (0.6, 1.1)  # what scatter leaves of a contrast
 LEAST_VOXELS = 500  # from which that is measured
 

@@ -220,10 +220,12 @@ class TrainingPlan(Settings):
             )
         if self.data.contrast and (self.recipe.task is not Task.MRI or self.data.target != "truth"):
             raise ValueError("data.contrast draws MR from what simulated voxels are made of: task mri, target truth")
-        if self.data.densities and self.recipe.normalisation.kind != "range":
-            raise ValueError(
-                f"data.densities adds HU to both images: normalisation range (of a CBCT), not {self.recipe.normalisation.kind}"
-            )
+        if self.data.densities:
+            kind = self.recipe.normalisation.kind
+            if self.recipe.task is not Task.CBCT or kind != "range":
+                raise ValueError(f"data.densities adds HU to both images: a CBCT, normalisation range (it is {kind})")
+            if self.pairing == "shuffled":
+                raise ValueError(f"data.densities changes pairs alike: objective {self.objective.kind} has none")
         seen: dict[str, Stage] = {}
         for stage in self.stages:
             if stage.name in seen:

@@ -111,9 +111,16 @@ def test_small_shares_leave_most_patches(case: PreparedCase) -> None:
     assert 6 <= (some != plain).any((1, 2)).sum() <= 28
 
 
-def test_only_sources_in_hu_can_follow(make_plan) -> None:
+def test_only_pairs_in_hu_can_change_alike(make_plan) -> None:
     plan = make_plan().model_dump(mode="json")
+    plan["data"]["densities"] = {"share": 0.5}
     with pytest.raises(ValidationError, match=r"data\.densities adds HU to both images"):
-        TrainingPlan.model_validate(plan | {"data": plan["data"] | {"densities": {"share": 0.5}}})
+        TrainingPlan.model_validate(plan)
+    in_hu = RECIPE.model_dump(mode="json")
+    TrainingPlan.model_validate(plan | {"recipe": in_hu})
+    with pytest.raises(ValidationError, match=r"data\.densities adds HU to both images"):
+        TrainingPlan.model_validate(plan | {"recipe": in_hu | {"task": "mri"}})
+    with pytest.raises(ValidationError, match="objective cut has none"):
+        TrainingPlan.model_validate(plan | {"recipe": in_hu, "objective": {"kind": "cut"}, "losses": []})
     with pytest.raises(ValidationError, match="greater than 0"):
         DensitySettings(share=0)
