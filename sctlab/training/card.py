@@ -43,6 +43,7 @@ def model_card(bundle: Bundle) -> str:
             lines.append(
                 f"| {', '.join(group.regions)} | {Path(fold.weights.file).stem} | {' | '.join(cells)} | {counts} |"
             )
+    lines += _seen(bundle)
     regions = [r for g in bundle.groups for r in g.regions]
     rows = []
     for region in regions:
@@ -68,6 +69,22 @@ def model_card(bundle: Bundle) -> str:
         "Outside the regions, scanners and sequences of the pairs the result is undefined.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _seen(bundle: Bundle) -> list[str]:
+    """A line for every fold that was validated on patients of a training before it."""
+    patients = bundle.provenance.get("patients", {})
+    lines = []
+    for fold in (f for g in bundle.groups for f in g.folds):
+        trained = {patients.get(case, case) for case in fold.training_cases}
+        count = sum(patients.get(case, case) in trained for case in fold.validation_cases)
+        if count:
+            name = Path(fold.weights.file).stem
+            lines += [
+                "",
+                f"**{name}**: {count} of its {len(fold.validation_cases)} validation cases are of patients that it, or what it started from, trained on.",
+            ]
+    return lines
 
 
 def _choice(bundle: Bundle) -> str:

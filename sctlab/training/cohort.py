@@ -17,6 +17,7 @@ from sctlab.training.loop import train_stage
 from sctlab.training.plan import Stage, TrainingPlan
 from sctlab.training.run import CHECKS, Run
 from sctlab.training.setup import cases_of, check_choice, load_pairs, refuse_checkpoints, set_up
+from sctlab.training.start import origins, unseen
 from sctlab_model.cases import Region
 from sctlab_model.errors import ExitCode, InputError
 from sctlab_model.monitor import Monitor
@@ -145,7 +146,7 @@ def _train(
     results = []
     for fold in folds:
         for stage in stages:
-            job = _job(run, plan, stage, fold, cohort, division, cache)
+            job = _job(run, plan, stage, fold, cohort, division, cache, monitor)
             best = train_stage(job, fabric, monitor)
             metrics = best["metrics"]
             results.append(StageResult(fold, stage.name, best["best_iteration"], metrics))
@@ -177,10 +178,37 @@ def _in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
         raise SystemExit(0)
 
 
+def _unseen(
+    plan: TrainingPlan, stage: Stage, fold: int, validation: list[Pair], division: FoldsRecord, monitor: Monitor
+) -> list[Pair]:
+    """The validation cases of patients whom no bundle that the stage goes on from has trained on: others score too well.
+
+    Where there are none of those, all are kept; a warning says which it is.
+    """
+    before = origins(plan, stage, fold)
+    kept = unseen([p.key for p in validation], before, division.patients)
+    seen = [p.id for p in validation if p.key not in kept]
+    if seen:
+        done = f"not validated on {', '.join(seen)}" if kept else "validation scores say nothing about new patients"
+        trained = ", ".join(str(o["bundle"]) for o in before)
+        monitor.warning(
+            f"fold {fold}, stage {stage.name}: {done}: {trained} has trained on {'these' if kept else 'all of its'} patients"
+        )
+    return [p for p in validation if not kept or p.key in kept]
+
+
 def _job(
-    run: Run, plan: TrainingPlan, stage: Stage, fold: int, cohort: Cohort, division: FoldsRecord, cache: Path
+    run: Run,
+    plan: TrainingPlan,
+    stage: Stage,
+    fold: int,
+    cohort: Cohort,
+    division: FoldsRecord,
+    cache: Path,
+    monitor: Monitor,
 ) -> StageJob:
     training, validation = cases_of(stage, fold, cohort.pairs, division)
+    validation = _unseen(plan, stage, fold, validation, division, monitor)
     if plan.data.validation_cases is not None:
         validation = _spread(validation, plan.data.validation_cases)
 

@@ -14,7 +14,7 @@ from sctlab.training.card import model_card
 from sctlab.training.checkpoint import load_checkpoint, part
 from sctlab.training.plan import Stage, TrainingPlan
 from sctlab.training.run import Run
-from sctlab.training.start import START
+from sctlab.training.start import START, unseen
 from sctlab.training.trainer import EXTRACTORS
 from sctlab.training.validation import average
 from sctlab_model.bundle import Bundle, Fold, RegionGroup, Registration, StorageType, save_fold, write_bundle
@@ -91,7 +91,7 @@ def pack_runs(
     made_with = [n.values.get("made_with") or describe_software() for n in found]
     sources = [
         {"fold": n.fold, "stage": n.stage.name, "run": n.run.folder.name, "revision": made["revision"]}
-        | {k: v for k, v in _start(n.run, n.fold, n.stage).items() if k in ("bundle", "sha256")}
+        | {k: v for start in _starts(n)[:1] for k, v in start.items() if k in ("bundle", "sha256")}
         for n, made in zip(found, made_with, strict=True)
     ]
     record = found[0].run.stage_folder(found[0].fold, found[0].stage.name) / EXTRACTORS
@@ -115,7 +115,10 @@ def pack_runs(
                 "target": plan.data.target,
             },
             "held_out_cases": list(map(_id, division.held_out)),
-            "patients": {_id(k): v for k, v in division.patients.items() if _id(k) != v},
+            "patients": {
+                **{case: owner for n in found for s in _starts(n) for case, owner in s.get("patients", {}).items()},
+                **{_id(k): v for k, v in division.patients.items() if _id(k) != v},
+            },
             "plan": _named(plan).model_dump(mode="json", exclude={"recipe"}),
             "networks": sources,
             "extractors": read_json(record) if record.is_file() else [],
@@ -157,32 +160,35 @@ def _pack_fold(network: _Network, out: Path, storage: StorageType, several: bool
     plan, division, cases = run.plan, run.folds, run.cohort.cases
     file = f"{stage.name}_fold_{fold}.safetensors" if several else f"fold_{fold}.safetensors"
     weights = save_fold(part(tensors, "model"), out, file, storage)
-    scored: dict[str, dict[str, float]] = values["cases"]
-    metrics: dict[str, Any] = dict(values["metrics"])
+    # A stage that starts from another one, or from a bundle, has seen that one's cases too.
+    seen, starts = plan.ancestors(stage), _starts(network)
+    held = division.validation[fold]
+    validation = unseen(held, starts, division.patients) or held
+    scored: dict[str, dict[str, float]] = {k: s for k, s in values["cases"].items() if k in validation}
+    metrics: dict[str, Any] = values["metrics"] | (average(scored) if scored else {})
     metrics["iterations"] = float(values["best_iteration"])
     regions = {_id(key): case.region for key, case in cases.items()}
     for region in Region:
         of_region = {key: s for key, s in scored.items() if regions[_id(key)] == region}
         if of_region:
             metrics[str(region)] = average(of_region)
-    # A stage that starts from another one, or from a bundle, has seen that one's cases too.
-    seen = _ancestors(stage, plan.stages)
     wanted = None if any(s.regions is None for s in seen) else {r for s in seen for r in s.regions or ()}
     trained = [_id(key) for key in division.training_keys(fold) if wanted is None or cases[key].region in wanted]
-    before = [case for s in seen for case in _start(run, fold, s).get("training_cases", [])]
+    before = [case for start in starts for case in start["training_cases"]]
     return Fold(
         weights=weights,
         storage=storage,
         training_cases=tuple(dict.fromkeys([*trained, *before])),
-        validation_cases=tuple(map(_id, division.validation[fold])),
+        validation_cases=tuple(map(_id, validation)),
         metrics=metrics,
     )
 
 
-def _start(run: Run, fold: int, stage: Stage) -> dict[str, Any]:
-    """What a stage of a run began with, where that was a bundle."""
-    record = run.stage_folder(fold, stage.name) / START
-    return read_json(record) if record.is_file() else {}
+def _starts(network: _Network) -> list[dict[str, Any]]:
+    """What a network's stages began with, where that were bundles; its own stage's first."""
+    run, fold = network.run, network.fold
+    records = [run.stage_folder(fold, s.name) / START for s in run.plan.ancestors(network.stage)]
+    return [read_json(r) for r in records if r.is_file()]
 
 
 def _named(plan: TrainingPlan) -> TrainingPlan:
@@ -192,13 +198,6 @@ def _named(plan: TrainingPlan) -> TrainingPlan:
             s if s.start_bundle is None else s.changed(start_bundle=Path(s.start_bundle).name) for s in plan.stages
         )
     )
-
-
-def _ancestors(stage: Stage, stages: Sequence[Stage]) -> list[Stage]:
-    chain = [stage]
-    while chain[-1].start is not None:
-        chain.append(next(s for s in stages if s.name == chain[-1].start))
-    return chain
 
 
 def _validation(networks: Sequence[_Network], cohort: CohortRecord) -> ValidationStatistics | None:

@@ -268,6 +268,13 @@ class TrainingPlan(Settings):
         starts = {s.start for s in self.stages}
         return tuple(s for s in self.stages if s.name not in starts)
 
+    def ancestors(self, stage: Stage) -> tuple[Stage, ...]:
+        """A stage, the one that it starts from, and so on to the first."""
+        chain = [stage]
+        while chain[-1].start is not None:
+            chain.append(next(s for s in self.stages if s.name == chain[-1].start))
+        return tuple(chain)
+
 
 def recipe_names() -> list[str]:
     """The recipes that come with the product."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from sctlab.training.plan import Stage, TrainingPlan
-from sctlab_model.bundle import load_fold, read_bundle, weights_path
+from sctlab_model.bundle import Bundle, Fold, load_fold, read_bundle, weights_path
 from sctlab_model.errors import InputError
 
 START = "start.json"  # what a stage began with, beside its checkpoints
@@ -25,12 +27,39 @@ def first_weights(plan: TrainingPlan, stage: Stage, fold: int) -> tuple[dict[str
         fold: Number of the fold.
 
     Returns:
-        Tensors of the network, float32, and bundle, task, file, SHA-256, training and validation cases of that fold.
+        Tensors of the network, float32, and bundle, task, file, SHA-256, training and validation cases of that fold, and
+        whose the training cases are where one patient has several.
 
     Raises:
         InputError: A bundle of another network, or without one group for all of the stage's regions.
         WeightsError: No such bundle, or a damaged one.
     """
+    folder, bundle, chosen = _chosen(plan, stage, fold)
+    return load_fold(folder, chosen), _origin(bundle, chosen)
+
+
+def origins(plan: TrainingPlan, stage: Stage, fold: int) -> list[dict[str, Any]]:
+    """What `first_weights` tells of every bundle that a stage's networks came from, by way of the stages before it, too.
+
+    Raises:
+        InputError, WeightsError: As `first_weights` does.
+    """
+    return [_origin(*_chosen(plan, s, fold)[1:]) for s in plan.ancestors(stage) if s.start_bundle is not None]
+
+
+def unseen(keys: Iterable[str], before: Iterable[Mapping[str, Any]], patients: Mapping[str, str]) -> list[str]:
+    """The validation cases of patients that no earlier training saw.
+
+    Args:
+        keys: Of the validation cases.
+        before: Of `origins`.
+        patients: Case key → patient, of this cohort.
+    """
+    owners = {o.get("patients", {}).get(case, case) for o in before for case in o["training_cases"]}
+    return [k for k in keys if patients[k] not in owners and k.rsplit("/", 1)[-1] not in owners]
+
+
+def _chosen(plan: TrainingPlan, stage: Stage, fold: int) -> tuple[Path, Bundle, Fold]:
     folder = weights_path(str(stage.start_bundle))
     bundle = read_bundle(folder)
     if bundle.recipe.network != plan.recipe.network:
@@ -49,13 +78,17 @@ def first_weights(plan: TrainingPlan, stage: Stage, fold: int) -> tuple[dict[str
             expected="one",
             advice="give the stage `regions` of one group",
         )
-    chosen = groups[0].folds[fold % len(groups[0].folds)]
-    origin = {
+    return folder, bundle, groups[0].folds[fold % len(groups[0].folds)]
+
+
+def _origin(bundle: Bundle, chosen: Fold) -> dict[str, Any]:
+    patients = bundle.provenance.get("patients", {})
+    return {
         "bundle": bundle.name,
         "task": bundle.task.value,
         "file": chosen.weights.file,
         "sha256": chosen.weights.sha256,
         "training_cases": list(chosen.training_cases),
         "validation_cases": list(chosen.validation_cases),
+        "patients": {case: patients[case] for case in chosen.training_cases if case in patients},
     }
-    return load_fold(folder, chosen), origin

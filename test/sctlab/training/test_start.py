@@ -14,9 +14,10 @@ from sctlab.training.check import check_plan
 from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.pack import pack_runs
 from sctlab.training.plan import TrainingPlan, load_plan, write_plan
-from sctlab.training.start import first_weights
+from sctlab.training.start import first_weights, unseen
 from sctlab_model.bundle import load_fold, read_bundle
 from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.monitor import Monitor
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,49 @@ def test_relative_folders_start_at_the_plan(make_plan: Callable, bundle: Path) -
     assert origin["file"] == "fold_0.safetensors"
     assert origin["bundle"] == "before"
     assert all(torch.isfinite(w).all() for w in weights.values())
+
+
+def test_patients_that_the_start_trained_on_are_no_validation() -> None:
+    """By id, and by patient where several cases are of one."""
+    before = [{"training_cases": ["1ABA001", "1ABR001"], "patients": {"1ABR001": "a CT"}}]
+    patients = {"Task1/AB/1ABA001": "1ABA001", "Task1/AB/1ABA002": "1ABA002", "Task2/AB/2ABR007": "a CT"}
+    assert unseen(patients, before, patients) == ["Task1/AB/1ABA002"]
+    assert unseen(patients, [], patients) == list(patients)
+
+
+class Listening(Monitor):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warning(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def test_a_fold_is_validated_on_what_its_start_has_not_seen(
+    make_plan: Callable, bundle: Path, cohort_folder: Path, tmp_path: Path
+) -> None:
+    """Two folds of three cases: some of these trained the bundle's folds, whose two validation cases did not."""
+    heard, data = Listening(), make_plan().data.changed(folds=2)
+    plan = going_on(make_plan, bundle, data=data)
+    train_cohort(plan, cohort_folder, tmp_path / "run", TrainSettings(), fabric=_fabric(), monitor=heard)
+    packed = pack_runs([tmp_path / "run"], tmp_path / "after").groups[0].folds
+    for fold, origin in zip(packed, read_bundle(bundle).groups[0].folds, strict=True):
+        assert set(fold.validation_cases) <= set(origin.validation_cases)
+        assert 0 < len(fold.validation_cases) < 3
+        assert "mae_hu" in fold.metrics
+    assert sum("not validated on" in w for w in heard.warnings) == 2
+    assert "trained on" not in (tmp_path / "after" / "MODEL_CARD.md").read_text().replace("did not train on", "")
+
+
+def test_validation_on_seen_patients_alone_is_said(
+    make_plan: Callable, bundle: Path, cohort_folder: Path, tmp_path: Path
+) -> None:
+    """Fold 2 goes on from the bundle's fold 0, which trained on all that fold 2 holds."""
+    heard = Listening()
+    plan = going_on(make_plan, bundle)
+    train_cohort(plan, cohort_folder, tmp_path / "run", TrainSettings((2,)), fabric=_fabric(), monitor=heard)
+    pack_runs([tmp_path / "run"], tmp_path / "after")
+    assert any("nothing about new patients" in w for w in heard.warnings)
+    assert "2 of its 2 validation cases are of patients" in (tmp_path / "after" / "MODEL_CARD.md").read_text()
