@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from sctlab.cohort.checks import Check, ChecksRecord, check_pair, merge_duplicates, stamp_of
 from sctlab.cohort.exclusions import excluded_keys, read_exclusions
-from sctlab.cohort.pairs import Pair, Target, find_pairs
+from sctlab.cohort.pairs import Failed, Pair, Target, find_pairs
 from sctlab.workflow.cases import run_cases
 from sctlab.workflow.outcomes import refuse_broken
 from sctlab_model.cases import CaseKey, Region, Task
@@ -110,6 +110,7 @@ def load_cohort(
     task: Task,
     *,
     target: Target = "ct",
+    failed: Failed = "leave_out",
     exclude: str | Path | None = None,
     regions: Iterable[Region] | None = None,
     jobs: int = 1,
@@ -121,7 +122,7 @@ def load_cohort(
     Args:
         root: A cohort folder, or `<out>/<method>` of registered pairs.
         task: Which of its tasks.
-        target: See `find_pairs`.
+        target, failed: See `find_pairs`.
         exclude: List of cases to leave out; see `read_exclusions`.
         regions: Only these.
         jobs: Processes for the checks.
@@ -134,7 +135,7 @@ def load_cohort(
             fits no case, or a check that was cut short; what was found out by then is remembered.
     """
     root = Path(root)
-    found, left_out = find_pairs(root, task, target=target)
+    found, left_out = find_pairs(root, task, target=target, failed=failed)
     excluded: dict[str, str] = {}
     if exclude is not None:
         keys = {p.key for p in found} | set(left_out) | _keys_of_other_tasks(root, task)

@@ -22,6 +22,8 @@ from sctlab_model.cases import (
 from sctlab_model.errors import InputError
 
 Target = Literal["ct", "truth"]
+Failed = Literal["leave_out", "use"]
+DOUBTS = {Verdict.DOUBTFUL: "its registration is doubtful", Verdict.FAILED: "its registration failed"}
 # In SynthRAD's ids the character after task digit and region names the centre: 1ABA001, 2THC042.
 CENTRE_POSITION = 3
 
@@ -79,14 +81,17 @@ class Pair:
         return tuple(p for p in (self.source, self.target, self.mask, self.field_of_view) if p is not None)
 
 
-def find_pairs(root: str | Path, task: Task, *, target: Target = "ct") -> tuple[list[Pair], dict[str, str]]:
+def find_pairs(
+    root: str | Path, task: Task, *, target: Target = "ct", failed: Failed = "leave_out"
+) -> tuple[list[Pair], dict[str, str]]:
     """Pairs of a cohort, or of the output of `sctlab register`, without opening an image.
 
-    Pairs whose registration has the verdict `failed` are left out; `doubtful` ones stay, with the reason.
+    `doubtful` pairs stay, with the reason.
 
     Args:
         root: A cohort folder, or `<out>/<method>` of registered pairs.
         target: `ct` takes the case's `ct.*`; `truth` takes `truth/ct_aligned.*` of simulated cases.
+        failed: Pairs whose registration has the verdict `failed` are left out, or used like doubtful ones.
 
     Returns:
         The pairs sorted by region and id, and the keys of the case folders that were left out, with the reason.
@@ -101,7 +106,7 @@ def find_pairs(root: str | Path, task: Task, *, target: Target = "ct") -> tuple[
     pairs, left_out = [], {one.where: one.reason for one in listed.left_out}
     for case in listed.cases:
         try:
-            reason, pair = _read_pair(case, target)
+            reason, pair = _read_pair(case, target, failed)
         except InputError as error:  # two images of one name, a damaged record
             reason, pair = str(error), None
         if pair is None:
@@ -111,7 +116,7 @@ def find_pairs(root: str | Path, task: Task, *, target: Target = "ct") -> tuple[
     return pairs, left_out
 
 
-def _read_pair(case: Case, target: Target) -> tuple[str, Pair | None]:
+def _read_pair(case: Case, target: Target, failed: Failed) -> tuple[str, Pair | None]:
     """Why a case can't be used, or its pair."""
     assert case.folder is not None
     assert case.region is not None
@@ -127,7 +132,7 @@ def _read_pair(case: Case, target: Target) -> tuple[str, Pair | None]:
     quality = QualityRecord.of(case.folder) if target == "ct" else None
     verdict = quality.verdict if quality else None
     reasons = ": " + "; ".join(quality.reasons) if quality and quality.reasons else ""
-    if verdict is Verdict.FAILED:
+    if verdict is Verdict.FAILED and failed == "leave_out":
         return f"its registration failed{reasons}", None
     if target == "truth":
         registration = {"method": "simulated-aligned", "convention": "ct_to_source"}
@@ -148,7 +153,7 @@ def _read_pair(case: Case, target: Target) -> tuple[str, Pair | None]:
         registration=tuple(sorted(registration.items())),
         field_of_view=find_image(case.folder, "fov") if target == "ct" else None,
         fractions=fractions if target == "truth" and fractions.is_file() else None,
-        doubt=f"its registration is doubtful{reasons}" if verdict is Verdict.DOUBTFUL else "",
+        doubt=DOUBTS[verdict] + reasons if verdict in DOUBTS else "",
         images=tuple(record.inputs.values()) if record else (),
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 from sctlab.evaluation.segmentation import NONE, resolve_segmenter
 from sctlab.registration.records import EXCLUSIONS, PAIR, ExclusionsRecord
 from sctlab.registration.settings import Convention
-from sctlab.study.plan import CohortPlan, Exclusion, PairsPlan, StudyPlan, case_folders
+from sctlab.study.plan import DEFAULT_EXCLUSION, CohortPlan, Exclusion, PairsPlan, StudyPlan, case_folders
 from sctlab.training.plan import TrainingPlan
 from sctlab.workflow.keys import content_key, is_finished
 from sctlab_model.errors import InputError
@@ -51,13 +51,19 @@ class Cell:
     loss: str
     supervision: str
     seed: int
-    exclusion: Exclusion = "none"
+    exclusion: Exclusion = DEFAULT_EXCLUSION
 
     @property
     def name(self) -> str:
         """All choices, for messages and files."""
-        kept = "" if self.exclusion == "none" else f"/without-{self.exclusion}"
-        return f"{self.cohort}/{self.pairs.name}/{self.loss}/{self.supervision}/seed{self.seed}{kept}"
+        parts = [self.cohort, self.pairs.name, self.loss, self.supervision, f"seed{self.seed}", *self.kept]
+        return "/".join(parts)
+
+    @property
+    def kept(self) -> list[str]:
+        """What is said of pairs left out: nothing where it is what `sctlab train` leaves out."""
+        named = "with-failed" if self.exclusion == "none" else f"without-{self.exclusion}"
+        return [] if self.exclusion == DEFAULT_EXCLUSION else [named]
 
 
 class StudyFiles:
@@ -97,9 +103,12 @@ class StudyFiles:
                     losses = tuple(self.plan.losses) if objective.takes_losses else ()
                     for loss in losses or ("recipe",):
                         for seed in self.plan.seeds:
-                            for exclusion in self.plan.exclusions if pairs.plan.registered else ("none",):
+                            for exclusion in self._exclusions(pairs):
                                 cells.append(Cell(cohort, pairs, loss, supervision, seed, exclusion))
         return tuple(cells)
+
+    def _exclusions(self, pairs: PairSet) -> tuple[Exclusion, ...]:
+        return self.plan.exclusions if pairs.plan.registered else (DEFAULT_EXCLUSION,)
 
     def train_name(self, cell: Cell) -> str:
         """The row of the matrix: the pairs, and of the other axes those that have several values (not the seed)."""
@@ -113,8 +122,7 @@ class StudyFiles:
         parts = [cell.loss] if len(self.plan.losses) > 1 else []
         parts += [cell.supervision] if len(self.plan.supervision) > 1 else []
         parts += [cell.cohort] if len(self.plan.cohorts) > 1 else []
-        parts += [f"without-{cell.exclusion}"] if cell.exclusion != "none" else []
-        return parts
+        return parts + cell.kept
 
     def cohort_key(self, name: str) -> str:
         """Of the cases; a real cohort's by names, sizes and times of its images."""
@@ -167,7 +175,7 @@ class StudyFiles:
     def training_plan(self, cell: Cell) -> TrainingPlan:
         """What the cell trains."""
         task = self.plan.cohorts[cell.cohort].of_task
-        return self.plan.training_plan(task, cell.pairs.plan, cell.loss, cell.supervision, cell.seed)
+        return self.plan.training_plan(task, cell.pairs.plan, cell.loss, cell.supervision, cell.seed, cell.exclusion)
 
     def split_key(self, cohort: str) -> str:
         """Of the division into folds, which all cells of a cohort share."""
@@ -179,7 +187,7 @@ class StudyFiles:
     def fold_key(self, cell: Cell, fold: int) -> str:
         """Of a trained fold and its predictions."""
         settings = {"plan": self.training_plan(cell).model_dump(mode="json"), "fold": fold}
-        if cell.exclusion != "none":  # by what the rule found: its limits, or the report, may change
+        if cell.exclusion in ("rule", "random"):  # by what the rule found: its limits, or the report, may change
             settings |= {"exclusion": cell.exclusion, "proposed": self.proposed(cell)}
         inputs = [self.pairs_state(cell.cohort, cell.pairs), self.split_key(cell.cohort)]
         return content_key("study-fold/1", settings=settings, inputs=inputs)

@@ -49,13 +49,18 @@ def left_out(files: StudyFiles, cell: Cell) -> set[str]:
     """Keys of the pairs that no fold of a cell trains on; they are predicted and scored like the others.
 
     `rule` leaves out what the registration's report proposes; `random` as many, drawn from all: what the loss of so
-    much data costs.
+    much data costs; `failed` what `sctlab train` leaves out.
 
     Raises:
         InputError: The registration's `exclusions.json` can't be read.
     """
-    path = files.pairs_folder(cell.cohort, cell.pairs) / EXCLUSIONS
-    if cell.exclusion == "none" or not path.is_file():
+    folder = files.pairs_folder(cell.cohort, cell.pairs)
+    if cell.exclusion == "failed" and cell.pairs.plan.registered:
+        task = files.plan.cohorts[cell.cohort].of_task
+        sound, every = (find_pairs(folder, task, failed=f)[0] for f in ("leave_out", "use"))
+        return {p.key for p in every} - {p.key for p in sound}
+    path = folder / EXCLUSIONS
+    if cell.exclusion not in ("rule", "random") or not path.is_file():
         return set()
     keys = sorted(split_of(files, cell.cohort).patients)
     proposed = set(ExclusionsRecord.read(path).exclude)

@@ -26,13 +26,15 @@ from sctlab_model.device import choose_device
 from sctlab_model.errors import InputError, ProductError
 from sctlab_model.settings import Settings, load_yaml, validate
 
-Exclusion = Literal["none", "rule", "random"]
+Exclusion = Literal["none", "failed", "rule", "random"]
+DEFAULT_EXCLUSION: Exclusion = "failed"
 # What a study says of every training, whatever the recipe says, and by which of its own keys.
 SETS: dict[str, dict[str, str]] = {
     "data": {
         "folds": "folds",
         "target": "the kind of the pairs",
         "exclude": "exclude of the cohort, and exclusions",
+        "failed": "exclusions",
         "held_out": "every case is predicted, none is held out",
     },
     "computing": {"seed": "seeds"},
@@ -124,8 +126,9 @@ class StudyPlan(Settings):
         pairs: Training pairs by name; each is a column of the matrix, too. `truth` is a column wherever it is known.
         conventions: Of the registered pairs.
         losses: By name; the recipe's own when left out.
-        exclusions: Which registered pairs are not trained on: `none` are left out, those that the registration's report
-            proposes (`rule`), or as many drawn at `random`. All are predicted and scored.
+        exclusions: Which registered pairs are not trained on: `none` are left out; those with the verdict `failed`, as
+            `sctlab train` does; those that the registration's report proposes (`rule`; failed ones are among them); or as many
+            drawn at `random`, whatever their verdict. All are predicted and scored.
         supervision: Objectives by name.
         supervision_changes: Fields of the recipe that go with an objective, such as its learning rate; after `changes`.
         seeds: Of weights and patches.
@@ -146,7 +149,7 @@ class StudyPlan(Settings):
     losses: dict[str, tuple[Loss, ...]] = Field(default_factory=dict)
     supervision: dict[str, AnyObjective] = Field({"supervised": SupervisedSettings()}, min_length=1)
     supervision_changes: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    exclusions: tuple[Exclusion, ...] = Field(("none",), min_length=1)
+    exclusions: tuple[Exclusion, ...] = Field((DEFAULT_EXCLUSION,), min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     folds: int = Field(3, ge=2, le=20)
     split_seed: int = Field(0, ge=0)
@@ -174,7 +177,7 @@ class StudyPlan(Settings):
             taken = [k for k in keys if isinstance(own, dict) and k in own]
             if taken:
                 raise ValueError(f"changes.{field}.{taken[0]} is set by the study itself: {keys[taken[0]]}")
-        if self.exclusions != ("none",) and not any(p.registered for p in self.pairs.values()):
+        if self.exclusions != (DEFAULT_EXCLUSION,) and not any(p.registered for p in self.pairs.values()):
             raise ValueError(f"exclusions {', '.join(self.exclusions)} leave out registered pairs, and there are none")
         for axis in ("cohorts", "pairs", "losses", "supervision"):
             for name in getattr(self, axis):
@@ -193,7 +196,15 @@ class StudyPlan(Settings):
                 raise ValueError(f"supervision_changes.{name} fits none of supervision: {', '.join(self.supervision)}")
         return self
 
-    def training_plan(self, task: Task, pairs: PairsPlan, loss: str, supervision: str, seed: int) -> TrainingPlan:
+    def training_plan(
+        self,
+        task: Task,
+        pairs: PairsPlan,
+        loss: str,
+        supervision: str,
+        seed: int,
+        exclusion: Exclusion = DEFAULT_EXCLUSION,
+    ) -> TrainingPlan:
         """What a cell trains.
 
         Raises:
@@ -211,6 +222,7 @@ class StudyPlan(Settings):
             values["losses"] = [term.model_dump(mode="json") for term in self.losses[loss]]
         target = "truth" if pairs.kind == "truth" else "ct"
         values["data"] |= {"folds": self.folds, "target": target, "exclude": None, "held_out": 0.0}
+        values["data"]["failed"] = "use" if exclusion in ("none", "random") else "leave_out"
         values["computing"] |= {"seed": seed}
         return validate(TrainingPlan, values, f"changes of recipe {self.recipe[task]}")
 

@@ -89,11 +89,11 @@ def matching_reward(rows: Sequence[Row]) -> list[Estimate]:
 
 
 def exclusion_effect(rows: Sequence[Row], trainings: Mapping[str, tuple[str, int]]) -> list[Estimate]:
-    """What leaving pairs out did: MAE against the truth minus that of the training on all pairs, paired by case.
+    """What leaving pairs out did: MAE against the truth minus that of the training on all pairs (or on most), paired by case.
 
     Args:
         rows: Scores.
-        trainings: Training without some pairs → the same one on all pairs, and how many pairs were left out.
+        trainings: Training without some pairs → the same one on all or most, and how many pairs were left out.
     """
     table: dict[str, dict[str, float]] = {}
     for row in over_seeds(rows):

@@ -218,12 +218,13 @@ def _matrix(rows: Sequence[Row], metric: str) -> dict[str, Any]:
 
 
 def _exclusions(files: StudyFiles) -> dict[str, tuple[str, int]]:
-    """Training without some pairs → the one on all of them, and how many were left out (of the first seed's)."""
-    whole = {(c.cohort, c.pairs, c.loss, c.supervision): c for c in files.cells if c.exclusion == "none"}
+    """Training without some pairs → the one on most of them, and how many were left out (of the first seed's)."""
+    most = "none" if "none" in files.plan.exclusions else files.plan.exclusions[0]
+    whole = {(c.cohort, c.pairs, c.loss, c.supervision): c for c in files.cells if c.exclusion == most}
     found: dict[str, tuple[str, int]] = {}
     for cell in files.cells:
         base = whole.get((cell.cohort, cell.pairs, cell.loss, cell.supervision))
-        if cell.exclusion != "none" and base is not None and files.scores_file(cell).is_file():
+        if base is not None and cell.exclusion != most and files.scores_file(cell).is_file():
             count = len(left_out(files, cell))
             found.setdefault(files.train_name(cell), (files.train_name(base), count))
     return found

@@ -253,7 +253,7 @@ def train_fold(
     """
     start = time.process_time()
     run = folder / "run"
-    found, _ = find_pairs(pairs, plan.recipe.task, target=plan.data.target)
+    found, _ = find_pairs(pairs, plan.recipe.task, target=plan.data.target, failed=plan.data.failed)
     keys = {p.key for p in found} & set(split.patients)
     # Every cell has the same division; a pair that a registration lost is missing from its own cell only.
     FoldsRecord(

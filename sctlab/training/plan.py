@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import yaml
 from pydantic import Field, model_validator
 
+from sctlab.cohort.pairs import Failed
 from sctlab.training.contrast import ContrastSettings
 from sctlab.training.densities import DensitySettings
 from sctlab.training.losses import L1, Loss
@@ -28,6 +29,7 @@ class Data(Settings):
 
     Args:
         target: `ct` is the registered CT; `truth` is the aligned CT of a simulated case.
+        failed: Pairs whose registration has the verdict `failed`: `leave_out`, or `use`.
         folds: Number of folds.
         held_out: Share of the patients that no fold sees.
         seed: Of the folds.
@@ -42,6 +44,7 @@ class Data(Settings):
     """
 
     target: Literal["ct", "truth"] = "ct"
+    failed: Failed = "leave_out"
     folds: int = Field(5, ge=1, le=50)
     held_out: float = Field(0.0, ge=0, lt=0.9)
     seed: int = Field(0, ge=0)

@@ -94,6 +94,7 @@ def load_pairs(plan: TrainingPlan, pairs: Path, checks: Path, jobs: int, monitor
         pairs,
         plan.recipe.task,
         target=plan.data.target,
+        failed=plan.data.failed,
         exclude=plan.data.exclude,
         regions={r for s in plan.stages for r in (s.regions or tuple(Region))},
         jobs=jobs,

@@ -223,6 +223,9 @@ def test_the_registrations_verdict_is_heeded(mixed: Path, tmp_path: Path) -> Non
     record = CohortRecord.of(cohort)
     record.write(tmp_path / "cohort.json")
     assert CohortRecord.read(tmp_path / "cohort.json") == record
+    used = load_cohort(tmp_path / "copy", Task.MRI, failed="use")
+    assert used.doubtful == {"Task1/AB/1ABA000": "its registration failed: 4 % of the field folds"} | cohort.doubtful
+    assert [p.id for p in used.pairs] == ["1ABA000", "1ABA001", "1ABA002"]
 
 
 @pytest.mark.parametrize(("shift", "ok"), [(0.003, True), (0.3, True), (0.6, False)])

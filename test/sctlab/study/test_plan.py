@@ -112,13 +112,14 @@ def test_conventions_multiply_registered_pairs_only() -> None:
 
 def test_exclusions_multiply_registered_pairs_and_keep_their_keys(tmp_path: Path, tiny: Callable[..., Path]) -> None:
     plan = load_study(str(tiny(("folds: 2", "  mi: {kind: mi}\nfolds: 2"))))
-    more = plan.changed(exclusions=("none", "rule", "random"))
+    more = plan.changed(exclusions=("failed", "none", "rule", "random"))
     old, new = StudyFiles(plan, tmp_path), StudyFiles(more, tmp_path)
     assert {old.fold_key(c, 0) for c in old.cells} < {new.fold_key(c, 0) for c in new.cells}
     names = [new.train_name(c) for c in new.cells]
-    assert names == ["truth", "shift", "mi", "mi+without-rule", "mi+without-random"]
-    assert len({new.fold_key(c, 0) for c in new.cells}) == 5
-    rule, chance = new.cells[3:]
+    assert names == ["truth", "shift", "mi", "mi+with-failed", "mi+without-rule", "mi+without-random"]
+    assert len({new.fold_key(c, 0) for c in new.cells}) == 6
+    assert [new.training_plan(c).data.failed for c in new.cells[2:]] == ["leave_out", "use", "leave_out", "use"]
+    rule, chance = new.cells[4:]
     FoldsRecord(
         validation=(("Task1/HN/a", "Task1/HN/b"), ("Task1/HN/c",)),
         patients={f"Task1/HN/{k}": k for k in "abc"},
@@ -131,7 +132,7 @@ def test_exclusions_multiply_registered_pairs_and_keep_their_keys(tmp_path: Path
     ExclusionsRecord(exclude={"b": "other words"}).write(new.pairs_folder("made", rule.pairs) / "exclusions.json")
     assert new.fold_key(rule, 0) == after != before  # what is left out makes the network, not the rule's name
     assert len(left_out(new, chance)) == 1
-    assert left_out(new, new.cells[2]) == set()
+    assert left_out(new, new.cells[3]) == set()
 
 
 def test_an_objective_can_have_values_of_its_own(tmp_path: Path, tiny: Callable[..., Path]) -> None:
