@@ -40,9 +40,15 @@ def main(task: str) -> None:
     save_planes(
         [
             Layer("simulated MR" if task == "mri" else "simulated CBCT", source, None if task == "mri" else WINDOW),
-            Layer("synthetic CT, HU", synthetic, WINDOW),
-            Layer("true CT, HU", truth, WINDOW),
-            Layer(f"difference, HU (MAE {mae:.0f})", Volume(error, truth.geometry), DIFFERENCE_WINDOW, "RdBu_r"),
+            Layer("synthetic CT", synthetic, WINDOW, unit="HU"),
+            Layer("true CT", truth, WINDOW, unit="HU"),
+            Layer(
+                f"synthetic − true CT (MAE {mae:.0f} HU)",
+                Volume(error, truth.geometry),
+                DIFFERENCE_WINDOW,
+                "RdBu_r",
+                unit="HU",
+            ),
         ],
         path,
         planes=("axial",),

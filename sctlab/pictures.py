@@ -1,15 +1,20 @@
-"""Pictures of volumes: the three planes through a point, in physical proportion, in one place for all parts."""
+"""Pictures of volumes: the three planes through a point, in physical proportion, in one place for all parts.
+
+They are shown as clinics do: the patient's right on the left of axial and coronal planes, front to the left of sagittal
+ones, head up; whatever way the voxels of the file run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from sctlab_model.io.atomic import atomic_path
-from sctlab_model.volume import Volume
+from sctlab_model.preparation import orient, oriented_geometry
+from sctlab_model.volume import Geometry, Volume, triple
 
 CT_WINDOW = (-200.0, 300.0)  # soft tissue, HU
 BONE_WINDOW = (-500.0, 1500.0)  # HU
@@ -17,6 +22,7 @@ WIDE_WINDOW = (-1000.0, 1000.0)  # lung to bone, HU
 DIFFERENCE_WINDOW = (-300.0, 300.0)  # HU
 GRID_LINE_MM = 10.0
 PLANES = ("axial", "coronal", "sagittal")
+SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}  # the patient's, left and right in a plane
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Layer:
         colormap: A matplotlib colour map.
         contour: Mask or label volume on the same grid, drawn as a line.
         coordinates: Where each voxel's x, y and z go (three volumes, mm), drawn as a deformed grid of lines.
+        unit: Of the values, behind the limits in the title.
     """
 
     title: str
@@ -38,6 +45,7 @@ class Layer:
     colormap: str = "gray"
     contour: Volume | None = None
     coordinates: tuple[Volume, Volume, Volume] | None = None
+    unit: str = ""
 
 
 def plane(volume: Volume, name: str, index_xyz: Sequence[int]) -> tuple[np.ndarray, float]:
@@ -63,6 +71,26 @@ def centre_index(mask: Volume | None, volume: Volume) -> tuple[int, int, int]:
     return nx // 2, ny // 2, nz // 2
 
 
+def _upright_index(index_xyz: Sequence[int], grid: Geometry) -> tuple[int, int, int]:
+    """An index of `grid` as one of its oriented grid."""
+    index = oriented_geometry(grid).to_index(grid.to_physical(np.array(index_xyz)))
+    return triple(int(i) for i in np.rint(index))
+
+
+def _upright(layer: Layer, grid: Geometry) -> Layer:
+    """The layer with its axes along L, P, S. `grid` is that of the figure: headers of one grid may differ by a little."""
+
+    def turned(volume: Volume) -> Volume:
+        return orient(replace(volume, geometry=grid))
+
+    return replace(
+        layer,
+        volume=turned(layer.volume),
+        contour=None if layer.contour is None else turned(layer.contour),
+        coordinates=None if layer.coordinates is None else triple(map(turned, layer.coordinates)),
+    )
+
+
 def save_planes(
     layers: Sequence[Layer],
     path: str | Path,
@@ -74,13 +102,16 @@ def save_planes(
 ) -> Path:
     """Write a PNG with a column a layer and a row a plane, all at one point.
 
-    All volumes lie on one grid. Colour bars are left out: the window stands in the title.
+    All volumes lie on the grid of the first, of any orientation, and `index_xyz` is an index of it. Colour bars are left
+    out: the window stands in the title. The first column names the planes and the patient's sides.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     path = Path(path)
-    index_xyz = index_xyz or centre_index(None, layers[0].volume)
+    grid = layers[0].volume.geometry
+    index_xyz = _upright_index(index_xyz or centre_index(None, layers[0].volume), grid)
+    layers = [_upright(layer, grid) for layer in layers]
     ratios = []
     for name in planes:
         cut, aspect = plane(layers[0].volume, name, index_xyz)
@@ -107,9 +138,17 @@ def save_planes(
                     along = plane(layer.coordinates[component], name, index_xyz)[0]
                     levels = np.arange(np.floor(along.min()), along.max(), GRID_LINE_MM)
                     axis.contour(along, levels=levels, colors="black", linewidths=0.4, linestyles="solid")
-            axis.set_axis_off()
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
             if row == 0:
-                axis.set_title(f"{layer.title}\n[{window[0]:.0f}, {window[1]:.0f}]", fontsize=8)
+                limits = f"[{window[0]:.0f}, {window[1]:.0f}] {layer.unit}".rstrip()
+                axis.set_title(f"{layer.title}\n{limits}", fontsize=8)
+            if column == 0:
+                axis.set_ylabel(name, fontsize=7)
+                for side, place, align in zip(SIDES[name], (0.01, 0.99), ("left", "right"), strict=True):
+                    axis.text(
+                        place, 0.5, side, transform=axis.transAxes, ha=align, va="center", fontsize=7, color="tab:cyan"
+                    )
     if title:
         figure.suptitle(title, fontsize=9)
     with atomic_path(path) as temporary:

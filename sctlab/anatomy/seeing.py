@@ -50,7 +50,7 @@ def save_picture(image: Volume, seen: Anatomy, path: Path) -> Path:
     body = seen.labels.with_array(np.isin(seen.labels.array, FILE_IDS[1:]).astype(np.uint8))
     shown = seen.labels.with_array((seen.labels.array.astype(np.int16) * 37) % 251)  # neighbours far apart in colour
     layers = [
-        Layer("image", image, CT_WINDOW if seen.in_hu else None),
+        Layer("image", image, CT_WINDOW if seen.in_hu else None, unit="HU" if seen.in_hu else ""),
         Layer("labels", shown, (0, 250), "nipy_spectral"),
     ]
     return save_planes(layers, path.with_name(split_suffix(path)[0] + ".png"), index_xyz=centre_index(body, image))

@@ -267,13 +267,14 @@ def planes(images: Images, *, z: int | None = None) -> str:
     x, y, middle = centre_index(mask, images.reference)
     difference = images.prediction.array.astype(np.float32) - images.reference.array
     contour = mask if min(mask.array.shape) > 1 else None  # matplotlib draws none in a plane of one row
-    layers = [Layer("input", images.source)] if images.source is not None else []
+    on_grid = images.reference.with_array  # the scores compare voxel by voxel, whatever the headers say
+    layers = [Layer("input", on_grid(images.source.array))] if images.source is not None else []
     layers += [
-        Layer("CT (reference)", images.reference, CT_WINDOW),
-        Layer("sCT", images.prediction, CT_WINDOW),
-        Layer("CT, bone", images.reference, BONE_WINDOW),
-        Layer("sCT, bone", images.prediction, BONE_WINDOW),
-        Layer("sCT - CT", images.reference.with_array(difference), DIFFERENCE_WINDOW, "RdBu_r", contour=contour),
+        Layer("CT (reference)", images.reference, CT_WINDOW, unit="HU"),
+        Layer("sCT", on_grid(images.prediction.array), CT_WINDOW, unit="HU"),
+        Layer("CT, bone", images.reference, BONE_WINDOW, unit="HU"),
+        Layer("sCT, bone", on_grid(images.prediction.array), BONE_WINDOW, unit="HU"),
+        Layer("sCT − CT", on_grid(difference), DIFFERENCE_WINDOW, "RdBu_r", contour=contour, unit="HU"),
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = save_planes(layers, Path(folder) / "planes.png", index_xyz=(x, y, middle if z is None else z))

@@ -17,12 +17,13 @@ def save_overview(files: dict[str, Volume], path: Path, title: str) -> Path:
     ct = resample(files["ct.mha"], source.geometry, outside=AIR_HU)
     difference = aligned.with_array(ct.array.astype(np.float32) - aligned.array)
     inside = source.array[mask.array > 0]
-    window = (0.0, float(np.percentile(inside, 99.5))) if name == "mr.mha" and inside.size else CT_WINDOW
+    is_mr = name == "mr.mha"
+    window = (0.0, float(np.percentile(inside, 99.5))) if is_mr and inside.size else CT_WINDOW
     layers = [
-        Layer(name.split(".")[0].upper(), source, window, contour=mask),
-        Layer("CT", ct, CT_WINDOW),
-        Layer("CT aligned (truth)", aligned, CT_WINDOW),
-        Layer("CT − truth", difference, DIFFERENCE_WINDOW, "RdBu_r"),
-        Layer("labels", files["truth/labels_source.mha"], (0, 118), "nipy_spectral"),
+        Layer(f"{name.split('.')[0].upper()}, mask outlined", source, window, contour=mask, unit="" if is_mr else "HU"),
+        Layer("CT of another day", ct, CT_WINDOW, unit="HU"),
+        Layer("CT aligned (truth)", aligned, CT_WINDOW, unit="HU"),
+        Layer("CT − truth", difference, DIFFERENCE_WINDOW, "RdBu_r", unit="HU"),
+        Layer("labels (ids)", files["truth/labels_source.mha"], (0, 118), "nipy_spectral"),
     ]
     return save_planes(layers, path, index_xyz=centre_index(mask, source), title=title)

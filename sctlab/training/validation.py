@@ -196,9 +196,9 @@ def draw(hu: np.ndarray, case: PreparedCase, recipe: Recipe, path: Path) -> None
     found = np.where(mask, hu, AIR_HU)
     layers = [
         Layer("source", Volume(np.asarray(case.source), grid)),
-        Layer("sCT (HU)", Volume(found, grid), CT_WINDOW),
-        Layer("CT (HU)", Volume(target, grid), CT_WINDOW),
-        Layer("sCT - CT (HU)", Volume(found - target, grid), DIFFERENCE_WINDOW, "RdBu_r"),
+        Layer("sCT", Volume(found, grid), CT_WINDOW, unit="HU"),
+        Layer("CT", Volume(target, grid), CT_WINDOW, unit="HU"),
+        Layer("sCT − CT", Volume(found - target, grid), DIFFERENCE_WINDOW, "RdBu_r", unit="HU"),
     ]
     body = Volume(mask, grid)
     save_planes(layers, path, index_xyz=centre_index(body, body), title=case.key)
