@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sctlab_model.cases import Case, Region, Task, name_of
-from sctlab_model.errors import ImplausibleError, InputError, WeightsError
+from sctlab_model.errors import ImplausibleError, InputError, WeightsError, meant
 from sctlab_model.gates import ValidationStatistics
 from sctlab_model.io.atomic import atomic_path, write_json
 from sctlab_model.recipe import Recipe
@@ -326,11 +326,12 @@ def weights_path(weights: str | Path) -> Path:
     for folder in (installed_weights() / path, SHIPPED_WEIGHTS / path):
         if (folder / MANIFEST).is_file():
             return folder
+    here = sorted({p.name for r in (installed_weights(), SHIPPED_WEIGHTS) for p in find_bundles(r)})
     raise WeightsError(
         path,
         found="neither a folder nor the name of weights that are here",
-        expected=f"a bundle, or one of {', '.join(sorted({p.name for r in (installed_weights(), SHIPPED_WEIGHTS) for p in find_bundles(r)})) or 'none'}",
-        advice=f"see `sctlab weights list`, and fetch it: sctlab weights fetch {path}",
+        expected=f"a bundle, or one of {', '.join(here) or 'none'}",
+        advice=meant(path, here) or f"see `sctlab weights list`, and fetch it: sctlab weights fetch {path}",
     )
 
 
@@ -357,8 +358,8 @@ def choose_bundle(task: Task, weights: str | Path | None = None) -> Path:
         found = ", ".join(f"{folder.name} ({bundle.task})" for folder, bundle in bundles.items())
         raise WeightsError(
             root,
-            found=f"{len(matching)} bundles for task {task} among {found}",
+            found=f"{len(matching) or 'no'} bundles for task {task} among {found}",
             expected="exactly one",
-            advice="name it with --weights",
+            advice="name it with --weights" if matching else "give --weights a bundle of that task, or leave it out",
         )
     return matching[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import IntEnum
 from functools import partial
 
@@ -47,6 +49,17 @@ class ProductError(Exception):
         # Worker processes send errors back: rebuild from the four parts, not from the joined message.
         parts = {"found": self.found, "expected": self.expected, "advice": self.advice}
         return partial(type(self), **parts), (self.where,)
+
+
+def meant(word: object, known: Iterable[str]) -> str:
+    """Advice for a mistyped name: the closest of the known ones; empty where none is close.
+
+    Example:
+        >>> meant("demo-mir", ["demo-mri", "demo-cbct"])
+        "is 'demo-mri' meant?"
+    """
+    close = get_close_matches(str(word), list(known), n=1, cutoff=0.7)
+    return f"is '{close[0]}' meant?" if close else ""
 
 
 class InputError(ProductError):

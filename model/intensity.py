@@ -15,6 +15,7 @@ AIR_HU, FAT_HU, MUSCLE_HU = -1000.0, -100.0, 45.0
 CONTRAST_HU = (500.0, 1600.0)  # between air and soft tissue; scatter flattens a CBCT, beam hardening stretches it
 PLAIN_HU = 300.0  # nearer to HU than this is a bad calibration, no offset
 LARGEST_RANGE_HU = 20_000.0
+NO_AIR_HU = -200.0  # nothing darker: neither air nor gas nor the fill of a masked image
 NO_TISSUE_HU = 600.0  # further from soft tissue than a badly calibrated CBCT gets
 AGREEMENT_HU = 350.0  # between the offsets that air and tissue imply
 # What exports add: a lost rescale intercept, or numbers made positive.
@@ -121,6 +122,14 @@ def check_cbct(source: Volume) -> list[Finding]:
     wild = _wild_voxels(source.array, bottom, top)
     if wild is not None:
         return [wild]
+    if bottom > NO_AIR_HU:
+        return [
+            Finding(
+                f"values run from {low:g} to {high:g}, and nothing is as dark as air (-1000 HU): is this an MR, or were "
+                "negative values cut off?",
+                "refuse",
+            )
+        ]
     contrast = offset.tissue - offset.air
     if offset.air < -500 and not CONTRAST_HU[0] <= contrast <= CONTRAST_HU[1]:
         return [Finding(f"air and soft tissue lie {contrast:.0f} apart, unlike a CBCT in HU (1000): check the rescale")]
@@ -145,8 +154,13 @@ def check_mr(source: Volume) -> list[Finding]:
     if wild is not None:
         findings.append(wild)
     elif low < -200 and bottom < -0.15 * span:
+        offset = find_offset(source)
+        in_hu = _contrasted(offset) and max(abs(offset.air - AIR_HU), abs(offset.tissue)) <= PLAIN_HU
         findings.append(
-            Finding(f"values run from {low:g} to {high:g}, unlike an MR (not negative): is this a CT or CBCT?")
+            Finding(
+                f"values run from {low:g} to {high:g}, unlike an MR (not negative): is this a CT or CBCT?",
+                "refuse" if in_hu else "warn",
+            )
         )
     if array.dtype == np.uint8 or _few_values(values):
         findings.append(

@@ -8,25 +8,33 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import traceback
 import warnings
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from sctlab_model.errors import ExitCode, InputError, ProductError
+from sctlab_model.errors import ExitCode, InputError, ProductError, meant
 from sctlab_model.processors import start_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sctlab_model.cases import Case, CaseList, Region, Selection
+    from sctlab_model.cases import Case, CaseList, Region, Selection, Task
     from sctlab_model.cohort import PredictionResult, PredictionSettings
     from sctlab_model.monitor import Monitor
     from sctlab_model.predictions import CaseResult
 
+EXAMPLES = """examples:
+  %(prog)s --input mr.nii.gz --task mri --region AB --output out
+  %(prog)s --input cbct.mha --mask body.mha --task cbct --region TH --output out
+  %(prog)s --input cohort --output predictions --skip-existing
+
+Results carry the names of their inputs. docs/safety.md lists the exit codes.
+"""
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
@@ -64,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from sctlab_model.case_output import check_writable
     from sctlab_model.cases import Selection, find_cases, layout_of
+    from sctlab_model.io.paths import SUFFIXES, split_suffix
 
     settings = _settings(options)
     if options.serve:
@@ -83,6 +92,13 @@ def _run(options: argparse.Namespace) -> int:
             raise InputError(options.report, found="a folder", expected="a JSON file to write")
     if not layout.several:
         _refuse_for_one(options)
+    if split_suffix(options.output)[1] in SUFFIXES and not options.output.is_dir():
+        raise InputError(
+            "--output",
+            found=f"the name of an image, {options.output}",
+            expected="a folder",
+            advice="the result carries the name of its input",
+        )
     selection = Selection(options.task, options.region, options.mask)
     if layout.name == "challenge":
         return _challenge(options, settings.model_copy(update={"lenient": True}), selection)
@@ -246,20 +262,44 @@ def _on_sigterm(handler: Any) -> Any:
         return None
 
 
-def _parser() -> argparse.ArgumentParser:
-    from sctlab_model.cases import Task
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, like every other refusal, with the option that was probably meant."""
 
-    parser = argparse.ArgumentParser(
+    def error(self, message: str) -> NoReturn:
+        if match := re.match(r"unrecognized arguments: (\S+)", message):
+            word = match[1].split("=")[0]
+            advice = (
+                meant(word, self._option_string_actions)
+                if word.startswith("-")
+                else "expected options only; is it meant for --input?"
+            )
+            message += f"; {advice}" if advice else ""
+        message = message.removeprefix("argument ")
+        self.exit(int(ExitCode.BAD_INPUT), f"error: {message} ({self.prog} --help lists the options)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
         os.path.basename(sys.argv[0]) or "process.py",  # noqa: PTH119 (a word, not a path)
         description=__doc__,
+        epilog=EXAMPLES,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--input", type=Path, default=Path("/input"), help="case, cohort, flat folder or image [/input]")
-    add("--output", type=Path, default=Path("/output"), help="where results go [/output]")
-    add("--task", type=Task, choices=list(Task), help="what the source is; needed for flat folders and single images")
-    add("--region", type=_region, help="AB, HN or TH; needed by bundles with region groups")
+    add("--output", type=Path, default=Path("/output"), help="folder of the results [/output]")
+    add(
+        "--task",
+        type=_task,
+        metavar="{mri,cbct}",
+        help="what the source is; needed for flat folders and single images",
+    )
+    add(
+        "--region",
+        type=_region,
+        help="AB, HN or TH: abdomen, head and neck, thorax; with it the anatomy is checked; needed by bundles with region groups",
+    )
     add("--mask", type=Path, help="body mask of a single image; computed when left out")
     add(
         "--weights",
@@ -294,13 +334,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _task(text: str) -> Task:
+    from sctlab_model.cases import Task
+
+    try:
+        return Task(text.lower())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}'; expected mri or cbct") from error
+
+
 def _region(text: str) -> Region:
     from sctlab_model.cases import Region
 
     try:
         return Region.parse(text, "--region")
     except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(f"{error.found}; expected {error.expected}") from error
 
 
 def _offset(text: str) -> float | Literal["auto"]:

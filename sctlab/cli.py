@@ -14,7 +14,7 @@ import click
 import typer
 from rich.console import Console
 
-from sctlab_model.errors import ExitCode, InputError, ProductError
+from sctlab_model.errors import ExitCode, InputError, ProductError, meant
 from sctlab_model.processors import start_process
 
 # name → (module, attribute, one line for the listing). The attribute is a function or a typer.Typer.
@@ -36,6 +36,30 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "features": ("sctlab.commands.features", "app", "List or download feature extractors."),
     "schemas": ("sctlab.commands.schemas", "schemas", "Write the JSON schemas of records and settings."),
     "info": ("sctlab.commands.info", "info", "Versions, devices and the bundles that are here."),
+}
+
+
+# What `--help` ends with. A test follows every line.
+EXAMPLES: dict[str, str] = {
+    "simulate": "sctlab simulate cohort --task mri --regions AB,TH --cases 5 --spacing 2,2,3 --seed 1",
+    "register": "sctlab register cohort registered --method impact",
+    "register pairs": "sctlab register pairs out --fixed mr.nii.gz --moving ct.nii.gz --task mri --region AB",
+    "register apply": "sctlab register apply transform.h5 ct.nii.gz moved.nii.gz --like mr.nii.gz",
+    "register report": "sctlab register report registered/impact",
+    "train": "sctlab train small-mri --pairs registered/impact --out runs/small --fold 0",
+    "pack": "sctlab pack runs/small weights/my-weights",
+    "export-onnx": "sctlab export-onnx weights/my-weights",
+    "predict": "sctlab predict cohort --weights weights/my-weights --out predictions",
+    "evaluate": "sctlab evaluate predictions --cohort cohort --out evaluation",
+    "compare": "sctlab compare evaluation-a evaluation-b --out comparison",
+    "rank": "sctlab rank evaluation-a evaluation-b --out ranking",
+    "gamma": "sctlab gamma dose_sct.mha dose_ct.mha",
+    "study run": "sctlab study run quick out/quick --dry-run",
+    "study report": "sctlab study report out/quick",
+    "study tables": "sctlab study tables scores.csv out/tables --against truth/truth",
+    "weights fetch": "sctlab weights fetch impact-mri",
+    "segment": "sctlab segment mr.nii.gz labels.nii.gz",
+    "features download": "sctlab features download sam2.1-small --revision COMMIT",
 }
 
 
@@ -62,7 +86,18 @@ class _LazyGroup(click.Group):
             command = single
         made: Any = typer.main.get_command(command)  # of Typer's own copy of click
         made.name = name
+        for words, example in EXAMPLES.items():
+            first, _, rest = words.partition(" ")
+            if first == name:
+                (made.commands[rest] if rest else made).epilog = f"Example: {example}"
         return made
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            ctx.fail(f"No such command '{args[0]}'. {meant(args[0], COMMANDS)}".rstrip())
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -98,6 +133,7 @@ def run(command: Callable[[], object], *, debug: bool = False) -> int:
     except _EXITS as error:
         return error.exit_code
     except _USAGE_ERRORS as error:
+        error.message = error.message.replace("Value error, ", "")  # pydantic's word for it
         error.show()
         return ExitCode.BAD_INPUT
     except _ABORTS:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sctlab.cli import COMMANDS, app
+from sctlab.cli import COMMANDS, EXAMPLES, app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -97,6 +97,16 @@ def test_a_documented_command_exists_with_its_options(words: list[str]) -> None:
         source = path.read_text(encoding="utf-8")
         missing = [w for w in rest if OPTION.fullmatch(w) and not re.search(rf'"{w}"', source)]
         assert not missing, f"{path.name} has no {missing}"
+
+
+@pytest.mark.parametrize("words", EXAMPLES)
+def test_an_example_of_the_help_can_be_run(words: str) -> None:
+    program, *rest = shlex.split(EXAMPLES[words])
+    assert program == "sctlab"
+    assert " ".join(rest).startswith(words)
+    command: Any = app.get_command(None, rest[0])  # type: ignore[arg-type]
+    check_click(command, rest[1:])
+    assert EXAMPLES[words] in (command.commands[words.split()[1]] if " " in words else command).epilog
 
 
 def test_the_documentation_is_read() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from sctlab.features import load_extractor
 from sctlab.registration.engine.settings import Articulated, FeatureTerm, Level, Preset, Sliding
 from sctlab_model.cases import Region, Task
-from sctlab_model.errors import InputError, ProductError
+from sctlab_model.errors import InputError, ProductError, meant
 from sctlab_model.settings import load_yaml
 
 SUFFIXES = (".yaml", ".yml")
@@ -111,7 +111,10 @@ def find_presets(names: str) -> tuple[Preset, ...]:
             chosen.append(PRESETS[name])
         else:
             raise InputError(
-                "--preset", found=f"unknown preset '{name}'", expected="a .yaml file, or one of " + ", ".join(PRESETS)
+                "--preset",
+                found=f"unknown preset '{name}'",
+                expected="a .yaml file, or one of " + ", ".join(PRESETS),
+                advice=meant(name, PRESETS),
             )
     if not chosen:
         raise InputError("--preset", found="no name", expected="a .yaml file, or one of " + ", ".join(PRESETS))

@@ -23,7 +23,7 @@ from sctlab.training.objectives.supervised import SupervisedSettings
 from sctlab.training.plan import AnyObjective, TrainingPlan, load_plan
 from sctlab_model.cases import Task, find_image, is_cohort
 from sctlab_model.device import choose_device
-from sctlab_model.errors import InputError, ProductError
+from sctlab_model.errors import InputError, ProductError, meant
 from sctlab_model.settings import Settings, load_yaml, validate
 
 Exclusion = Literal["none", "failed", "rule", "random"]
@@ -245,7 +245,12 @@ def load_study(name_or_path: str) -> StudyPlan:
         path = Path(str(resources.files("sctlab.study") / "plans" / f"{name_or_path}.yaml"))
     elif not path.is_file():
         names = ", ".join(plan_names())
-        raise InputError(name_or_path, found="no such plan or file", expected=f"one of {names}, or a YAML file")
+        raise InputError(
+            name_or_path,
+            found="no such plan or file",
+            expected=f"one of {names}, or a YAML file",
+            advice=meant(name_or_path, plan_names()),
+        )
     plan = load_yaml(StudyPlan, path)
     check_study(plan, path)
     return plan

@@ -16,7 +16,7 @@ from sctlab.training.losses import L1, Loss
 from sctlab.training.objectives.base import ObjectiveSettings, objective_type, settings_types
 from sctlab.training.objectives.supervised import SupervisedSettings
 from sctlab_model.cases import Region, Task
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, meant
 from sctlab_model.io.atomic import write_text
 from sctlab_model.recipe import Recipe
 from sctlab_model.settings import Settings, load_yaml
@@ -300,6 +300,7 @@ def load_plan(name_or_path: str) -> TrainingPlan:
             name_or_path,
             found="no such recipe or file",
             expected="one of " + ", ".join(recipe_names()) + ", or a YAML file",
+            advice=meant(name_or_path, recipe_names()),
         )
     plan = load_yaml(TrainingPlan, path)
     exclude = plan.data.exclude

@@ -144,11 +144,31 @@ def test_options_that_make_no_sense(case: Workplace, options: tuple[str, ...], w
     case.refused(*words, options=options)
 
 
-@pytest.mark.parametrize("options", [["--batch", "0"], ["--task", "pet"], ["--region", "Knee"], ["--nonsense"]])
-def test_usage_errors(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--batch", "0"], "--batch: '0' is not"),
+        (["--task", "pet"], "--task: 'pet'; expected mri or cbct"),
+        (["--region", "Knee"], "--region: unknown region 'Knee'; expected AB"),
+        (["--nonsense"], "unrecognized arguments: --nonsense ("),
+        (["--inptu", "mr.mha"], "is '--input' meant?"),
+        (["mr.mha", "--task", "mri"], "is it meant for --input?"),
+    ],
+)
+def test_usage_errors_are_one_line(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         process.main(options)
     assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_an_image_s_name_is_no_output_folder(case: Workplace, tmp_path: Path) -> None:
+    source = ("--input", str(case.source), "--task", "cbct")
+    assert process.main([*source, "--output", str(tmp_path / "sct.nii.gz")]) == 2
+    assert not (tmp_path / "sct.nii.gz").exists()
 
 
 def test_inputs_that_are_not_there(case: Workplace, tmp_path: Path) -> None:

@@ -55,6 +55,19 @@ def test_real_images(shared_data, name: str) -> None:
     assert 1024 in (moved.value, *moved.others)
 
 
+def test_an_image_of_the_other_task_is_refused(shared_data, cbct: Volume, mr: Volume) -> None:
+    real = read_volume(shared_data / "abdomen_mr/mr.nii.gz")
+    assert [f.level for f in check_cbct(real)] == ["refuse"]
+    assert [f.level for f in check_mr(cbct)] == ["refuse"]
+    shifted = mr.with_array(mr.array.astype(np.float32) - 300)  # negative, but no CT
+    assert [f.level for f in check_mr(shifted)] == ["warn"]
+
+
+def test_a_cbct_without_negative_values_is_refused(cbct: Volume) -> None:
+    (finding,) = check_cbct(cbct.with_array(cbct.array.clip(0)))
+    assert finding.level == "refuse"
+
+
 def test_wild_voxels_are_not_called_noise(mr: Volume) -> None:
     """Ten voxels of both signs hold nearly all of the variance."""
     array = mr.array.astype(np.float32)
