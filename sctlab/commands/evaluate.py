@@ -97,7 +97,7 @@ def evaluate(
     console.print(_summary(group_cases(result.cases)))
     for name in settings.by:
         console.print(_summary(group_cases(result.cases, name), name))
-    console.print(f"written to {out}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"written to {out / 'report.html' if report else out}", soft_wrap=True, markup=False, highlight=False)
     return int(result.exit_code)
 
 

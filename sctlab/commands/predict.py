@@ -64,7 +64,7 @@ def predict(
     found = _first(find_cases(cohort, Selection(task, region)), cases)
     if found.layout == "challenge":
         raise InputError(cohort, found="a Grand Challenge case", expected="a cohort", advice="use process.py")
-    with ConsoleMonitor(f"predicting on {device}") as monitor:
+    with ConsoleMonitor("predict") as monitor:
         result = predict_cohort(found, out, settings, monitor)
     report_cohort(result, monitor)
     return int(result.exit_code)

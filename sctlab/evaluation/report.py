@@ -48,7 +48,7 @@ def write_report(
         unknown=record.unknown,
         cards=_cards(records, len(record.left_out)),
         groupings=_groupings(records, record.settings.get("by", ())),
-        figures=_figures(records),
+        figures=_figures(records, record.segmenter),
         pictures=_pictures(records, cases),
         case_table=_case_table(records),
         notes=_notes(records),
@@ -128,12 +128,20 @@ def _cell(values: Any, metric: Metric) -> dict[str, str] | None:
     }
 
 
-def _figures(records: Sequence[CaseRecord]) -> list[dict[str, str]]:
+_LABELS = {  # what reads as more than it is, or as nothing
+    "none": "files",
+    "anatomy": "of the anatomy network, a demonstration whose own errors lower Dice and raise HD95",
+    "anatomy-judge": "of the second anatomy network, a demonstration whose own errors lower Dice and raise HD95",
+}
+
+
+def _figures(records: Sequence[CaseRecord], segmenter: str) -> list[dict[str, str]]:
     entries = (
         ("Distributions", "A point is a case.", figures.distributions(records, CHALLENGE)),
         ("Registration bias", "Green: MAE against the aligned truth. Orange: against the registered reference, the number "
          "that a leaderboard would show. The bar between is what the registration adds.", figures.bias(records)),
-        ("Organs", "A point is a case, the line is the mean; worst organs on top.", figures.organs(records)),
+        ("Organs", f"A point is a case, the line is the mean; worst organs on top. Labels: {_LABELS.get(segmenter, segmenter)}.",
+         figures.organs(records)),
         ("Tissues", "By what the reference shows at a voxel, over the body mask.", figures.tissues(records)),
         ("Depth", "Near the skin registration, setup and coil effects dominate; deep inside, the synthesis. Grey lines are "
          "cases.", figures.depth(records)),
