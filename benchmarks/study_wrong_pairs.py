@@ -20,6 +20,7 @@ from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
 
 CASES, EVERY = 12, 3
+IMAGES = ("ct.mha", "labels.mha")  # what is the CT's
 CASE: dict[str, Any] = {"spacing_xyz": (4, 4, 6), "amplitude_mm": 6}
 
 
@@ -33,16 +34,20 @@ def folders(out: Path, cases: int, centre: str, seed: int) -> list[Path]:
 
 def main(out: Path) -> None:
     """Make the cohort."""
+    for case in sorted((out / "Task2" / "AB").glob("2ABV*"))[::EVERY]:
+        shutil.rmtree(case)  # of an earlier call: a CT mirrored twice is right again
     wrong = folders(out, CASES, "V", 1931)[::EVERY]
     with tempfile.TemporaryDirectory() as place:
         strangers = folders(Path(place), (len(wrong) + 1) // 2, "Y", 1932)
         for number, case in enumerate(wrong):
             if number % 2 == 0:
-                shutil.copy(strangers[number // 2] / "ct.mha", case / "ct.mha")
+                for name in IMAGES:
+                    shutil.copy(strangers[number // 2] / name, case / name)
                 print(f"{case.name}: another patient's CT")
             else:
-                ct = read_volume(case / "ct.mha")
-                write_volume(ct.with_array(ct.array[..., ::-1].copy()), case / "ct.mha")
+                for name in IMAGES:
+                    image = read_volume(case / name)
+                    write_volume(image.with_array(image.array[..., ::-1].copy()), case / name)
                 print(f"{case.name}: its CT mirrored")
 
 
