@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from typer.core import TyperGroup
 
+from sctlab.commands.default import default_group
 from sctlab.commands.failures import print_failures
 from sctlab.registration.case import OVERVIEW, CaseResult
 from sctlab.registration.cohort import RegistrationResult, register_cohort
@@ -24,17 +24,8 @@ from sctlab_model.monitor import ConsoleMonitor, Monitor
 _DEFAULT = "pairs"
 
 
-class _DefaultGroup(TyperGroup):
-    """`register COHORT OUT` is `register pairs COHORT OUT`: a first word that is no subcommand is an argument."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "-h", "--help"):
-            args = [_DEFAULT, *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=_DefaultGroup,
+    cls=default_group(_DEFAULT),
     help="Register pairs, or apply a registration. `sctlab register COHORT OUT` is `sctlab register pairs COHORT OUT`.",
     no_args_is_help=True,
     add_completion=False,

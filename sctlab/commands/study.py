@@ -7,17 +7,16 @@ from typing import Annotated
 
 import typer
 
+from sctlab.commands.default import default_group
+
 app = typer.Typer(
+    cls=default_group("run"),
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Experiments on what registration does to training and scores, and their tables.",
+    help="Experiments on what registration does to training and scores. `sctlab study PLAN OUT` is `sctlab study run PLAN OUT`.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-@app.callback()
-def study() -> None:
-    """Keep the subcommands' names: a group with one command would take its place."""
 
 
 @app.command("tables")

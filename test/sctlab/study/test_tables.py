@@ -184,6 +184,19 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False)) == ExitCode.BAD_INPUT
 
 
+def test_a_plan_without_a_subcommand_is_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    said = []
+    for words in (["study", "quick"], ["study", "run", "quick"]):
+        arguments = [*words, str(tmp_path / "out"), "--dry-run"]
+        assert run(lambda a=arguments: app.main(a, prog_name="sctlab", standalone_mode=False)) == ExitCode.OK
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert "of one core left" in said[0]
+    arguments = ["study", "qick", str(tmp_path / "out")]
+    assert run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False)) == ExitCode.BAD_INPUT
+    assert "one of extractors, quick" in capsys.readouterr().err
+
+
 def test_tables_do_not_replace_the_scores_that_they_are_made_of(tmp_path: Path) -> None:
     text = "train,evaluate,region,case,mae\na,a,AB,1,3\n"
     (tmp_path / "tables.csv").write_text(text)
