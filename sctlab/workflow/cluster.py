@@ -20,7 +20,7 @@ def on_cluster(
     A case whose worker or machine goes away is tried once more.
 
     Raises:
-        InputError: Ray isn't installed, or no machine of the cluster has the GPUs.
+        InputError: Ray isn't installed or does not start, or no machine of the cluster has the GPUs.
     """
     try:
         import ray
@@ -28,7 +28,15 @@ def on_cluster(
         raise InputError("--executor ray", found="Ray isn't installed", expected="pip install ray") from error
     started = not ray.is_initialized()
     if started:
-        ray.init(log_to_driver=False, include_dashboard=False)
+        try:
+            ray.init(log_to_driver=False, include_dashboard=False)
+        except Exception as error:  # a bare Exception where its processes do not answer in time
+            raise InputError(
+                "--executor ray",
+                found=f"Ray did not start ({error})",
+                expected="a cluster that answers, or room for one on this machine",
+                advice="run it again on a quieter machine, look at RAY_ADDRESS, or use --executor local",
+            ) from error
     try:
         machines = [m["Resources"] for m in ray.nodes() if m["Alive"]]
         jobs = jobs or capacity(machines, gpus)
