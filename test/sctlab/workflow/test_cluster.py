@@ -96,3 +96,15 @@ def test_a_killed_worker_fails_its_own_case_alone(two_machines: None, tmp_path: 
     assert [o.ok for o in outcomes] == [True, False, True, True]
     assert outcomes[1].broken
     assert "worker ended" in outcomes[1].error
+
+
+def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    def too_busy(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_busy)
+    with pytest.raises(InputError, match=r"did not start \(The current node timed out"):
+        run_cases(look_around, [("a", ("x", "a"))], executor="ray")
