@@ -236,7 +236,7 @@ def save_fold(state: dict[str, torch.Tensor], folder: str | Path, name: str, sto
     for key, value in tensors.items():
         if not value.isfinite().all():
             raise WeightsError(
-                Path(folder) / name,
+                name,
                 found=f"{key}: values that are not finite as {storage}",
                 expected="numbers",
                 advice="choose float32 for storage" if state[key].isfinite().all() else "train again",
@@ -314,17 +314,36 @@ def installed_weights() -> Path:
     return Path(os.environ.get("SCTLAB_WEIGHTS") or Path.home() / ".cache" / "sctlab" / "weights")
 
 
+def installed_bundle(name: str) -> Path | None:
+    """The folder of installed weights; None where none of this name are installed.
+
+    Raises:
+        WeightsError: The folder lost its manifest. Shipped weights of the same name are not what was meant.
+    """
+    folder = installed_weights() / name
+    if not (folder.exists() or folder.is_symlink()):
+        return None
+    if not (folder / MANIFEST).is_file():
+        raise WeightsError(
+            folder,
+            found=f"installed weights without {MANIFEST}",
+            expected="a weights bundle",
+            advice="fetch or copy them again, or remove the folder",
+        )
+    return folder
+
+
 def weights_path(weights: str | Path) -> Path:
     """What `--weights` says as a folder: a folder that is there, or the name of installed or shipped weights.
 
     Raises:
-        WeightsError: A name that no installed weights have.
+        WeightsError: A name that no installed weights have, or whose installed folder lost its manifest.
     """
     path = Path(weights)
     if path.exists() or not re.fullmatch(WEIGHTS_NAME, str(weights)):
         return path
-    for folder in (installed_weights() / path, SHIPPED_WEIGHTS / path):
-        if (folder / MANIFEST).is_file():
+    for folder in (installed_bundle(str(path)), SHIPPED_WEIGHTS / path):
+        if folder is not None and (folder / MANIFEST).is_file():
             return folder
     here = sorted({p.name for r in (installed_weights(), SHIPPED_WEIGHTS) for p in find_bundles(r)})
     raise WeightsError(

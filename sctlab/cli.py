@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -14,6 +15,7 @@ import click
 import typer
 from rich.console import Console
 
+from sctlab.workflow.signals import Terminated, sigterm_as_interrupt
 from sctlab_model.errors import ExitCode, InputError, ProductError, meant
 from sctlab_model.processors import start_process
 
@@ -125,7 +127,8 @@ def run(command: Callable[[], object], *, debug: bool = False) -> int:
         warnings.filterwarnings("ignore")
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
     try:
-        result = command()
+        with sigterm_as_interrupt():
+            result = command()
         return int(result) if isinstance(result, int) else ExitCode.OK
     except ProductError as error:
         console.print(f"error: {error}", style="red", markup=False)
@@ -136,9 +139,10 @@ def run(command: Callable[[], object], *, debug: bool = False) -> int:
         error.message = error.message.replace("Value error, ", "")  # pydantic's word for it
         error.show()
         return ExitCode.BAD_INPUT
-    except _ABORTS:
-        console.print("interrupted", style="red")
-        return 130
+    except _ABORTS as error:
+        terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)  # click's Abort wraps it
+        console.print(f"interrupted by {'SIGTERM' if terminated else 'Ctrl-C'}", style="red")
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
     except Exception as error:
         if debug:
             traceback.print_exc()

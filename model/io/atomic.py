@@ -100,6 +100,38 @@ def atomic_folder(path: str | Path, *, keep_existing: bool = False) -> Iterator[
     _sync_folder(path.parent)
 
 
+@contextmanager
+def added_files(path: str | Path, last: str) -> Iterator[Path]:
+    """An empty temporary folder in `path`, whose files are moved into `path` when the block ends without an error.
+
+    Other files that lie there stay, files of the same name are replaced. A kill leaves none of the new ones, or, between
+    two renames, some of them without the last.
+
+    Args:
+        path: The folder that the files are added to; made where it is missing.
+        last: The file that vouches for the others (a manifest): moved after them.
+
+    Raises:
+        ResourceError: The disk is full.
+        InputError: The folder can't be written to, or `path` is a file.
+    """
+    path = Path(path)
+    temporary = path / f".new.{_token()}.part"
+    with _writing_into(temporary):
+        try:
+            temporary.mkdir()
+            yield temporary
+            for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
+                file.replace(path / file.name)
+        except OSError as error:
+            raise writing_error(path, error) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):  # it holds something, as it should
+                path.rmdir()
+    _sync_folder(path)
+
+
 def replace_folder(new: Path, path: Path) -> None:
     """Put a whole folder in the place of another one on the same file system.
 

@@ -78,7 +78,7 @@ def pack(
             demonstration=demonstration,
             folds=fold,
         )
-    console = Console(stderr=True)
+    console, notes = Console(), Console(stderr=True)
     if from_konfai:
         console.print(f"recipe: {bundle.recipe.name}", soft_wrap=True)
     for group in bundle.groups:
@@ -88,7 +88,7 @@ def pack(
             console.print(f"{', '.join(group.regions)}: {packed.weights.file}{figure}", soft_wrap=True)
         planned = bundle.provenance.get("plan", {}).get("data", {}).get("folds", 0)
         if len(group.folds) < planned:
-            console.print(
+            notes.print(
                 f"note: {len(group.folds)} of the plan's {planned} folds are in the bundle for "
                 f"{', '.join(group.regions)}",
                 soft_wrap=True,

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sctlab.anatomy.comparing import OrganChange, compare_anatomy
+from sctlab.workflow.locking import one_at_a_time
 from sctlab_model.case_output import check_writable
 from sctlab_model.cases import Region
 from sctlab_model.io.paths import refuse_replacing
@@ -54,7 +55,9 @@ def segment(
     )
     assert volume is not None
     seen = see_anatomy(volume, network)
-    write_volume(seen.labels, out)
+    with one_at_a_time(out.absolute()):  # labels and picture of one image
+        write_volume(seen.labels, out)
+        drawn = save_picture(volume, seen, out) if picture else None
     table = Table("id", "structure", "ml", box=None, pad_edge=False)
     for k in np.flatnonzero(seen.volumes_ml[1:] >= 0.5) + 1:
         table.add_row(str(FILE_IDS[k]), NAMES[k].replace("_", " "), f"{seen.volumes_ml[k]:.0f}")
@@ -65,8 +68,8 @@ def segment(
     console.print(f"region {seen.region} (slices: {shares}); intensities taken as {seen_as}", highlight=False)
     if other is not None:
         console.print(_changes(compare_anatomy(seen.labels, see_anatomy(other, network).labels)))
-    if picture:
-        console.print(str(save_picture(volume, seen, out)), soft_wrap=True, highlight=False)
+    if drawn is not None:
+        console.print(str(drawn), soft_wrap=True, highlight=False)
     return 0
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sctlab.weights.registry import read_registry
-from sctlab_model.bundle import MANIFEST, find_bundles, installed_weights, weights_path
+from sctlab_model.bundle import MANIFEST, installed_bundle, installed_weights, weights_path
 from sctlab_model.errors import ExitCode, WeightsError
 from sctlab_model.monitor import ConsoleMonitor
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="List, fetch and verify published weights. A fetched name is a value of --weights.",
 )
+STATES = ("yes", "damaged", "no")
 RegistryFile = Annotated[Path | None, typer.Option(help="A registry of your own instead of the product's.")]
 
 
@@ -34,12 +35,12 @@ def list_weights(registry: RegistryFile = None) -> None:
     for w in known.weights:
         size = f"{w.bytes / 1e9:.1f} GB" if w.bytes else "?"
         names = " = ".join(filter(None, (short.get(w.name), w.name)))
-        here = any((installed_weights() / n / MANIFEST).is_file() for n in (w.name, short.get(w.name, w.name)))
+        here = {_state(n) for n in (w.name, short.get(w.name, w.name))}
         regions = " ".join(str(r) for group in w.groups for r in group.regions)
         revision = f"@{w.revision}" if w.revision else ", needs --revision"
         table.add_row(
             names, w.task, regions, str(len(w.files) or "?"), size, w.registration.method, w.recipe, w.licence,
-            f"{w.repository}{revision}", "yes" if here else "no",
+            f"{w.repository}{revision}", next(s for s in STATES if s in here),
         )  # fmt: skip
     Console(width=200 if not Console().is_terminal else None).print(table)
 
@@ -73,12 +74,13 @@ def verify_installed(
 
     known = read_registry(registry)
     entries = {w.name: w for w in known.weights}
-    here = names or [str(p) for p in find_bundles(installed_weights())]
-    console, failed = Console(soft_wrap=True, highlight=False), False
+    here = names or _installed()
+    console, errors = (Console(stderr=stderr, soft_wrap=True, highlight=False) for stderr in (False, True))
+    failed = False
     for given in here:
         name = Path(given).name
         try:
-            folder = _installed(given)
+            folder = installed_bundle(given) or weights_path(given)
             bundle = verify(folder, entries.get(known.aliases.get(name, name)))
             more = ", ".join(unnamed_files(folder, bundle))
             folds = sum(len(g.folds) for g in bundle.groups)
@@ -88,13 +90,23 @@ def verify_installed(
             )
         except WeightsError as error:
             failed = True
-            console.print(f"{name}: {error}", markup=False)
+            errors.print(f"error: {name}: {error}", style="red", markup=False)
     if not here:
         console.print(f"no weights in {installed_weights()}")
     return int(ExitCode.BAD_WEIGHTS if failed else ExitCode.OK)
 
 
-def _installed(name: str) -> Path:
-    """The folder of installed or shipped weights; one that isn't there is named, too."""
-    folder = installed_weights() / name
-    return folder if (folder / MANIFEST).is_file() else weights_path(name)
+def _installed() -> list[str]:
+    """Folders of installed weights, those that lost their manifest as well."""
+    root = installed_weights()
+    if (root / MANIFEST).is_file():
+        return [str(root)]
+    return sorted(str(p) for p in root.glob("[!.]*") if p.is_dir()) if root.is_dir() else []
+
+
+def _state(name: str) -> str:
+    """Whether weights are here, as one of `STATES`."""
+    try:
+        return "yes" if installed_bundle(name) else "no"
+    except WeightsError:
+        return "damaged"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from sctlab.evaluation.segmentation import AUTO, NONE, make_segmenter, resolve_s
 from sctlab.evaluation.settings import EvaluationSettings
 from sctlab.reporting import counted
 from sctlab.workflow.cases import run_cases
+from sctlab.workflow.locking import one_run
 from sctlab_model.cases import Case, find_cohort
 from sctlab_model.errors import ExitCode, InputError
 from sctlab_model.monitor import Monitor
@@ -92,7 +94,8 @@ def evaluate_cohort(
     everything = find_cohort(cohort)
     cases = choose_cases(everything, cohort, settings)
     parameters = _parameters(settings.parameters or cohort, settings.by, monitor)
-    with tempfile.TemporaryDirectory(prefix="sctlab-evaluate-") as scratch:
+    lock = nullcontext() if out is None else one_run(Path(out) / "evaluate", monitor)
+    with lock, tempfile.TemporaryDirectory(prefix="sctlab-evaluate-") as scratch:
         folder = unpacked(predictions, Path(scratch))
         provenance = read_prediction_provenance(folder)
         if provenance.bundles and settings.task is None:

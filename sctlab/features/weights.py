@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sctlab.weights.download import fetch_url, hub_url
-from sctlab.weights.locking import one_at_a_time
+from sctlab.workflow.locking import one_at_a_time
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.atomic import atomic_path
 from sctlab_model.io.hashing import file_sha256

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby, islice
@@ -16,6 +16,7 @@ from sctlab.registration.report import write_report
 from sctlab.registration.scratch import remove_stale
 from sctlab.registration.settings import RegistrationSettings
 from sctlab.workflow.cases import run_cases
+from sctlab.workflow.locking import one_run
 from sctlab.workflow.outcomes import Outcome, exit_code
 from sctlab_model.case_output import check_writable
 from sctlab_model.cases import CaseKey, Region, Task, is_cohort
@@ -67,6 +68,7 @@ def register_cohort(
     monitor: Monitor = Monitor(),
 ) -> RegistrationResult:
     """Register a SynthRAD cohort into `out/<method>`. Finished cases are left as they are.
+    Another run in the same folder is waited for.
 
     Args:
         cohort: Folder with Task1/ or Task2/.
@@ -98,6 +100,19 @@ def register_cohort(
     for (folder, *_), key in zip(folders, keys, strict=True):
         refuse_inputs(root / str(key), folder)
     check_writable(root)
+    with one_run(root / "register", monitor):
+        return _register(folders, keys, root, settings, jobs, executor, monitor)
+
+
+def _register(
+    folders: Sequence[tuple[Path, Task, Region]],
+    keys: Sequence[CaseKey],
+    root: Path,
+    settings: RegistrationSettings,
+    jobs: int | None,
+    executor: str,
+    monitor: Monitor,
+) -> RegistrationResult:
     remove_stale(root, PARTIAL)
     remove_stale_parts(root)
     device = device_in_words(settings)

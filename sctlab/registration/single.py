@@ -18,6 +18,7 @@ from sctlab.registration.scratch import remove_stale
 from sctlab.registration.settings import Convention, RegistrationSettings
 from sctlab.transforms.apply import apply_to_image, field_of_view
 from sctlab.transforms.data import AffineTransform, Transform
+from sctlab.workflow.locking import one_run
 from sctlab.workflow.signals import sigterm_as_interrupt
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
@@ -148,8 +149,8 @@ def register_files(
     ct_labels, source_labels = (fixed_labels, moving_labels) if ct_is_fixed else (moving_labels, fixed_labels)
     name = moving.name.split(".")[0]
     files = PairFiles(name, task, region, source, ct, fixed_mask, ct_labels, source_labels, mask_is_fixed=True)
-    remove_stale(out.parent, f"{PARTIAL}{files.id}-")
-    with sigterm_as_interrupt():
+    with sigterm_as_interrupt(), one_run(out.absolute(), monitor):
+        remove_stale(out.parent, f"{PARTIAL}{files.id}-")
         return register_case(files, settings, out)
 
 

@@ -10,6 +10,7 @@ from sctlab.simulation.case import simulate_case
 from sctlab.simulation.settings import CaseSettings, SimulationSettings, case_id
 from sctlab.simulation.truth import SimulationTruth
 from sctlab.workflow.cases import run_cases
+from sctlab.workflow.locking import one_run
 from sctlab.workflow.outcomes import Outcome, exit_code
 from sctlab_model.case_output import check_writable
 from sctlab_model.cases import Task
@@ -47,6 +48,7 @@ def simulate_cohort(
     monitor: Monitor = Monitor(),
 ) -> SimulationResult:
     """Simulate a cohort into `out`. Cases that are there already are kept: an interrupted run goes on where it stopped.
+    Another run in the same folder is waited for.
 
     Args:
         out: Folder of the cohort.
@@ -58,6 +60,13 @@ def simulate_cohort(
         ResourceError: The disk is full.
     """
     check_writable(out)
+    with one_run(out / "simulate", monitor):
+        return _simulate(out, settings, jobs, executor, monitor)
+
+
+def _simulate(
+    out: Path, settings: SimulationSettings, jobs: int | None, executor: str, monitor: Monitor
+) -> SimulationResult:
     remove_stale_parts(out)
     work, folders = [], []
     for region in settings.regions:

@@ -22,9 +22,9 @@ from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.pack import pack_runs
 from sctlab.training.plan import TrainingPlan
 from sctlab.training.run import FOLDS
-from sctlab.weights.locking import one_at_a_time
 from sctlab.workflow.cases import run_cases
 from sctlab.workflow.keys import mark_finished
+from sctlab.workflow.locking import one_run
 from sctlab.workflow.outcomes import Outcome
 from sctlab_model.cases import Case
 from sctlab_model.cohort import PredictionSettings, predict_cohort
@@ -80,8 +80,7 @@ def run_study(
     """
     files = StudyFiles(plan, Path(out))
     # two at once would train the same folds into the same files
-    waiting = "another run works in this folder: waiting until it ends"
-    with one_at_a_time(files.out / "study", lambda: monitor.info(waiting)):
+    with one_run(files.out / "study", monitor):
         return _run(files, jobs, executor, monitor)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,9 @@ from sctlab.training.job import StageJob
 from sctlab.training.loop import train_stage
 from sctlab.training.plan import Stage, TrainingPlan
 from sctlab.training.run import CHECKS, Run
-from sctlab.training.setup import cases_of, check_choice, load_pairs, refuse_checkpoints, set_up
+from sctlab.training.setup import cases_of, check_choice, load_pairs, one_trainer, refuse_checkpoints, set_up
 from sctlab.training.start import origins, unseen
+from sctlab.workflow.locking import one_run
 from sctlab_model.cases import Region
 from sctlab_model.errors import ExitCode, InputError
 from sctlab_model.monitor import Monitor
@@ -110,7 +112,8 @@ def train_cohort(
         monitor: Told of progress; in the first process only.
 
     Raises:
-        InputError: The folder holds another plan or other pairs, or checkpoints and no `resume`; a fold and stage
+        InputError: The folder holds another plan or other pairs, or checkpoints and no `resume`; another process trains
+            one of the folds there; a fold and stage
             without a case to train or validate on; or what `load_cohort` and `train_stage` raise.
         KeyboardInterrupt: Ctrl-C or SIGTERM; what was trained by then is in a checkpoint.
     """
@@ -136,11 +139,29 @@ def _train(
 
     def prepare() -> None:
         check_choice(plan, folds, settings.stages or (), fabric.world_size)
+        for fold in folds:
+            for stage in stages:
+                held.enter_context(one_trainer(run, fold, stage))
         if not settings.resume:
             refuse_checkpoints(run, folds, stages)
-        set_up(run, plan, pairs, folds, stages, cache, settings.jobs, monitor)
+        with one_run(run.folder / "train", monitor):  # runs of other folds write the same plan, folds and cache
+            set_up(run, plan, pairs, folds, stages, cache, settings.jobs, monitor)
 
-    _in_first_process(fabric, prepare)
+    with ExitStack() as held:
+        _in_first_process(fabric, prepare)
+        return _train_stages(plan, pairs, run, folds, stages, cache, fabric, monitor)
+
+
+def _train_stages(
+    plan: TrainingPlan,
+    pairs: Path,
+    run: Run,
+    folds: Sequence[int],
+    stages: Sequence[Stage],
+    cache: Path,
+    fabric: Fabric,
+    monitor: Monitor,
+) -> TrainingResult:
     cohort = load_pairs(plan, pairs, run.folder / CHECKS, 1, Monitor())
     division = run.folds
     results = []

@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from sctlab.workflow.signals import Terminated
+
 
 class Interrupts:
-    """Remembers that the user wants to stop while a step is done; raises KeyboardInterrupt at once elsewhere.
+    """Remembers that the user wants to stop while a step is done; raises `error` at once elsewhere:
+    KeyboardInterrupt, or its kind for SIGTERM.
 
     A second signal ends a step, too.
 
@@ -22,6 +25,7 @@ class Interrupts:
     def __init__(self, shared: bool = False) -> None:
         self.shared = shared
         self.wanted = False
+        self.error: type[KeyboardInterrupt] = KeyboardInterrupt
         self._in_step = False
         self._before: dict[int, Any] = {}
 
@@ -45,5 +49,6 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.wanted = self.wanted, True
+        self.error = Terminated if number == signal.SIGTERM else KeyboardInterrupt
         if again or not (self._in_step or self.shared):
-            raise KeyboardInterrupt
+            raise self.error

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from sctlab.features.checkpoints import Inert, read_pickled
 from sctlab.training.card import model_card
-from sctlab.training.pack import INTENDED_USE
+from sctlab.training.pack import CARD, INTENDED_USE
 from sctlab.training.plan import load_plan
+from sctlab.workflow.locking import one_at_a_time
 from sctlab_model.bundle import (
     MANIFEST,
     Bundle,
@@ -28,7 +29,7 @@ from sctlab_model.bundle import (
 )
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError, WeightsError
-from sctlab_model.io.atomic import write_text
+from sctlab_model.io.atomic import added_files, write_text
 from sctlab_model.network import build_network
 from sctlab_model.network.base import SynthesisNetwork
 from sctlab_model.recipe import Recipe
@@ -260,28 +261,29 @@ def pack_konfai(
             raise WeightsError(
                 second, found=f"the weights of {first}", expected="another fold", advice="give each checkpoint once"
             )
-    others, imported = _other_groups(out, fitted[0], served)
-    folds = []
-    for index, (_, weights) in enumerate(loaded):
-        state = own_names(weights, fitted[0])
-        file = f"{'-'.join(served)}_fold_{index}.safetensors"
-        folds.append(Fold(weights=save_fold(state, out, file, storage), storage=storage))
-    sources = [{"file": p.name, "format": "konfai", "regions": list(served)} for p in checkpoints]
-    bundle = Bundle(
-        name=out.name,
-        recipe=fitted[0],
-        groups=(*others, RegionGroup(regions=served, folds=tuple(folds))),
-        registration=Registration(method="unknown (imported weights)", convention="ct_to_source"),
-        intended_use=INTENDED_USE,
-        provenance={
-            "imported_from": [*imported, *sources],
-            "note": "Training and validation cases aren't recorded in these checkpoints: predictions of cases of the "
-            "published training set can't be told apart and say nothing about quality.",
-            **describe_software(),
-        },
-    )
-    write_bundle(bundle, out)
-    write_text(out / "MODEL_CARD.md", model_card(bundle))
+    with one_at_a_time(out / "pack"), added_files(out, MANIFEST) as part:
+        others, imported = _other_groups(out, fitted[0], served)
+        folds = []
+        for index, (_, weights) in enumerate(loaded):
+            state = own_names(weights, fitted[0])
+            file = f"{'-'.join(served)}_fold_{index}.safetensors"
+            folds.append(Fold(weights=save_fold(state, part, file, storage), storage=storage))
+        sources = [{"file": p.name, "format": "konfai", "regions": list(served)} for p in checkpoints]
+        bundle = Bundle(
+            name=out.name,
+            recipe=fitted[0],
+            groups=(*others, RegionGroup(regions=served, folds=tuple(folds))),
+            registration=Registration(method="unknown (imported weights)", convention="ct_to_source"),
+            intended_use=INTENDED_USE,
+            provenance={
+                "imported_from": [*imported, *sources],
+                "note": "Training and validation cases aren't recorded in these checkpoints: predictions of cases of the "
+                "published training set can't be told apart and say nothing about quality.",
+                **describe_software(),
+            },
+        )
+        write_bundle(bundle, part)
+        write_text(part / CARD, model_card(bundle))
     return bundle
 
 

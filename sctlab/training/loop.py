@@ -90,7 +90,7 @@ class _Loop:
                         self._look(saving)
                     if self._stopping(looking):
                         progress.validation_due = validating
-                        raise KeyboardInterrupt
+                        raise self.interrupts.error
                     if validating:
                         self._validate()
                         patience = plan.early_stopping.patience if plan.early_stopping else None
@@ -104,7 +104,7 @@ class _Loop:
                 self._stop()
                 raise
         if self.interrupts.wanted:  # while the last checkpoint was written: nothing is left to keep
-            raise KeyboardInterrupt
+            raise self.interrupts.error
 
     def _look(self, saving: bool) -> None:
         """Write the log, and end all processes where a number isn't finite."""

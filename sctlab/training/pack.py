@@ -17,13 +17,15 @@ from sctlab.training.run import Run
 from sctlab.training.start import START, unseen
 from sctlab.training.trainer import EXTRACTORS
 from sctlab.training.validation import average
-from sctlab_model.bundle import Bundle, Fold, RegionGroup, Registration, StorageType, save_fold, write_bundle
+from sctlab.workflow.locking import one_at_a_time
+from sctlab_model.bundle import MANIFEST, Bundle, Fold, RegionGroup, Registration, StorageType, save_fold, write_bundle
 from sctlab_model.cases import Region, read_json
 from sctlab_model.errors import InputError
 from sctlab_model.gates import ResultStatistics, ValidationStatistics
-from sctlab_model.io.atomic import write_text
+from sctlab_model.io.atomic import added_files, remove_stale_parts, write_text
 from sctlab_model.revision import describe_software
 
+CARD = "MODEL_CARD.md"
 INTENDED_USE = "Research on synthetic CT. Not a medical device; not for clinical use."
 DEMONSTRATION_USE = (
     "Shows that the software works. Trained on a small simulated cohort for a short time; not for clinical use, "
@@ -81,6 +83,23 @@ def pack_runs(
                 expected="at least one",
                 advice="train it to its end first",
             )
+    with one_at_a_time(out / "pack"):
+        remove_stale_parts(out)
+        with added_files(out, MANIFEST) as part:
+            return _write(first, found, part, name or out.name, storage, demonstration, registration)
+
+
+def _write(
+    run: Run,
+    found: Sequence[_Network],
+    out: Path,
+    name: str,
+    storage: StorageType,
+    demonstration: bool,
+    registration: Registration,
+) -> Bundle:
+    """Write the bundle of networks that were read and fit together."""
+    plan, cohort, division = run.plan, run.cohort, run.folds
     groups = [
         RegionGroup(
             regions=_regions(stage, cohort),
@@ -97,7 +116,7 @@ def pack_runs(
     record = found[0].run.stage_folder(found[0].fold, found[0].stage.name) / EXTRACTORS
     demonstration = demonstration or plan.recipe.name.startswith("demo")
     bundle = Bundle(
-        name=name or out.name,
+        name=name,
         recipe=plan.recipe,
         groups=tuple(groups),
         registration=registration,
@@ -127,7 +146,7 @@ def pack_runs(
         },
     )
     write_bundle(bundle, out)
-    write_text(out / "MODEL_CARD.md", model_card(bundle))
+    write_text(out / CARD, model_card(bundle))
     return bundle
 
 

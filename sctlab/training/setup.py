@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sctlab.training.checkpoint import has_checkpoint
 from sctlab.training.plan import Stage, TrainingPlan, write_plan
 from sctlab.training.run import CHECKS, COHORT, FOLDS, PLAN, Run
 from sctlab.workflow.cases import run_cases
+from sctlab.workflow.locking import one_at_a_time
 from sctlab.workflow.outcomes import refuse_broken
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
@@ -75,6 +77,25 @@ def cases_of(stage: Stage, fold: int, pairs: Sequence[Pair], division: FoldsReco
     keys = division.training_keys(fold), division.validation[fold]
     training, validation = ([of_regions[k] for k in chosen if k in of_regions] for chosen in keys)
     return training, validation
+
+
+def one_trainer(run: Run, fold: int, stage: Stage) -> AbstractContextManager[None]:
+    """Hold a stage of a fold for this process; different folds of a run may be trained at the same time.
+
+    Raises:
+        InputError: Another process trains it. Waiting, for hours or days, would end with nothing left to train.
+    """
+    folder = run.stage_folder(fold, stage.name)
+
+    def refuse() -> None:
+        raise InputError(
+            folder,
+            found="another process that trains it",
+            expected="one at a time",
+            advice="wait until it ends, or choose another --fold or --out",
+        )
+
+    return one_at_a_time(folder, refuse)
 
 
 def refuse_checkpoints(run: Run, folds: Sequence[int], stages: Sequence[Stage]) -> None:

@@ -12,8 +12,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from sctlab.weights.download import ENDPOINT, FETCH_AGAIN, TIMEOUT_S, fetch_url, hub_url, other_file
-from sctlab.weights.locking import one_at_a_time
 from sctlab.weights.registry import PublishedFile, PublishedWeights
+from sctlab.workflow.locking import one_at_a_time
 from sctlab_model.bundle import (
     MANIFEST,
     Bundle,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import get_context, resource_tracker
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
@@ -29,10 +31,11 @@ def in_processes(
     pool = ProcessPool(jobs, initializer=limit_threads, initargs=(share,), context=get_context("spawn"))
     with pool:
         try:
-            futures: dict[Future[Outcome], int] = {
-                pool.schedule(_in_worker, args=(function, name, arguments)): index
-                for index, (name, arguments) in enumerate(cases)
-            }
+            with _ctrl_c_blocked():
+                futures: dict[Future[Outcome], int] = {
+                    pool.schedule(_in_worker, args=(function, name, arguments)): index
+                    for index, (name, arguments) in enumerate(cases)
+                }
             for future in as_completed(futures):
                 index = futures[future]
                 try:
@@ -52,6 +55,20 @@ def limit_threads(count: int) -> None:
     for name in THREAD_VARIABLES:
         os.environ[name] = str(count)
     keep_freed_memory()
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Keep Ctrl-C from the processes and threads that start in the block, for good; here it comes when the block ends.
+
+    A terminal sends it to workers as well, and one that is still importing would print a trace. They are ended by SIGTERM.
+    """
+    resource_tracker.ensure_running()  # starting it later would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _in_worker(function: Callable[..., Any], name: str, arguments: tuple[Any, ...]) -> Outcome:

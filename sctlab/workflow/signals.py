@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt in the block when SIGTERM comes. Without effect outside the main thread."""
+    """Raise `Terminated` in the block when SIGTERM comes. Without effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -23,4 +27,4 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 def _interrupt(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would end the tidying up
-    raise KeyboardInterrupt
+    raise Terminated

@@ -16,7 +16,7 @@ from sctlab.study.folds import left_out
 from sctlab.study.plan import PairsPlan, StudyPlan, load_study, plan_names
 from sctlab.study.report import read_rows
 from sctlab.study.run import PLAN, run_study
-from sctlab.weights.locking import one_at_a_time
+from sctlab.workflow.locking import one_at_a_time
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_json

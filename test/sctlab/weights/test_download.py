@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sctlab.weights import locking
 from sctlab.weights.download import TRIES, fetch_url
-from sctlab.weights.locking import one_at_a_time
-from sctlab_model.errors import InputError, ProductError, WeightsError
+from sctlab_model.errors import ProductError, WeightsError
 
 DATA = np.random.default_rng(0).bytes(3_000_000)
 
@@ -198,32 +196,3 @@ def test_no_file_no_network_and_no_address_are_one_sentence(server: Server, tmp_
         assert text in str(failure(url, tmp_path / "file", pause=pauses.append))
     assert not pauses  # said at once
     assert not list(tmp_path.iterdir())
-
-
-def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one waits until the first is through, and nothing stays behind."""
-    path, order, blocked = tmp_path / "below" / "file", [], threading.Event()
-
-    def second() -> None:
-        with one_at_a_time(path, blocked.set):
-            order.append("second")
-
-    with one_at_a_time(path):
-        other = threading.Thread(target=second)
-        other.start()
-        assert blocked.wait(30)
-        order.append("first")
-    other.join(30)
-    assert order == ["first", "second"]
-    assert not list(path.parent.iterdir())
-
-    def no_locks(*_: object) -> None:
-        raise OSError("no locks here")
-
-    monkeypatch.setattr(locking.fcntl, "flock", no_locks)
-    with one_at_a_time(path):
-        order.append("without locks")
-    assert order[-1] == "without locks"
-    (tmp_path / "flat").write_text("")
-    with pytest.raises(InputError, match="can't be written"), one_at_a_time(tmp_path / "flat" / "file"):
-        pass

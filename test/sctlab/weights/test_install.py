@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from sctlab.commands.weights import app
 from sctlab.training.konfai import app_checkpoints, pack_konfai
 from sctlab.weights.install import FirstHashes, install
-from sctlab.weights.registry import Registry, read_registry
-from sctlab_model.bundle import choose_bundle, installed_weights, load_fold, read_bundle
+from sctlab.weights.registry import read_registry
+from sctlab_model.bundle import MANIFEST, SHIPPED_WEIGHTS, choose_bundle, installed_weights, load_fold, read_bundle
 from sctlab_model.cases import Task
-from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.errors import ExitCode, InputError, WeightsError
 from sctlab_model.io.hashing import file_sha256
 from sctlab_model.monitor import Monitor
 
@@ -353,73 +353,57 @@ def test_an_app_is_fetched_by_the_names_in_its_app_json(
             install(weights, origin=str(app_folder))
 
 
+def verify(registry: Path, *names: str) -> tuple[int, list[str], list[str]]:
+    """Exit code, and the lines on stdout and on stderr."""
+    result = CliRunner().invoke(app, ["verify", "--registry", str(registry), *names], standalone_mode=False)
+    return int(result.return_value), result.stdout.splitlines(), result.stderr.splitlines()
+
+
 def test_verify_sees_an_altered_file_and_another_origin(published: Path, registry: MakeRegistry) -> None:
     path = registry()
     folder = fetch(path, "--from", str(published))
-    arguments = ["verify", "--registry", str(path)]
-    assert "2 folds, ok" in CliRunner().invoke(app, arguments).output
-    # The command line turns the returned number into the exit code; the runner here doesn't.
+    assert verify(path) == (0, ["short: 2 folds, ok"], [])
     file = folder / read_bundle(folder).groups[0].folds[0].weights.file
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert "altered" in CliRunner().invoke(app, arguments).output
+    code, findings, errors = verify(path)
+    assert (code, findings, len(errors)) == (ExitCode.BAD_WEIGHTS, [], 1)
+    assert "altered" in errors[0]
     file.write_bytes(data)
     (folder / "notes.txt").write_text("mine")
-    assert "2 folds, ok (unused: notes.txt)" in CliRunner().invoke(app, arguments).output
-    named = CliRunner().invoke(app, [*arguments, "absent", "short", "demo-cbct"]).output.splitlines()
-    assert [line.split(":")[0] for line in named] == ["absent", "short", "demo-cbct"]
-    assert "sctlab weights fetch absent" in named[0]
-    assert "1 fold, ok" in named[2]
+    assert verify(path) == (0, ["short: 2 folds, ok (unused: notes.txt)"], [])
+    code, findings, errors = verify(path, "absent", "short", "demo-cbct")
+    assert code == ExitCode.BAD_WEIGHTS
+    assert [line.split(":")[0] for line in findings] == ["short", "demo-cbct"]
+    assert "1 fold, ok" in findings[1]
+    assert errors[0].startswith("error: absent: ")
+    assert "sctlab weights fetch absent" in errors[0]
     shutil.copytree(folder, folder.with_name(".short.0123abcd.part"))  # of a writer that was killed
-    assert len(CliRunner().invoke(app, arguments).output.splitlines()) == 1
+    assert len(verify(path)[1]) == 1
     file.unlink()
-    assert "no such file" in CliRunner().invoke(app, arguments).output
+    assert "no such file" in verify(path)[2][0]
     file.write_bytes(data)
     registry(wrong=True)
-    assert "made of a models" in CliRunner().invoke(app, arguments).output
+    assert "made of a models" in verify(path)[2][0]
+
+
+def test_weights_that_lost_their_manifest_are_told_and_not_replaced(registry: MakeRegistry, home: Path) -> None:
+    """The shipped bundle of the same name stood in for them."""
+    shutil.copytree(SHIPPED_WEIGHTS / "demo-mri", home / "demo-mri")
+    assert choose_bundle(Task.MRI, "demo-mri") == home / "demo-mri"
+    (home / "demo-mri" / MANIFEST).unlink()
+    with pytest.raises(WeightsError, match=r"demo-mri: installed weights without bundle\.json"):
+        choose_bundle(Task.MRI, "demo-mri")
+    for names in ((), ("demo-mri",)):
+        code, findings, errors = verify(registry(), *names)
+        assert (code, findings) == (ExitCode.BAD_WEIGHTS, [])
+        assert "installed weights without bundle.json" in errors[0]
 
 
 def test_a_name_that_is_not_here_names_the_command() -> None:
     with pytest.raises(WeightsError, match="sctlab weights fetch impact-mri"):
         choose_bundle(Task.MRI, "impact-mri")
     assert choose_bundle(Task.MRI, "demo-mri").name == "demo-mri"  # shipped ones have names too
-
-
-# --- the registry -----------------------------------------------------------------------------------------------------
-
-
-def test_the_products_registry() -> None:
-    known = read_registry()
-    hashed = [w for w in known.weights if w.revision]
-    assert sum(len(w.files) for w in hashed) == 50
-    assert len({f.sha256 for w in hashed for f in w.files}) == 50
-    assert all(f.bytes and f.sha256 for w in hashed for f in w.files)
-    for weights in known.weights:
-        assert weights.name.endswith(weights.task)
-        if weights.files:
-            assert ("ELX" in weights.files[0].path) == weights.name.startswith("elastix")
-        else:
-            assert weights.repository == "VBoussot/ImpactSynth"
-            assert weights.note
-    assert known.find("impact-mri").name == "impact-sam-mri"
-    with pytest.raises(InputError, match="unknown name 'x'"):
-        known.find("x")
-
-
-@pytest.mark.parametrize("path", ["../x.pt", "/x.pt", "a//b.pt", "a\\b.pt"])
-def test_paths_stay_inside(path: str) -> None:
-    entry = json.loads(read_registry().weights[0].model_dump_json())
-    entry["groups"][0]["files"][0]["path"] = path
-    with pytest.raises(ValueError, match="not a path inside"):
-        Registry.model_validate({"weights": [entry]})
-
-
-@pytest.mark.parametrize("alias", ["../elsewhere", "/tmp/x", ".hidden", ""])
-def test_aliases_stay_inside(alias: str) -> None:
-    """A bundle is installed under the name that was asked for."""
-    entry = json.loads(read_registry().weights[0].model_dump_json())
-    with pytest.raises(ValueError, match="aliases"):
-        Registry.model_validate({"aliases": {alias: entry["name"]}, "weights": [entry]})
 
 
 # --- apps of the framework --------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from sctlab_model.io.atomic import writing_error
+from sctlab_model.monitor import Monitor
 
 
 @contextmanager
@@ -19,14 +20,14 @@ def one_at_a_time(path: Path, waiting: Callable[[], None] = lambda: None) -> Ite
 
     Args:
         path: What the block makes; its folder is made where it is missing.
-        waiting: Called once when another process holds the lock.
+        waiting: Called once when another process holds the lock; an error that it raises ends the wait.
 
     Raises:
         ResourceError, InputError: The folder can't be written to.
     """
     lock = path.with_name(f".{path.name}.lock")
+    new = not path.parent.exists()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(lock, waiting)
     except OSError as error:
         raise writing_error(path.parent, error) from error
@@ -35,18 +36,38 @@ def one_at_a_time(path: Path, waiting: Callable[[], None] = lambda: None) -> Ite
     finally:
         with suppress(OSError):
             lock.unlink(missing_ok=True)
+            if new:
+                lock.parent.rmdir()  # where the block was refused and made nothing
         os.close(descriptor)
+
+
+def one_run(path: Path, monitor: Monitor) -> AbstractContextManager[None]:
+    """Hold an output for one run; a second one says that it waits, and goes on from what the first has left.
+
+    Args:
+        path: The output: a file, or the name of the work in a folder (`out / "simulate"`).
+        monitor: Told of the wait.
+    """
+    return one_at_a_time(path, lambda: monitor.info(f"another run writes {path}: waiting until it ends"))
 
 
 def _acquire(lock: Path, waiting: Callable[[], None]) -> int:
     """The open lock file, locked: the one that bears the name, not one that its last holder has removed meanwhile."""
     while True:
-        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+        except FileNotFoundError:  # the last holder has removed its empty folder meanwhile
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            waiting()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                waiting()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except BaseException:  # a refusal, or Ctrl-C during the wait
+                os.close(descriptor)
+                raise
         except OSError:
             return descriptor
         with suppress(FileNotFoundError):
