@@ -15,6 +15,7 @@ from sctlab_model.cases import Case, Region, Task, name_of
 from sctlab_model.errors import ImplausibleError, InputError, WeightsError, meant
 from sctlab_model.gates import ValidationStatistics
 from sctlab_model.io.atomic import atomic_path, write_json
+from sctlab_model.io.paths import not_a_file
 from sctlab_model.recipe import Recipe
 from sctlab_model.settings import validate
 
@@ -178,7 +179,7 @@ def read_bundle(folder: str | Path) -> Bundle:
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise WeightsError(path, found="no such file", expected="a weights bundle")
+        raise WeightsError(path, found=not_a_file(path), expected="a weights bundle")
     try:
         return validate(Bundle, _migrate(json.loads(path.read_text(encoding="utf-8")), path), path)
     except OSError as error:
@@ -255,7 +256,7 @@ def read_checked(folder: str | Path, entry: HashedFile) -> bytes:
     """
     path = Path(folder) / entry.file
     if not path.is_file():
-        raise WeightsError(path, found="no such file", expected=f"a file with SHA-256 {entry.sha256}")
+        raise WeightsError(path, found=not_a_file(path), expected=f"a file with SHA-256 {entry.sha256}")
     try:
         data = path.read_bytes()
     except OSError as error:

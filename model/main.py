@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from sctlab_model.errors import ExitCode, InputError, ProductError, meant
+from sctlab_model.io.atomic import file_error
 from sctlab_model.processors import start_process
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and (known := file_error(error)) is not None:
+            return _fail(str(known), known.exit_code)
         return _fail(f"internal error: {type(error).__name__}: {error} (--debug shows the trace)", ExitCode.INTERNAL)
     finally:
         _on_sigterm(before)

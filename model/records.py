@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sctlab_model.errors import InputError
+from sctlab_model.io.paths import not_a_file
 
 MAX_JSON_BYTES = 50_000_000
 
@@ -44,7 +45,7 @@ class Record(BaseModel):
         """
         path = Path(path)
         if not path.is_file():
-            raise InputError(path, found="no such file", expected=f"a {cls.__name__}")
+            raise InputError(path, found=not_a_file(path), expected=f"a {cls.__name__}")
         if path.stat().st_size > MAX_JSON_BYTES:
             raise InputError(path, found=f"{path.stat().st_size} bytes", expected=f"at most {MAX_JSON_BYTES} bytes")
         try:

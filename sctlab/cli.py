@@ -17,6 +17,7 @@ from rich.console import Console
 
 from sctlab.workflow.signals import Terminated, sigterm_as_interrupt
 from sctlab_model.errors import ExitCode, InputError, ProductError, meant
+from sctlab_model.io.atomic import file_error
 from sctlab_model.processors import start_process
 
 # name → (module, attribute, one line for the listing). The attribute is a function or a typer.Typer.
@@ -115,6 +116,9 @@ def app(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command and end with the product's exit codes."""
     start_process()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name that is no UTF-8 must not end the run that names it
+            stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if arguments is None else arguments
     sys.exit(run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False), debug="--debug" in arguments))
 
@@ -146,6 +150,9 @@ def run(command: Callable[[], object], *, debug: bool = False) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and (known := file_error(error)) is not None:
+            console.print(f"error: {known}", style="red", markup=False)
+            return known.exit_code
         console.print(f"internal error: {type(error).__name__}: {error} (--debug shows the trace)", markup=False)
         return ExitCode.INTERNAL
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from sctlab_model.errors import InputError
 from sctlab_model.io.child import read_in_child
+from sctlab_model.io.paths import not_a_file
 from sctlab_model.volume import Geometry
 
 PLANE_TOLERANCE_MM = 0.05  # contours of one plane
@@ -70,7 +71,7 @@ def read_rtstruct(path: str | Path) -> tuple[Roi, ...]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, found="no such file", expected="an RTSTRUCT")
+        raise InputError(path, found=not_a_file(path), expected="an RTSTRUCT")
     found = read_in_child("sctlab.rtstruct:contours_in_child", path)
     points, ends = found["points"], np.cumsum(found["counts"])
     contours = np.split(points, ends[:-1]) if len(ends) else []

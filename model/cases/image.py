@@ -8,7 +8,7 @@ from sctlab_model.cases.files import refuse_dicom, result_name, unreadable_name
 from sctlab_model.cases.layouts import CaseList, Layout, Selection, register
 from sctlab_model.cases.types import Case, Region, Task
 from sctlab_model.errors import InputError
-from sctlab_model.io.paths import split_suffix
+from sctlab_model.io.paths import not_a_file, split_suffix
 
 
 @register
@@ -42,10 +42,10 @@ def single_case(source: str | Path, task: Task, mask: str | Path | None = None, 
     """
     source = Path(source)
     if not source.is_file():
-        raise InputError(source, found="no such file", expected="an image")
+        raise InputError(source, found=not_a_file(source), expected="an image")
     mask = Path(mask) if mask is not None else None
     if mask is not None and not mask.is_file():
-        raise InputError(mask, found="no such file", expected="a body mask")
+        raise InputError(mask, found=not_a_file(mask), expected="a body mask")
     return Case(
         id=split_suffix(source)[0],
         task=task,

@@ -39,6 +39,19 @@ def writing_error(path: str | Path, error: OSError) -> ProductError:
     return InputError(path, found=found, expected="a folder that can be written to")
 
 
+def file_error(error: OSError) -> ProductError | None:
+    """The system's refusal of a file that nothing else has put into words; None where it names no file."""
+    if error.filename is None:
+        return None
+    name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(error.filename)
+    kind = ResourceError if error.errno in _RESOURCES else InputError
+    return kind(
+        name if len(name) < 300 else f"{name[:100]}…",
+        found=f"can't be opened ({error.strerror or error})",
+        expected="a file or folder that this user may use",
+    )
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it when the block ends without an error.
@@ -121,7 +134,7 @@ def added_files(path: str | Path, last: str) -> Iterator[Path]:
         try:
             temporary.mkdir()
             yield temporary
-            for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
+            for file in sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name)):
                 file.replace(path / file.name)
         except OSError as error:
             raise writing_error(path, error) from error

@@ -25,6 +25,19 @@ def split_suffix(path: str | Path) -> tuple[str, str]:
     return Path(name).stem, Path(name).suffix
 
 
+def not_a_file(path: str | Path) -> str:
+    """What there is in the place of a file, for an error: nothing, a folder, a link to nothing, a pipe or a device."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return "a folder"
+        if path.exists():
+            return "a pipe or a device"
+        return "a link to nothing" if path.is_symlink() else "no such file"
+    except OSError as error:  # a name that is too long, a folder that can't be looked into
+        return f"no such file ({error.strerror})"
+
+
 def inside(root: str | Path, path: str | Path) -> bool:
     """Whether a path, once its symbolic links are followed, lies in `root`, which may be a link itself.
 

@@ -13,7 +13,7 @@ from sctlab_model.io.header import ImageHeader, read_voxels
 from sctlab_model.io.metaimage import read_metaimage_header
 from sctlab_model.io.nifti import read_nifti_header
 from sctlab_model.io.nrrd import read_nrrd_header
-from sctlab_model.io.paths import SUFFIXES, split_suffix
+from sctlab_model.io.paths import SUFFIXES, not_a_file, split_suffix
 from sctlab_model.limits import check_memory
 from sctlab_model.volume import Geometry, Volume
 
@@ -41,7 +41,7 @@ def read_header(path: str | Path, *, components: int = 1, max_voxels: int = DEFA
     path = Path(path)
     suffix = split_suffix(path)[1]
     if not path.is_file():
-        raise InputError(path, found="no such file", expected="an image file")
+        raise InputError(path, found=not_a_file(path), expected="an image file")
     if suffix not in _READERS:
         raise InputError(path, found=f"unknown suffix '{suffix}'", expected="one of " + ", ".join(SUFFIXES))
     try:

@@ -6,6 +6,7 @@ import codecs
 from pathlib import Path
 
 from sctlab_model.errors import InputError
+from sctlab_model.io.paths import not_a_file
 
 MAX_TEXT_BYTES = 1 << 24
 # The longer marks first: UTF-32's begins with UTF-16's.
@@ -29,7 +30,7 @@ def read_text(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, found="no such file", expected="a text file")
+        raise InputError(path, found=not_a_file(path), expected="a text file")
     try:
         with path.open("rb") as handle:
             raw = handle.read(max_bytes + 1)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from sctlab.cohort.pairs import Pair
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
+from sctlab_model.checks import check_source, fit_mask
 from sctlab_model.errors import InputError
 from sctlab_model.io.hashing import file_sha256
 from sctlab_model.io.reading import read_mask, read_volume
@@ -95,6 +96,24 @@ def check_pair(pair: Pair) -> Pair:
     digests = [file_sha256(path) for path in pair.files]
     digest = hashlib.sha256("".join(digests).encode()).hexdigest()
     return replace(pair, digest=digest, images=(*pair.images, *digests[:2]))
+
+
+def check_images(pair: Pair) -> Pair:
+    """Open the images of a case that was not registered yet and refuse what nothing can be done with.
+
+    Raises:
+        InputError: Unreadable, non-finite or constant images, values that the task's images don't have, an empty mask or
+            one beside the source.
+    """
+    source, target, mask = read_volume(pair.source), read_volume(pair.target), read_mask(pair.mask)
+    for volume, path in ((source, pair.source), (target, pair.target)):
+        if volume.array.min() == volume.array.max():
+            raise InputError(path, found=f"every voxel is {volume.array.flat[0]}", expected="an image with contrast")
+    for finding in check_source(source, pair.task):
+        if finding.level == "impossible":
+            raise InputError(pair.source, found=finding.text)
+    fit_mask(mask, source)
+    return pair
 
 
 def merge_duplicates(pairs: Sequence[Pair]) -> list[Pair]:

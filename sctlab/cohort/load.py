@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -147,7 +147,7 @@ def load_cohort(
         key: reason for key, reason in left_out.items() if key not in excluded and key.split("/")[1] not in others
     }
     candidates = [p for p in found if p.key not in excluded and p.region in wanted]
-    checks = _checked(candidates, jobs, remember, monitor)
+    checks = checked(candidates, check_pair, jobs, remember, monitor)
     usable = []
     for pair in candidates:
         check = checks[pair.key]
@@ -174,15 +174,26 @@ def _keys_of_other_tasks(root: Path, task: Task) -> set[str]:
     return keys
 
 
-def _checked(pairs: list[Pair], jobs: int, remember: Path | None, monitor: Monitor) -> dict[str, Check]:
-    """Checks by key, remembered ones where the files are as they were."""
+def checked(
+    pairs: Sequence[Pair], check: Callable[[Pair], Pair], jobs: int, remember: Path | None, monitor: Monitor
+) -> dict[str, Check]:
+    """Checks by key, remembered ones where the files are as they were.
+
+    Args:
+        pairs: What is checked.
+        check: `check_pair`, or `check_images` of cases that were not registered yet.
+        jobs, remember, monitor: See `load_cohort`.
+
+    Raises:
+        InputError: A check was cut short; what was found out by then is remembered.
+    """
     record = ChecksRecord.read_if_there(remember)
     known = record.checks
     stamps = {p.key: stamp_of(p) for p in pairs}
     fresh = [p for p in pairs if p.key not in known or known[p.key].stamp != stamps[p.key]]
     if not fresh:
         return known
-    outcomes = run_cases(check_pair, [(p.key, (p,)) for p in fresh], jobs=jobs, monitor=monitor)
+    outcomes = run_cases(check, [(p.key, (p,)) for p in fresh], jobs=jobs, monitor=monitor)
     for pair, outcome in zip(fresh, outcomes, strict=True):
         if outcome.broken:  # nothing was learnt about the pair
             known.pop(pair.key, None)

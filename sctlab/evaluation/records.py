@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from sctlab_model.errors import InputError
+from sctlab_model.io.paths import not_a_file
 from sctlab_model.records import Record
 
 DETAILS = "details.json"
@@ -81,5 +82,5 @@ def read_evaluation(folder: str | Path) -> EvaluationRecord:
     folder = Path(folder)
     path = folder / DETAILS if folder.is_dir() or not folder.suffix else folder
     if not path.is_file():
-        raise InputError(path, found="no such file", expected="the output folder of `sctlab evaluate`")
+        raise InputError(path, found=not_a_file(path), expected="the output folder of `sctlab evaluate`")
     return EvaluationRecord.read(path)

@@ -12,6 +12,7 @@ import torch
 
 from sctlab.weights.download import FETCH_AGAIN, other_file
 from sctlab_model.errors import WeightsError
+from sctlab_model.io.paths import not_a_file
 
 _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]  # NumPy has no public name for it
 # Besides tensors and plain containers: scores that NumPy computed.
@@ -41,7 +42,7 @@ def read_pickled(path: Path, expected: str, *, inert: str = "") -> Any:
         WeightsError: No such file, a damaged one, not a checkpoint, or objects of any other kind in it.
     """
     if not path.is_file():
-        raise WeightsError(path, found="no such file", expected=expected)
+        raise WeightsError(path, found=not_a_file(path), expected=expected)
     other = other_file(path)
     if other:
         raise WeightsError(path, found=other, expected=expected, advice=FETCH_AGAIN)

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from sctlab.features.weights import FetchRecord, weights_folder
 from sctlab_model.errors import InputError
+from sctlab_model.io.paths import not_a_file
 from sctlab_model.records import Record
 
 
@@ -73,7 +74,7 @@ def load_torchscript(path: str | Path, *, device: str | torch.device = "cpu") ->
 
 def _content(path: Path) -> bytes:
     if not path.is_file():
-        raise InputError(path, found="no such file", expected="a TorchScript file")
+        raise InputError(path, found=not_a_file(path), expected="a TorchScript file")
     return path.read_bytes()
 
 

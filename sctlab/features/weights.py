@@ -16,6 +16,7 @@ from sctlab.workflow.locking import one_at_a_time
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.atomic import atomic_path
 from sctlab_model.io.hashing import file_sha256
+from sctlab_model.io.paths import not_a_file
 from sctlab_model.monitor import Monitor
 from sctlab_model.records import Record
 
@@ -181,7 +182,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(path, found="no such file", expected="a safetensors file of weights")
+        raise WeightsError(path, found=not_a_file(path), expected="a safetensors file of weights")
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = dict(handle.metadata() or {})

@@ -22,6 +22,7 @@ from sctlab.workflow.locking import one_run
 from sctlab.workflow.signals import sigterm_as_interrupt
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
+from sctlab_model.io.paths import not_a_file
 from sctlab_model.io.reading import read_volume
 from sctlab_model.monitor import Monitor
 from sctlab_model.volume import Geometry, Volume
@@ -137,7 +138,7 @@ def register_files(
     check_settings(settings)
     for path in (fixed, moving, fixed_mask, moving_labels, fixed_labels):
         if path is not None and not path.is_file():
-            raise InputError(path, found="no such file", expected="an image")
+            raise InputError(path, found=not_a_file(path), expected="an image")
     ct_is_fixed = settings.convention is Convention.SOURCE_TO_CT
     source, ct = (moving, fixed) if ct_is_fixed else (fixed, moving)
     if task is None:

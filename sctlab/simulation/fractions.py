@@ -15,6 +15,7 @@ from scipy import ndimage
 from sctlab.simulation.tissues import PROPERTIES, Tissue
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import atomic_path
+from sctlab_model.io.paths import not_a_file
 
 FAT_HU = -104.0
 MATRIX_HU, SPONGY_HU = 1600.0, 350.0
@@ -184,7 +185,7 @@ def read_fractions(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, found="no such file", expected="fraction maps; simulate with --fractions")
+        raise InputError(path, found=not_a_file(path), expected="fraction maps; simulate with --fractions")
     try:
         with np.load(path, allow_pickle=False) as content:
             fractions = content["fractions"]

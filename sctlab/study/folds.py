@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import numpy as np
 
-from sctlab.cohort.pairs import find_pairs
+from sctlab.cohort.checks import check_images
+from sctlab.cohort.load import checked
+from sctlab.cohort.pairs import Pair, find_pairs
 from sctlab.cohort.parameters import strata_of
 from sctlab.cohort.splits import FoldsRecord, make_folds
 from sctlab.registration.records import EXCLUSIONS, ExclusionsRecord
 from sctlab.study.cells import Cell, StudyFiles
 from sctlab_model.cases import Case, Selection, find_cases
+from sctlab_model.monitor import Monitor
 
 
 def study_cases(files: StudyFiles, cohort: str) -> list[Case]:
-    """The cohort's cases without the excluded ones and those that lack an image (`incomplete`)."""
+    """The cohort's cases without the excluded ones and those that no cell can use."""
     plan, folder = files.plan.cohorts[cohort], files.cohort_folder(cohort)
-    usable = {p.key for p in find_pairs(folder, plan.of_task)[0]}
+    usable = {p.key for p in usable_pairs(files, cohort)[0]}
     found = find_cases(folder, Selection(task=plan.of_task)).cases
     return [c for c in found if c.id not in plan.exclude and str(c.key) in usable]
 
 
-def incomplete(files: StudyFiles, cohort: str) -> dict[str, str]:
-    """Keys of the cases that no cell can use though the plan does not exclude them, with the reason.
+def usable_pairs(files: StudyFiles, cohort: str, jobs: int = 1) -> tuple[list[Pair], dict[str, str]]:
+    """The pairs of a cohort that the plan does not exclude, and those that no cell can use.
+
+    The images of a cohort from elsewhere are opened once, and again when a file changes: one that can't be read would end
+    every fold that has to predict it.
+
+    Returns:
+        The pairs, and case key → what is missing or wrong.
 
     Raises:
         InputError: The cohort has no case.
     """
     plan = files.plan.cohorts[cohort]
-    _, lost = find_pairs(files.cohort_folder(cohort), plan.of_task)
-    return {key: reason for key, reason in lost.items() if key.rsplit("/", 1)[-1] not in plan.exclude}
+    found, lost = find_pairs(files.cohort_folder(cohort), plan.of_task)
+    pairs = [p for p in found if p.id not in plan.exclude]
+    lost = {key: reason for key, reason in lost.items() if key.rsplit("/", 1)[-1] not in plan.exclude}
+    if plan.folder is not None:
+        checks = checked(pairs, check_images, jobs, files.out / "cohorts" / f"{cohort}-checks.json", Monitor())
+        lost |= {p.key: checks[p.key].error for p in pairs if checks[p.key].error}
+    return [p for p in pairs if p.key not in lost], lost
 
 
 def split_of(files: StudyFiles, cohort: str) -> FoldsRecord:
@@ -36,9 +50,7 @@ def split_of(files: StudyFiles, cohort: str) -> FoldsRecord:
     path = files.out / "splits" / f"{cohort}-{files.split_key(cohort)[:12]}.json"
     if path.is_file():
         return FoldsRecord.read(path)
-    plan = files.plan.cohorts[cohort]
-    pairs, _ = find_pairs(files.cohort_folder(cohort), plan.of_task)
-    kept = [p for p in pairs if p.id not in plan.exclude]
+    kept, _ = usable_pairs(files, cohort)
     groups = strata_of(kept, files.plan.stratify_by, files.cohort_folder(cohort))
     split = make_folds(kept, files.plan.folds, seed=files.plan.split_seed, groups=groups)
     split.write(path)

@@ -14,7 +14,7 @@ from sctlab.registration.cohort import register_cohort
 from sctlab.registration.settings import RegistrationSettings
 from sctlab.simulation.cohort import simulate_cohort
 from sctlab.study.cells import RATES, PairSet, StudyFiles
-from sctlab.study.folds import incomplete, left_out, split_of, study_cases
+from sctlab.study.folds import left_out, split_of, study_cases, usable_pairs
 from sctlab.study.plan import StudyPlan
 from sctlab.study.planted import PLANTED, plant_case
 from sctlab.study.scoring import score_cell, unlabelled_cases, unscored
@@ -94,7 +94,7 @@ def _run(files: StudyFiles, jobs: int | None, executor: str, monitor: Monitor) -
     for cohort in plan.cohorts:
         try:
             _make_cohort(files, cohort, jobs, executor, monitor, failed, rates)
-            failed |= {f"{cohort}/{key}": reason for key, reason in incomplete(files, cohort).items()}
+            _check_cohort(files, cohort, jobs, monitor, failed)
         except ProductError as error:
             failed[cohort] = str(error)
             continue
@@ -114,7 +114,8 @@ def _run(files: StudyFiles, jobs: int | None, executor: str, monitor: Monitor) -
         monitor.warning(f"{case}: {reason}")
     write_json(files.out / FAILURES, failed)
     if not files.scored_cohorts:
-        raise InputError(files.out, found="no cell could be scored", expected="one", advice="; ".join(failed.values()))
+        reasons = "; ".join(list(failed.values())[:3]) + ("; …" if len(failed) > 3 else "")
+        raise InputError(files.out, found="no cell could be scored", expected="one", advice=reasons)
     write_report(plan, files.out)
     return StudyResult(files.out, len(files.cells), failed)
 
@@ -153,6 +154,24 @@ def _make_cohort(
     rates.add("simulate", time.perf_counter() - start, len(result.outcomes))
 
 
+def _check_cohort(files: StudyFiles, name: str, jobs: int | None, monitor: Monitor, failed: dict[str, str]) -> None:
+    """Name the cases that no cell can use.
+
+    Raises:
+        InputError: There is no other.
+    """
+    usable, lost = usable_pairs(files, name, jobs or 1)
+    for key, reason in lost.items():
+        monitor.warning(f"{name}/{key} is left out: {reason}")
+    if not usable:
+        raise InputError(
+            files.cohort_folder(name),
+            found=f"no case that can be used, of {len(lost)} ({next(iter(lost.values()), 'all are excluded')})",
+            expected="cases with source, CT and mask",
+        )
+    failed |= {f"{name}/{key}": reason for key, reason in lost.items()}
+
+
 def _make_pairs(
     files: StudyFiles,
     cohort: str,
@@ -176,9 +195,10 @@ def _make_pairs(
             device=files.plan.device,
         )
         plan = files.plan.cohorts[cohort]
+        unusable = [key.rsplit("/", 1)[-1] for key in usable_pairs(files, cohort)[1]]
         result = register_cohort(
             source, folder.parent, settings,
-            task=plan.of_task, exclude=plan.exclude, jobs=jobs, executor=executor, monitor=monitor,
+            task=plan.of_task, exclude=[*plan.exclude, *unusable], jobs=jobs, executor=executor, monitor=monitor,
         )  # fmt: skip
         outcomes, fresh = result.outcomes, len(result.outcomes) - result.skipped
     else:

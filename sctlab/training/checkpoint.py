@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sctlab_model.cases import read_json
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.atomic import atomic_path, write_json
+from sctlab_model.io.paths import not_a_file
 
 
 def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -57,7 +58,7 @@ def read_values(folder: Path, name: str) -> dict[str, Any]:
     """
     path = folder / f"{name}.json"
     if not has_checkpoint(folder, name):
-        raise WeightsError(path, found="no such file", expected="a checkpoint of `sctlab train`")
+        raise WeightsError(path, found=not_a_file(path), expected="a checkpoint of `sctlab train`")
     try:
         values = read_json(path)
     except InputError as error:
@@ -76,7 +77,7 @@ def load_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[st
     values = read_values(folder, name)
     path = folder / str(values["file"])
     if not path.is_file():
-        raise WeightsError(path, found="no such file", expected=f"the tensors of {folder / name}.json")
+        raise WeightsError(path, found=not_a_file(path), expected=f"the tensors of {folder / name}.json")
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != values["sha256"]:

@@ -13,7 +13,7 @@ from sctlab.transforms.files import TransformFile, read_transform
 from sctlab.transforms.invert import invert, invert_points
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import write_text
-from sctlab_model.io.paths import refuse_replacing
+from sctlab_model.io.paths import not_a_file, refuse_replacing
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.text import read_text
 from sctlab_model.io.writing import write_volume
@@ -129,7 +129,7 @@ def _apply_to_points(transform: Transform, path: Path, out: Path, inverse: bool)
 def _read_points(path: Path) -> np.ndarray:
     """Points [n, 3] of a CSV file."""
     if not path.is_file():
-        raise InputError(path, found="no such file", expected="points, x,y,z a line")
+        raise InputError(path, found=not_a_file(path), expected="points, x,y,z a line")
     points = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         words = [w for w in line.replace(";", ",").split(",") if w.strip()]

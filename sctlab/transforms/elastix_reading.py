@@ -23,7 +23,7 @@ from sctlab.transforms.data import (
 from sctlab.transforms.files import TransformFile
 from sctlab_model.errors import InputError
 from sctlab_model.io.grids import check_direction
-from sctlab_model.io.paths import inside
+from sctlab_model.io.paths import inside, not_a_file
 from sctlab_model.io.text import read_text
 from sctlab_model.limits import check_memory
 from sctlab_model.volume import Geometry, triple
@@ -110,7 +110,7 @@ class _File:
 
 def _read_values(path: Path) -> dict[str, list[str]]:
     if not path.is_file():
-        raise InputError(path, found="no such file", expected="an elastix TransformParameters file")
+        raise InputError(path, found=not_a_file(path), expected="an elastix TransformParameters file")
     # A number takes two bytes and more in the file, and becomes an object before it becomes a float64.
     check_memory(path, 30 * path.stat().st_size, "a transform file of this size")
     text = read_text(path, max_bytes=MAX_FILE_BYTES)

@@ -17,6 +17,7 @@ from sctlab.transforms.itk_steps import from_steps, to_steps
 from sctlab.transforms.itk_text import read_text_steps, write_text_steps
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import atomic_path
+from sctlab_model.io.paths import not_a_file
 from sctlab_model.io.reading import read_header, read_values
 from sctlab_model.io.writing import write_array
 from sctlab_model.volume import Geometry
@@ -59,7 +60,7 @@ def read_itk(path: str | Path) -> Transform:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, found="no such file", expected="an ITK transform (" + ", ".join(SUFFIXES) + ")")
+        raise InputError(path, found=not_a_file(path), expected="an ITK transform (" + ", ".join(SUFFIXES) + ")")
     steps = read_text_steps(path) if path.suffix.lower() == ".tfm" else read_hdf5_steps(path)
     return from_steps(steps, path)
 

@@ -16,12 +16,12 @@ import pytest
 
 from sctlab_model.errors import InputError, ResourceError
 from sctlab_model.io import atomic
-from sctlab_model.io.atomic import atomic_folder, atomic_path, remove_stale_parts, write_json, write_text
+from sctlab_model.io.atomic import added_files, atomic_folder, atomic_path, remove_stale_parts, write_json, write_text
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from sctlab_model.io.atomic import atomic_folder, atomic_path
+from sctlab_model.io.atomic import added_files, atomic_folder, atomic_path
 with atomic_path(Path(sys.argv[1]) / "a.mha") as file, atomic_folder(Path(sys.argv[1]) / "case") as folder:
     file.write_text("half")
     (folder / "ct.mha").write_text("half")
@@ -191,3 +191,30 @@ def test_writers_that_lock_what_they_write(tmp_path: Path) -> None:
         file["x"] = [1, 2]
     with h5py.File(tmp_path / "a.h5") as file:
         assert file["x"][:].tolist() == [1, 2]
+
+
+def test_files_are_added_once_all_are_written_and_the_last_one_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bundle"
+    with pytest.raises(KeyError), added_files(folder, "manifest") as part:
+        {}[(part / "a").write_text("half")]
+    assert not folder.exists()
+    moved: list[str] = []
+    replace = Path.replace
+
+    def noted(self: Path, target: Path) -> Path:
+        moved.append(Path(target).name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    for text in ("1", "2"):
+        with added_files(folder, "b") as part:
+            for name in "abc":
+                (part / name).write_text(text)
+        (folder / "mine").write_text("kept")
+    assert moved == ["a", "c", "b"] * 2
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {"a": "2", "b": "2", "c": "2", "mine": "kept"}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can't be written"), added_files(tmp_path / "file", "b"):
+        pass
