@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sctlab_model.io.atomic import atomic_path
 from sctlab_model.preparation import orient, oriented_geometry
 from sctlab_model.volume import Geometry, Volume, triple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CT_WINDOW = (-200.0, 300.0)  # soft tissue, HU
 BONE_WINDOW = (-500.0, 1500.0)  # HU
@@ -91,6 +95,14 @@ def _upright(layer: Layer, grid: Geometry) -> Layer:
     )
 
 
+def _write(axis: Axes, x: float, y: float, text: str, **alignment: Any) -> None:
+    """A word on a picture, at a fraction of its width and height."""
+    from matplotlib.patheffects import withStroke
+
+    outline = [withStroke(linewidth=1.5, foreground="black")]
+    axis.text(x, y, text, transform=axis.transAxes, fontsize=7, color="cyan", path_effects=outline, **alignment)
+
+
 def save_planes(
     layers: Sequence[Layer],
     path: str | Path,
@@ -138,17 +150,15 @@ def save_planes(
                     along = plane(layer.coordinates[component], name, index_xyz)[0]
                     levels = np.arange(np.floor(along.min()), along.max(), GRID_LINE_MM)
                     axis.contour(along, levels=levels, colors="black", linewidths=0.4, linestyles="solid")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
+            axis.set_axis_off()
             if row == 0:
                 limits = f"[{window[0]:.0f}, {window[1]:.0f}] {layer.unit}".rstrip()
                 axis.set_title(f"{layer.title}\n{limits}", fontsize=8)
             if column == 0:
-                axis.set_ylabel(name, fontsize=7)
-                for side, place, align in zip(SIDES[name], (0.01, 0.99), ("left", "right"), strict=True):
-                    axis.text(
-                        place, 0.5, side, transform=axis.transAxes, ha=align, va="center", fontsize=7, color="tab:cyan"
-                    )
+                left, right = SIDES[name]
+                _write(axis, 0.01, 0.98, name, ha="left", va="top")
+                _write(axis, 0.01, 0.5, left, ha="left", va="center")
+                _write(axis, 0.99, 0.5, right, ha="right", va="center")
     if title:
         figure.suptitle(title, fontsize=9)
     with atomic_path(path) as temporary:
