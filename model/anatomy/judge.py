@@ -85,6 +85,28 @@ def look_at(image: Volume, network: AnatomyNetwork | None = None) -> tuple[Regio
     return seen, mirrored > plain
 
 
+def asymmetry_of(image: Volume, network: AnatomyNetwork | None = None) -> np.ndarray:
+    """How much more of every class the network sees in an image than in its mirror image, [slabs, classes], in roots of shares.
+
+    The mirror image has the same numbers of the other sign, whatever the network mistakes for what: so two images of one
+    patient agree in them where they are of one side, and are opposite where they aren't. An image that is its own mirror image
+    has numbers near 0.
+
+    Args:
+        image: HU, or MR magnitudes; any grid and orientation.
+        network: The shipped one when left out.
+
+    Raises:
+        InputError: An image that can't be looked at (see `see_anatomy`).
+        WeightsError: The shipped weights are missing or altered.
+    """
+    network = network or load_network(NETWORK)
+    slabs = _slabs(image)
+    plain, mirrored = (_shares(s, network)[:, 1:].clamp_min(0).sqrt() for s in (slabs, slabs.flip(-1)))
+    difference: np.ndarray = (plain - mirrored).numpy()
+    return difference
+
+
 def _shares(slabs: torch.Tensor, network: AnatomyNetwork) -> torch.Tensor:
     """Share of the body of every class in every slab, [slabs, classes]."""
     with looking():

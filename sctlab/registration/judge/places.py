@@ -34,6 +34,9 @@ STRUCTURE = 0.8  # of the median window's, which a telling window has at least f
 DEEP_MM = 10.0  # from the skin and from where data end, at least
 WORST_CM3 = 15.0  # the best-fitting other places of this volume make the signal
 LEAST_WINDOWS = 50
+SHOWN_MM = (
+    20.0  # standard deviation of the smoothing of the map that is shown: one window's own place is chosen among noise
+)
 _FAR = -9.0  # deviations, of a place whose window lost most of its data
 _PER_MM = 0.02  # deviations: where places can't be told apart the solution's own is the best guess
 
@@ -53,6 +56,16 @@ class Elsewhere:
     gain: np.ndarray
     telling: np.ndarray
     cm3: float
+
+    def shown_mm(self) -> np.ndarray:
+        """`distance_mm` as a mean of the windows around; NaN where nothing tells."""
+        tells = np.isfinite(self.distance_mm)
+        sigma = SHOWN_MM / (10 * self.cm3 ** (1 / 3))
+        sums, weights = (
+            ndimage.gaussian_filter(part.astype(np.float32), sigma, mode="constant")
+            for part in (np.where(tells, self.distance_mm, 0.0), tells)
+        )
+        return np.where(tells, sums / np.maximum(weights, 1e-6), np.nan)
 
     def signals(self) -> dict[str, float]:
         """Means over the body, and the worst place in telling windows."""
@@ -83,7 +96,7 @@ def look_elsewhere(view: View, speaking: Sequence[Witness]) -> Elsewhere:
     """
     step = max(1, round(STEP_MM / view.spacing_mm))
     length = LENGTHS * step * view.spacing_mm
-    region = _halved((view.region & view.data).astype(np.float32)) > 0.5
+    region = halved((view.region & view.data).astype(np.float32)) > 0.5
     enough, structure = region.copy(), np.zeros(region.shape)
     total = np.zeros((len(PLACES), *region.shape), np.float32)
     for witness in speaking:
@@ -98,7 +111,7 @@ def look_elsewhere(view: View, speaking: Sequence[Witness]) -> Elsewhere:
     best = total.argmax(0)
     gain = np.take_along_axis(total, best[None], 0)[0] - total[0]
     deep = ndimage.distance_transform_edt(np.pad(view.mask & view.data, 1))[1:-1, 1:-1, 1:-1] * view.spacing_mm
-    telling = (structure >= STRUCTURE) & (_halved(deep.astype(np.float32)) >= DEEP_MM)
+    telling = (structure >= STRUCTURE) & (halved(deep.astype(np.float32)) >= DEEP_MM)
     distance = np.where(enough, length[best], np.nan)
     return Elsewhere(distance, gain, telling, (2 * view.spacing_mm / 10) ** 3)
 
@@ -120,7 +133,7 @@ def _windows(view: View, witness: Witness, step: int) -> tuple[np.ndarray, np.nd
         shift = (place[0] * step, place[1] * step, place[2] * step)
         counts = (counted & moved(view.data, shift)).astype(np.float32)
         agreement, weight = (
-            ndimage.gaussian_filter(_halved(part * counts), sigma, mode="constant", truncate=2.5)
+            ndimage.gaussian_filter(halved(part * counts), sigma, mode="constant", truncate=2.5)
             for part in witness.maps(shift)
         )
         scores.append(agreement / np.maximum(weight, 1e-6))
@@ -128,7 +141,7 @@ def _windows(view: View, witness: Witness, step: int) -> tuple[np.ndarray, np.nd
     return np.stack(scores), np.stack(weights)
 
 
-def _halved(array: np.ndarray) -> np.ndarray:
+def halved(array: np.ndarray) -> np.ndarray:
     """Means of 2x2x2 voxels; an odd last layer is left out."""
     even = array[tuple(slice(0, n // 2 * 2) for n in array.shape)]
     z, y, x = (n // 2 for n in even.shape)

@@ -39,7 +39,7 @@ class Evidence:
             what the fixed image loses against itself (0: as sharp as it can be, 1: no optimum, more: another is better);
             `elsewhere …` and `place …` how far away and how much better windows fit; `body gap mm` the mean distance
             between both bodies' surfaces.
-        residual_mm: How far away each window of the body fits better, on a coarse grid; `UNKNOWN_MM` where nothing tells.
+        residual_mm: How far away the windows around each place of the body fit better on average, on a coarse grid; `UNKNOWN_MM` where nothing tells.
         left_out: Witnesses that stayed silent because the engine optimised them.
         untold: Of `shift`, `turn` and `mirror` those of which no witness can tell anything, because they leave this image as
             it is; there are no such signals then.
@@ -87,7 +87,7 @@ def question(view: View, optimised: frozenset[str] = frozenset()) -> Evidence:
     signals |= found.signals()
     if view.body_gap_mm is not None:
         signals["body gap mm"] = view.body_gap_mm
-    shown = np.nan_to_num(full_map(found.distance_mm, view), nan=UNKNOWN_MM).astype(np.float32)
+    shown = np.nan_to_num(full_map(found.shown_mm(), view), nan=UNKNOWN_MM).astype(np.float32)
     untold = tuple(k for k in PERTURBED if not any(f"{name} {k}" in signals for name in chosen))
     return Evidence(signals, Volume(shown, view.grid), tuple(sorted(set(witnesses()) - set(chosen))), untold)
 

@@ -15,6 +15,7 @@ from sctlab_model.cases import Region
 from sctlab_model.volume import Geometry, Volume
 
 ABDOMEN, HEAD, UNSURE = (0.4, 0.0, 0.01), (0.01, 0.7, 0.01), (0.03, 0.3, 0.01)  # shares of AB, HN, TH
+ASYMMETRY = np.array([[0.2, -0.1, 0.0], [0.0, 0.1, -0.05]])
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,8 @@ def test_only_sure_sights_of_different_parts_are_told(
 ) -> None:
     seen = {"fixed": RegionSeen(fixed), "moving": RegionSeen(moving)}
     monkeypatch.setattr(parts, "look_at", lambda image, network: (seen[image], None))
-    monkeypatch.setattr(parts, "_as_registered", lambda pair, transform: ("fixed", "moving"))
+    monkeypatch.setattr(parts, "asymmetry_of", lambda image, network: ASYMMETRY)
+    monkeypatch.setattr(parts, "as_registered", lambda pair, transform: ("fixed", "moving"))
     said = parts.different_parts(None, None, network=object())  # type: ignore[arg-type]
     assert bool(said) == told
     if told:
@@ -55,9 +57,43 @@ def test_livers_on_different_sides_are_told(
 ) -> None:
     sides = {"fixed": fixed, "moving": moving}
     monkeypatch.setattr(parts, "look_at", lambda image, network: (RegionSeen(ABDOMEN), sides[image]))
-    monkeypatch.setattr(parts, "_as_registered", lambda pair, transform: ("fixed", "moving"))
+    monkeypatch.setattr(parts, "asymmetry_of", lambda image, network: ASYMMETRY)
+    monkeypatch.setattr(parts, "as_registered", lambda pair, transform: ("fixed", "moving"))
     said = parts.different_parts(None, None, network=object())  # type: ignore[arg-type]
     assert ("mirrored" in said) == told
+
+
+@pytest.mark.parametrize(
+    ("moving", "told"),
+    [
+        (-0.5 * ASYMMETRY, True),
+        (ASYMMETRY, False),
+        (-0.1 * ASYMMETRY, False),
+        (ASYMMETRY[::-1], False),
+        (-ASYMMETRY[:1], False),
+    ],
+    ids=["opposite", "alike", "hardly any", "unlike", "other slabs"],
+)
+def test_opposite_asymmetries_are_told(monkeypatch: pytest.MonkeyPatch, moving: np.ndarray, told: bool) -> None:
+    seen = {"fixed": ASYMMETRY, "moving": moving}
+    monkeypatch.setattr(parts, "look_at", lambda image, network: (RegionSeen(UNSURE), None))
+    monkeypatch.setattr(parts, "asymmetry_of", lambda image, network: seen[image])
+    monkeypatch.setattr(parts, "as_registered", lambda pair, transform: ("fixed", "moving"))
+    said = parts.different_parts(None, None, network=object())  # type: ignore[arg-type]
+    assert ("mirrored anatomy: what lies more to one side" in said) == told
+
+
+@pytest.mark.skipif(not parts.is_here(), reason="this release has no weights of the anatomy network")
+def test_a_mirrored_chest_is_told_though_its_liver_is_hardly_seen() -> None:
+    rng = np.random.default_rng(3)
+    phantom = build_phantom(Region.TH, default_grid(Region.TH, rng, (3.0, 3.0, 3.0), None), rng)
+    grid = Geometry(phantom.hu.shape[::-1], (3.0, 3.0, 3.0))
+    body = Volume(phantom.hu.astype(np.float32), grid)
+    noisy = body.with_array(body.array + rng.normal(0, 30, body.array.shape).astype(np.float32))
+    mirrored = noisy.with_array(np.ascontiguousarray(noisy.array[:, :, ::-1]))
+    still = EulerTransform((0.0, 0.0, 0.0))
+    assert parts.different_parts(SimpleNamespace(fixed=body, moving=noisy), still) == ""  # type: ignore[arg-type]
+    assert "mirrored" in parts.different_parts(SimpleNamespace(fixed=body, moving=mirrored), still)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not parts.is_here(), reason="this release has no weights of the anatomy network")
