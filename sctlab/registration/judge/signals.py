@@ -39,7 +39,8 @@ class Evidence:
             what the fixed image loses against itself (0: as sharp as it can be, 1: no optimum, more: another is better);
             `elsewhere …` and `place …` how far away and how much better windows fit; `body gap mm` the mean distance
             between both bodies' surfaces.
-        residual_mm: How far away the windows around each place of the body fit better on average, on a coarse grid; `UNKNOWN_MM` where nothing tells.
+        residual_mm: How far away windows fit better, as a mean of those around each place of the body, on a coarse grid;
+            `UNKNOWN_MM` where nothing tells.
         left_out: Witnesses that stayed silent because the engine optimised them.
         untold: Of `shift`, `turn` and `mirror` those of which no witness can tell anything, because they leave this image as
             it is; there are no such signals then.

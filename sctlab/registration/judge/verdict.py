@@ -23,9 +23,9 @@ UNUSABLE_MM = 8.0  # a predicted mean error that nobody should learn from unseen
 MOST_WITHOUT_DATA = 0.4
 MOST_INVERSE_MM, MOST_SPREAD_MM = 10.0, 8.0  # 95th percentiles
 MIRRORED = 1.0  # the mirrored image agrees better than the solution
-# What the calibration holds: voxels of 4 mm (slices of up to 5), bodies of 120 mm and more along every axis, whole fields of
+# What the calibration holds: voxels of 4 mm (slices of up to 5), bodies of 115 mm and more along every axis, whole fields of
 # view. Right pairs beyond it reached probabilities of failure of 0.91, wrong ones 0.95 and more: no `failed` below this there.
-COARSEST_MM, THINNEST_MM = 5.0, 100.0
+COARSEST_MM, THINNEST_MM = 5.0, 115.0
 SURE = 0.93
 _UNTOLD = {
     "mirror": "the image is its own mirror image: exchanged sides can't be told",

@@ -130,3 +130,15 @@ def test_voxels_coarser_than_the_calibration_s_are_no_failure_and_the_reason_is_
     assert any("voxels of 6 mm" in reason for reason in right.reasons)
     wrong = judged(pair, compose(AffineTransform(np.eye(3), (25.0, 25.0, 0.0)), sample.truth))
     assert wrong.verdict is Verdict.FAILED
+
+
+def test_a_body_thinner_than_the_calibration_s_is_no_failure_and_the_reason_is_said(samples):
+    """Of 109 mm; turned by 10° a round phantom of few slices loses less than any patient that was seen."""
+    sample = samples[0](Task.MRI, seed=2)
+    pair = make_pair(sample.source, sample.ct, task=sample.task, region=Region.TH, mask=sample.mask)
+    right = judged(pair, sample.truth)
+    assert right.failure_probability > JudgeModel.shipped().calibrations["information+self-similarity"].gross_threshold
+    assert right.verdict is Verdict.DOUBTFUL
+    assert any("along one axis" in reason for reason in right.reasons)
+    wrong = judged(pair, compose(AffineTransform(np.eye(3), (25.0, 25.0, 0.0)), sample.truth))
+    assert wrong.verdict is Verdict.FAILED
