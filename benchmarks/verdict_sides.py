@@ -1,11 +1,10 @@
 """Mirrored images, also those that the engine fitted: what the judge says, and what the anatomy network's look at the sides adds.
 
     sctlab simulate CBCTS --task cbct --cases 2 --regions HN,TH --spacing 4,4,4 --seed 8801
-    sctlab simulate MRS --task mri --cases 1 --spacing 4,4,4 --seed 8802
-    python benchmarks/verdict_sides.py CBCTS MRS --data ../shared/data --out benchmarks/verdict_sides.csv
+    python benchmarks/verdict_sides.py CBCTS --data ../shared/data --out benchmarks/verdict_sides.csv
     python benchmarks/verdict_sides.py --phantoms       # bodies that are their own mirror image: nothing may be said
 
-Of every pair a sound registration, its mirrored moving image, and what a short registration makes of that one.
+`probability` and `verdict` are the model's alone. Of every pair a sound registration, its mirrored moving image, and what a short registration makes of that one.
 """
 
 from __future__ import annotations
