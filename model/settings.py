@@ -15,6 +15,7 @@ from sctlab_model.errors import InputError
 from sctlab_model.io.text import read_text
 
 MAX_YAML_BYTES = 1_000_000
+MAX_YAML_VALUES = 200_000
 
 
 class Settings(BaseModel):
@@ -50,6 +51,8 @@ def parse_yaml(model: type[Model], text: str, where: object) -> Model:
     """YAML text as a `model`; `where` names it in messages. Raises what `load_yaml` raises."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None:
+            _count_values(node, where, {})
         value = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -75,7 +78,8 @@ def validate(model: type[Model], value: Any, where: object, node: yaml.Node | No
         InputError: The first of the model's refusals, with the key's path and, for an unknown key, the closest one.
     """
     if not isinstance(value, dict):
-        raise InputError(where, found=f"a {type(value).__name__}", expected="a mapping of settings")
+        found = "nothing" if value is None else f"a {type(value).__name__}"
+        raise InputError(where, found=found, expected="a mapping of settings")
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -127,6 +131,32 @@ def _position(node: yaml.Node, location: Sequence[Any]) -> tuple[Any, list[Any]]
             mark = node.start_mark
             keys.append(part)
     return mark, keys
+
+
+def _count_values(node: yaml.Node, where: object, counts: dict[int, int]) -> int:
+    """Values of a node with its aliases written out: a few lines of them may stand for more than a memory holds.
+
+    Args:
+        counts: By identity of the node; 0 for one whose parts are being counted.
+
+    Raises:
+        InputError: Too many, or a value that contains itself.
+    """
+    if id(node) not in counts:
+        counts[id(node)] = 0
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        below = [] if isinstance(node, yaml.ScalarNode) else [_count_values(part, where, counts) for part in parts]
+        counts[id(node)] = 1 + sum(below)
+        if counts[id(node)] > MAX_YAML_VALUES:
+            raise InputError(
+                _line(where, node.start_mark),
+                found=f"more than {MAX_YAML_VALUES} values, with aliases written out",
+                expected="fewer",
+                advice="write the values without aliases (*name)",
+            )
+    elif counts[id(node)] == 0:
+        raise InputError(_line(where, node.start_mark), found="a value that contains itself", expected="none that does")
+    return counts[id(node)]
 
 
 def _repeated_key(node: yaml.Node) -> yaml.ScalarNode | None:

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sctlab_model.bundle import SHIPPED_WEIGHTS, Bundle, find_bundles, read_bundle
+from sctlab_model.bundle import MANIFEST, SHIPPED_WEIGHTS, Bundle, find_bundles, read_bundle, weights_path
+from sctlab_model.errors import WeightsError
 from sctlab_model.processors import available_cpus
 
 LIBRARIES = ("torch", "segmentation-models-pytorch", "SimpleITK", "itk-elastix", "itk-rtk", "onnxruntime-gpu")
@@ -35,7 +36,10 @@ def info(
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     table.add_row("CUDA devices", ", ".join(names) or "none")
     console.print(table)
-    for folder in find_bundles(weights):
+    folders = find_bundles(weights_path(weights))
+    if not folders and weights != SHIPPED_WEIGHTS:
+        raise WeightsError(weights, found="no weights bundle", expected=f"{MANIFEST} here or in a folder below")
+    for folder in folders:
         console.print(fold_table(read_bundle(folder)))
 
 

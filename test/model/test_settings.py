@@ -61,6 +61,18 @@ class Plan(Settings):
         ("name: a\nlevels: [{iterations: 3}]\nweight: .inf", "line 3: weight: inf: input should be a finite number"),
         ("name: a\nlevels: " + "[" * 5000, "not YAML"),
         ("name: 2020-99-99", "not YAML"),
+        (
+            "k0: &k0 [x, x, x, x]\n"
+            + "".join(f"k{n}: &k{n} [{', '.join([f'*k{n - 1}'] * 4)}]\n" for n in range(1, 40)),
+            "values, with aliases written out",
+        ),
+        (
+            "k0: &k0 {a: 1, b: 2}\n"
+            + "".join(f"k{n}: &k{n} {{<<: [{', '.join([f'*k{n - 1}'] * 4)}]}}\n" for n in range(1, 40)),
+            "values, with aliases written out",
+        ),
+        ("name: a\nlevels: &all [*all]", "line 2: a value that contains itself"),
+        ("", "nothing; expected a mapping"),
         ("name: a\nlevels: [{iterations: 3}]\nweight: -1", "line 3: settings: weight -1.0 goes with no levels"),
     ],
 )

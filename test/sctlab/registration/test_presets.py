@@ -98,7 +98,7 @@ def test_every_field_can_be_set() -> None:
         ("bending: 2\nbending: 3", r"mine.yaml, line 2: 'bending' again"),
         ("features: [", r"mine.yaml, line 1: not YAML"),
         ("- mind", r"mine.yaml: a list; expected a mapping"),
-        ("", r"mine.yaml: a NoneType; expected a mapping"),
+        ("", r"mine.yaml: nothing; expected a mapping"),
     ],
 )
 def test_what_a_preset_cant_say_is_refused_with_file_and_key(write, text: str, message: str) -> None:
