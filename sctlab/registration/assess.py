@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sctlab.registration.judge.parts import different_parts
-from sctlab.registration.judge.verdict import judge_registration, optimised_metrics
+from sctlab.registration.judge.verdict import NOT_FAILED, judge_registration, optimised_metrics
 from sctlab.registration.methods import MethodResult, presets_of
 from sctlab.registration.pairs import Pair
 from sctlab.registration.quality import measure
@@ -34,7 +34,10 @@ def assess(
     quality.case, quality.judgement = pair.id, judgement
     quality.verdict, quality.reasons = judgement.verdict, list(judgement.reasons)
     if different := different_parts(pair, result.transform):
-        quality.verdict, quality.reasons = Verdict.FAILED, [different, *quality.reasons]
+        quality.verdict, quality.reasons = (
+            Verdict.FAILED,
+            [different, *(r for r in quality.reasons if not r.startswith(NOT_FAILED))],
+        )
         quality.judgement = judgement.model_copy(update={"verdict": quality.verdict, "reasons": quality.reasons})
     quality.truth = measure_truth(pair, result.transform)
     return quality, residual

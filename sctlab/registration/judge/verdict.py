@@ -27,6 +27,7 @@ MIRRORED = 1.0  # the mirrored image agrees better than the solution
 # view. Right pairs beyond it reached probabilities of failure of 0.91, wrong ones 0.95 and more: no `failed` below this there.
 COARSEST_MM, THINNEST_MM = 5.0, 115.0
 SURE = 0.93
+NOT_FAILED = "not called failed"  # begins a reason; what is failed for another one does not say it
 _UNTOLD = {
     "mirror": "the image is its own mirror image: exchanged sides can't be told",
     "turn": "turned by 10° the image stays as it is: wrong turns can't be told",
@@ -82,7 +83,7 @@ def judge_registration(
     beyond = _beyond_calibration(pair, quality)
     if beyond and verdict is Verdict.FAILED and judgement.failure_probability < SURE:
         verdict = Verdict.DOUBTFUL
-        limits.append(f"not called failed, because the judge has not seen such pairs: {', '.join(beyond)}")
+        limits.append(f"{NOT_FAILED}, because the judge has not seen such pairs: {', '.join(beyond)}")
     limits += [_UNTOLD[what] for what in evidence.untold if what == "mirror"]
     return judgement.model_copy(update={"verdict": verdict, "reasons": reasons + limits}), evidence.residual_mm
 

@@ -5,8 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import sctlab.registration.assess as assess_module
 from sctlab.measures.overlap import dice
 from sctlab.measures.similarity import edge_agreement, normalised_mutual_information
+from sctlab.registration.judge.verdict import NOT_FAILED
+from sctlab.registration.methods import MethodResult
 from sctlab.registration.pairs import Pair, PairFiles, load_pair
 from sctlab.registration.quality import (
     feature_distances,
@@ -15,7 +18,8 @@ from sctlab.registration.quality import (
     local_gain,
     measure,
 )
-from sctlab.registration.settings import Convention
+from sctlab.registration.records import Judgement, Verdict
+from sctlab.registration.settings import Convention, Method, RegistrationSettings
 from sctlab.transforms.data import AffineTransform, DisplacementField, EulerTransform, compose
 from sctlab.transforms.field import displacement_field, grid_points
 from sctlab_model.cases import find_cohort
@@ -153,3 +157,23 @@ def test_the_local_gain_of_known_distances():
     assert found["worst"] == pytest.approx(-1 / 2, abs=1e-3)  # 2 before, 3 after, mean after 2
     assert found["median"] == pytest.approx(0, abs=0.2)
     assert local_gain(before[:0], before[:0], ~region, grid) is None
+
+
+def test_what_fails_for_its_anatomy_is_not_called_unsure_beside_it(
+    monkeypatch: pytest.MonkeyPatch, pairs: dict[str, Pair]
+) -> None:
+    reasons = ["edges are apart", f"{NOT_FAILED}, because the judge has not seen such pairs: voxels of 6 mm"]
+    unsure = Judgement(
+        verdict=Verdict.DOUBTFUL, reasons=reasons, error_mm=30, interval_mm=(9, 90), failure_probability=0.9
+    )
+    monkeypatch.setattr(assess_module, "judge_registration", lambda *_: (unsure, None))
+    settings = RegistrationSettings(method=Method.RIGID)
+    said = {}
+    for anatomy in ("", "mirrored anatomy"):
+        monkeypatch.setattr(assess_module, "different_parts", lambda *_, a=anatomy: a)
+        said[anatomy], _ = assess_module.assess(pairs["1ABA000"], MethodResult(IDENTITY), settings)
+    assert said[""].verdict is Verdict.DOUBTFUL
+    assert said[""].reasons == reasons
+    failed = said["mirrored anatomy"]
+    assert failed.verdict is Verdict.FAILED
+    assert failed.reasons == failed.judgement.reasons == ["mirrored anatomy", "edges are apart"]
