@@ -171,7 +171,7 @@ def test_what_fails_for_its_anatomy_is_not_called_unsure_beside_it(
     said = {}
     for anatomy in ("", "mirrored anatomy"):
         monkeypatch.setattr(assess_module, "different_parts", lambda *_, a=anatomy: a)
-        said[anatomy], _ = assess_module.assess(pairs["1ABA000"], MethodResult(IDENTITY), settings)
+        said[anatomy], _ = assess_module.assess(next(iter(pairs.values())), MethodResult(IDENTITY), settings)
     assert said[""].verdict is Verdict.DOUBTFUL
     assert said[""].reasons == reasons
     failed = said["mirrored anatomy"]
