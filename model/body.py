@@ -18,10 +18,11 @@ BODY_THRESHOLD_HU = -400.0  # between lung/air and fat (-100)
 LUNG_HU = -930.0  # aerated lung lies above, room air below
 _ABOVE_AIR_HU = 70.0  # lung lies so far above the image's own air
 _DARKEST_AIR_HU = -1050.0  # of a badly calibrated scanner; what is darker was filled in
-# A couch's foam is as dark as the darkest lungs, but even: blocks of 3 mm differ from the mean of 15 mm around by 3 to 10 HU
-# (median over a slice; noise), in real lungs by 13 to 28.
-_DARK_LUNG_HU, _EVEN_HU = -860.0, 11.5
-_NO_TISSUE_HU = -700.0  # the couch's shell is none of its foam
+# A couch's foam and cushions may be as bright as lung, but are even: blocks of 3 mm differ from the mean of 15 mm around by
+# 3 to 10 HU (median over a slice; noise), in real lungs by 13 to 28. So shading, which is smooth, makes no lung of air.
+_DARK_LUNG_HU, _EVEN_HU, _UNEVEN_HU = -860.0, 11.5, 14.0
+_NO_TISSUE_HU, _ABOVE_FOAM_HU = -700.0, 160.0  # the couch's shell is none of its foam
+_LARGE_PART = 0.05  # of a slice
 _NEAR_MM, _AROUND_MM = 3.0, 15.0
 _AIR_LEFT = 0.9  # of an image: less body leaves air to find a threshold by
 _AIR_AROUND = 0.6  # share of the slices' corners outside the body that says that there is air around it
@@ -41,6 +42,7 @@ _COARSE_MM = 3.0
 _OPENING_MM = 6.0  # wider than a couch shell or a mask strap
 _CLOSING_MM = 9.0
 _APART_MM = 1000.0  # between slices, so that distances are those in a slice
+_OFFSET_SHARE = 0.04  # of an MR's brightest: air of real ones lies below 0.025
 _EVEN_AIR = 0.1  # of the contrast to the body: the spread of an MR's air, between the quartiles of its blocks
 
 
@@ -57,7 +59,7 @@ def body_mask(volume: Volume, task: Task) -> Volume:
         task: What the image is.
 
     Returns:
-        bool on the image's grid; a note where nearly all of what was imaged is body.
+        bool on the image's grid; a note where nearly all of what was imaged is body, or where it is doubtful.
 
     Raises:
         InputError: Nothing in the image looks like a body, or everything does without evidence for it.
@@ -71,11 +73,11 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     field = imaged_part(image[part], spacing[1:].tolist())
     blocks = _Blocks.of(image[part], field, spacing)
     filled_in = _filled_in(image, part, field)
-    body, believed = (
-        _in_hu(blocks, filled_in)
-        if task is Task.CBCT
-        else _in_mr(blocks, image[part] if field is None else image[part][field], filled_in)
-    )
+    if task is Task.CBCT:
+        body, believed, doubtful = _in_hu(blocks, filled_in)
+    else:
+        body, believed = _in_mr(blocks, image[part] if field is None else image[part][field], filled_in)
+        doubtful = body is not None and not _leaves_air(body, blocks)
     if body is None:
         raise InputError(
             volume.name or "image",
@@ -95,11 +97,13 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     mask[part] = blocks.in_full(body, image[part].shape)
     if field is not None:
         mask[part] &= field
-    notes: tuple[str, ...] = ()
+    doubt = ""
     if share > _EVERYTHING:
-        notes = (f"the computed body mask holds {share:.1%} of what was imaged: is there no air beside the patient?",)
+        doubt = f"the computed body mask holds {share:.1%} of what was imaged: is there no air beside the patient?"
+    elif doubtful:
+        doubt = "where tissue or lung ends can't be seen everywhere: look at the computed body mask, or give one with --mask"
     mask = np.ascontiguousarray(np.moveaxis(mask, 0, along))
-    return Volume(mask, volume.geometry, f"body mask of {volume.name}", notes)
+    return Volume(mask, volume.geometry, f"body mask of {volume.name}", (doubt,) if doubt else ())
 
 
 @dataclass(frozen=True)
@@ -169,25 +173,27 @@ def _of_one_material(blocks: _Blocks, filled_in: np.ndarray) -> bool:
     return bool(high - low <= _ONE_MATERIAL * (middle - np.median(filled_in)))
 
 
-def _in_hu(blocks: _Blocks, filled_in: np.ndarray) -> tuple[np.ndarray | None, bool]:
-    """The body in a CT or CBCT, in blocks; and whether the values say so even where all is body.
+def _in_hu(blocks: _Blocks, filled_in: np.ndarray) -> tuple[np.ndarray | None, bool, bool]:
+    """The body in a CT or CBCT, in blocks; whether the values say so even where all is body; whether it is doubtful.
 
     Of tissue alone it is said by bone or fat beside it, or by what was filled in around: air's HU.
     """
-    hu = blocks.means - np.float32(_scale_offset(blocks.means[blocks.shown]))
+    offset = _scale_offset(blocks.means[blocks.shown])
+    hu = blocks.means - np.float32(offset)
     tissue = blocks.shown & (hu > BODY_THRESHOLD_HU)
     body = _largest_body(tissue, blocks.spacing)
     if body is None:
-        return None, False
-    _add_cut_lungs(body, hu, blocks)
-    if not blocks.shown.all():  # a field of view in the chest: lung is uneven, air at any level isn't
+        return None, False, True
+    guessed = _add_cut_lungs(body, hu, blocks, LUNG_HU if offset == 0 else -np.inf)
+    doubtful = guessed or _leaves_lung(body, blocks)
+    if offset or not blocks.shown.all():  # a field of view in the chest: lung is uneven, air at any level isn't
         dark = hu[body & blocks.shown & ~tissue]
         if dark.size and _spread(dark) > _LUNG_SPREAD_HU:
-            return body, True
+            return body, True, doubtful
     low, high = np.percentile(hu[blocks.shown], (0.5, 99.5))
     around = float(np.median(filled_in[:: max(1, filled_in.size // 1_000_000)])) if filled_in.size else 0.0
     told = high - low >= _NO_CONTRAST_HU or around <= _AIR_HU
-    return body, bool(tissue[blocks.shown].mean() > _ALL_TISSUE and told)
+    return body, bool(tissue[blocks.shown].mean() > _ALL_TISSUE and told), doubtful
 
 
 def _in_mr(blocks: _Blocks, imaged: np.ndarray, filled_in: np.ndarray) -> tuple[np.ndarray | None, bool]:
@@ -221,6 +227,15 @@ def _leaves_air(body: np.ndarray, blocks: _Blocks) -> bool:
     return _spread(blocks.means[outside]) <= _EVEN_AIR * contrast
 
 
+def _leaves_lung(body: np.ndarray, blocks: _Blocks) -> bool:
+    """Whether what lies outside a body in a CT or CBCT is as uneven as lung."""
+    outside = blocks.shown & ~body
+    if not outside.any():
+        return False
+    dark = outside & (blocks.means < np.median(blocks.means[outside]) + _ABOVE_FOAM_HU)
+    return (_unevenness(blocks.means, dark, blocks.spacing) or 0.0) > _UNEVEN_HU
+
+
 def _mr_threshold(image: np.ndarray) -> float:
     """Between noise and tissue: Otsu's threshold of the image's square root, squared.
 
@@ -232,7 +247,7 @@ def _mr_threshold(image: np.ndarray) -> float:
     sample = image[few].astype(np.float32)
     low, high = (float(v) for v in np.percentile(sample, (_AIR_PERCENT, 99)))
     # Magnitude images begin at zero. A standardised one (much of it negative) or one with an offset begins elsewhere.
-    base = low if (sample < 0).mean() > 0.05 or low > 0.2 * high else 0.0
+    base = low if (sample < 0).mean() > 0.05 or low > _OFFSET_SHARE * high else 0.0
     roots = np.sqrt(np.clip(sample - base, 0, max(high - base, 0)))
     if roots.max() <= roots.min():
         return high
@@ -258,7 +273,7 @@ def _scale_offset(means: np.ndarray) -> float:
     agree = abs(tissue - _SOFT_TISSUE_HU - (air + 1000)) <= _AGREEMENT_HU
     if not agree or not _CONTRAST_HU[0] <= tissue - air <= _CONTRAST_HU[1]:
         return 0.0
-    return air + 1000.0 if low >= _NO_LUNG_HU or air < _BELOW_AIR_HU else 0.0
+    return air + 1000.0 if low >= _NO_LUNG_HU or air < _DARKEST_AIR_HU else 0.0
 
 
 def _largest_body(tissue: np.ndarray, spacing: np.ndarray) -> np.ndarray | None:
@@ -281,21 +296,37 @@ def _distance(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     return edt.edt(np.ascontiguousarray(mask), anisotropy=(_APART_MM, *spacing[1:]), black_border=False)
 
 
-def _add_cut_lungs(body: np.ndarray, hu: np.ndarray, blocks: _Blocks) -> None:
-    """Add lung that the field of view cuts open to a body whose slices have no holes."""
+def _add_cut_lungs(body: np.ndarray, hu: np.ndarray, blocks: _Blocks, air_below: float) -> bool:
+    """Add lung that the field of view cuts open to a body whose slices have no holes.
+
+    Args:
+        body: bool [z, y, x]; changed.
+        hu: Same shape.
+        blocks: What was imaged.
+        air_below: Level below which all is air; none where an offset was guessed, perhaps from the lungs.
+
+    Returns:
+        Whether something even was taken for lung, for its brightness, where hardly any air is seen to compare it with.
+    """
     if body.all():
-        return
-    level = _lung_level(body, hu, blocks)
+        return False
+    level, air_seen = _lung_level(body, hu, blocks, air_below)
+    guessed = False
     for inside, shown, values in zip(body, blocks.shown, hu, strict=True):
         labels, count = ndimage.label(~inside & shown)
         medians = np.asarray(ndimage.median(values, labels, range(1, count + 1)))
         for k in (1 + np.flatnonzero(medians > level)).tolist():
-            if not even_and_dark(values[None], (labels == k)[None], blocks.spacing):
-                inside |= labels == k
+            part = labels == k
+            if not even_and_dark(values[None], part[None], blocks.spacing, dark_hu=BODY_THRESHOLD_HU):
+                inside |= part
+            elif not air_seen and medians[k - 1] > _DARK_LUNG_HU:  # lung without vessels is rare, but can't be excluded
+                inside |= part
+                guessed |= bool(part.mean() > _LARGE_PART)
+    return guessed
 
 
-def _lung_level(body: np.ndarray, hu: np.ndarray, blocks: _Blocks) -> float:
-    """HU above which a region outside the body is lung that the field of view cuts open, not air.
+def _lung_level(body: np.ndarray, hu: np.ndarray, blocks: _Blocks, air_below: float) -> tuple[float, bool]:
+    """HU above which a region outside the body is lung that the field of view cuts open, not air; whether there is air around.
 
     Air is the darkest region that reaches the corners of the slices (the rim of a round field of view): in a CBCT it may lie at
     any level. Where most corners lie in the body, the darkest region may be lung, and room air is darker than any.
@@ -305,12 +336,14 @@ def _lung_level(body: np.ndarray, hu: np.ndarray, blocks: _Blocks) -> float:
     outside, hu = (blocks.shown & ~body)[held], hu[held]
     corners = outside[:, rows, columns]
     if not corners.any():
-        return LUNG_HU
+        return air_below, False
     labels, _ = ndimage.label(outside)
     touching, often = np.unique(labels[:, rows, columns][corners], return_counts=True)
-    levels = ndimage.median(hu, labels, touching[often >= _AIR_TOUCHES * often.sum()])
+    levels = ndimage.median(hu, labels, touching[often >= min(_AIR_TOUCHES * often.sum(), often.max())])
     above_air = max(float(np.min(levels)), _DARKEST_AIR_HU) + _ABOVE_AIR_HU
-    return above_air if corners.mean() >= _AIR_AROUND else min(LUNG_HU, above_air)
+    if corners.mean() >= _AIR_AROUND:
+        return above_air, True
+    return min(air_below, above_air), False
 
 
 def _spread(values: np.ndarray) -> float:
@@ -319,7 +352,11 @@ def _spread(values: np.ndarray) -> float:
 
 
 def even_and_dark(
-    hu: np.ndarray, region: np.ndarray, spacing_zyx: Sequence[float] | np.ndarray, even_hu: float = _EVEN_HU
+    hu: np.ndarray,
+    region: np.ndarray,
+    spacing_zyx: Sequence[float] | np.ndarray,
+    even_hu: float = _EVEN_HU,
+    dark_hu: float = _DARK_LUNG_HU,
 ) -> bool:
     """Whether a region is air or foam: dark, and even but for noise. The darkest lung has vessels everywhere.
 
@@ -328,12 +365,20 @@ def even_and_dark(
         region: bool, same shape.
         spacing_zyx: Voxels in mm.
         even_hu: Median difference of 3 mm from the 15 mm around, below which a region is even.
+        dark_hu: Median of a region that is dark.
     """
-    if float(np.median(hu[region])) > _DARK_LUNG_HU:
+    middle = float(np.median(hu[region]))
+    if middle > dark_hu:
         return False
+    unevenness = _unevenness(hu, region & (hu < max(_NO_TISSUE_HU, middle + _ABOVE_FOAM_HU)), spacing_zyx)
+    return unevenness is not None and unevenness < even_hu
+
+
+def _unevenness(hu: np.ndarray, region: np.ndarray, spacing_zyx: Sequence[float] | np.ndarray) -> float | None:
+    """Median difference of the 3 mm from the 15 mm around, of what is deep in a region; None where nothing is."""
     near, around = ([1, *(max(1, round(mm / s)) for s in spacing_zyx[1:])] for mm in (_NEAR_MM, _AROUND_MM))
-    inner = ndimage.binary_erosion(region & (hu < _NO_TISSUE_HU), np.ones(around, bool))
+    inner = ndimage.binary_erosion(region, np.ones(around, bool))
     if not inner.any():
-        return False
-    unevenness = np.abs(ndimage.uniform_filter(hu, near) - ndimage.uniform_filter(hu, around))
-    return float(np.median(unevenness[inner])) < even_hu
+        return None
+    differences = np.abs(ndimage.uniform_filter(hu, near) - ndimage.uniform_filter(hu, around))
+    return float(np.median(differences[inner]))
