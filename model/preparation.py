@@ -134,10 +134,10 @@ def prepare(source: Volume, mask: Volume, recipe: Recipe) -> Prepared:
             expected=f"at most {DEFAULT_MAX_VOXELS} voxels",
             advice="is the spacing right?",
         )
-    mirror = recipe.canvas.cut_edges == "mirror"
+    edges = recipe.canvas.cut_edges
     box = image_box(oriented.array)
     # What is interpolated at the image's end must not hold what software has filled in beyond it.
-    shown = oriented.with_array(extended(oriented.array, box)) if mirror else oriented
+    shown = oriented.with_array(extended(oriented.array, box)) if edges != "air" else oriented
     image, body = to_upright(shown, upright), _mask_to_upright(oriented_mask, upright)
     box = box_on(upright, box, oriented.geometry) or image_box(image.array)
     if not body.array.any():
@@ -149,10 +149,12 @@ def prepare(source: Volume, mask: Volume, recipe: Recipe) -> Prepared:
     start, size = canvas_box(body.array, recipe.canvas)
     pad_value = statistics["outside"] if recipe.canvas.pad_value is None else recipe.canvas.pad_value
     placed, inside = cut(normalised, start, size, pad_value), cut(body.array, start, size, False)
-    if mirror:
-        placed = continue_mirrored(
-            placed, inside, (start[1] - box[0][0], start[2] - box[0][1]), box[1], statistics["outside"]
-        )
+    start_yx = start[1] - box[0][0], start[2] - box[0][1]  # in what was imaged
+    if edges == "mirror":
+        placed = continue_mirrored(placed, inside, start_yx, box[1], statistics["outside"])
+    elif edges == "blank":
+        seen = cut(np.ones((1, *box[1]), bool), (0, *start_yx), (1, *size[1:]), False)
+        placed = np.where(seen, placed, np.float32(pad_value))
     return Prepared(
         source=placed,
         mask=inside,

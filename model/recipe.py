@@ -100,8 +100,9 @@ class Canvas(_Settings):
         minimum_yx: Smallest canvas; the patch size of the training, so that both see the same padding.
         fixed_yx: One size for every case (imported challenge weights: 512 x 512).
         padding: Where padding goes: shared between both sides, or all of it behind the last row and column.
-        cut_edges: What the network sees beyond the image's border where that cuts the body: `air`, as all padding, or the
-            `mirror` image of the body, so that a cut edge is taken neither for skin nor for bone.
+        cut_edges: What the network sees beyond the image's border where that cuts the body: `air`, as all padding; `blank`, the
+            same, also in the place of a border of one value that software has added; or the `mirror` image of the body, so
+            that a cut edge is taken neither for skin nor for bone.
         pad_value: Normalised source value of the padding; that of air (outside the mask) when it is None.
         flip_before_padding: Each view is flipped first and padded then. With padding at the end that is another
             function than flipping the padded slice: the body lies at the same corner in every view.
@@ -115,7 +116,7 @@ class Canvas(_Settings):
     minimum_yx: tuple[_Side, _Side] = (320, 320)
     fixed_yx: tuple[_Side, _Side] | None = None
     padding: Literal["centre", "end"] = "centre"
-    cut_edges: Literal["air", "mirror"] = "air"
+    cut_edges: Literal["air", "blank", "mirror"] = "air"
     pad_value: float | None = Field(None, ge=-10, le=10)
     flip_before_padding: bool = False
     larger: Literal["whole", "tiles"] = "whole"
@@ -124,8 +125,10 @@ class Canvas(_Settings):
     def _possible(self) -> Canvas:
         if self.flip_before_padding and self.pad_value is None:
             raise ValueError("flip_before_padding needs a pad_value: views are padded after the case was prepared")
-        if self.flip_before_padding and self.cut_edges == "mirror":
-            raise ValueError("cut_edges: mirror fills the canvas; with flip_before_padding there is none yet")
+        if self.flip_before_padding and self.cut_edges != "air":
+            raise ValueError(
+                f"cut_edges: {self.cut_edges} fills the canvas; with flip_before_padding there is none yet"
+            )
         if self.larger == "tiles":
             if not self.flip_before_padding or self.fixed_yx is None:
                 raise ValueError("larger: tiles needs fixed_yx and flip_before_padding")

@@ -182,7 +182,7 @@ class PatchDataset(Dataset):
         placed = cut(plane, box, extent, case.outside)
         if changed is not None:
             placed = np.clip(placed + changed.source[k], -1, 1)
-        if self.canvas.cut_edges == "air":
+        if self.canvas.cut_edges != "mirror":
             return placed
         mask = cut(view.plane(case.mask[k : k + 1]), box, extent, False)
         return continue_mirrored(placed, mask, start, plane.shape[1:], case.outside)

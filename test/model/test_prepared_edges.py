@@ -60,6 +60,33 @@ def test_a_border_that_the_body_only_touches_cuts_nothing() -> None:
         assert bool((prepared.source[~prepared.mask] != -1).any()) is cut_there
 
 
+@pytest.mark.parametrize("edges", ["mirror", "blank"])
+def test_added_borders_change_nothing_of_what_the_network_sees(edges: str) -> None:
+    """Of one value, whatever it is, and on the sides that cut the body as on the others."""
+    rng = np.random.default_rng(2)
+    hu = rng.integers(-900, 900, (3, 24, 24)).astype(np.float32)
+    body = np.zeros(hu.shape, bool)
+    body[:, 4:24, 5:20] = True
+    grid = Geometry((24, 24, 3), (2.0, 2.0, 3.0))
+    canvas = Canvas(margin=4, multiple=8, minimum_yx=(40, 40), cut_edges=edges)
+    recipe = Recipe(
+        task="cbct", spacing_xyz=(2, 2, 3), normalisation=RangeNormalisation(), canvas=canvas, network=SHALLOW
+    )
+    plain = prepare(Volume(hu, grid), Volume(body, grid), recipe)
+    if edges == "blank":
+        last = int(np.flatnonzero(plain.mask.any(axis=(0, 2)))[-1])
+        assert plain.source.shape[1] > last + 4
+        assert (plain.source[:, last + 1 :] == -1).all()
+    wider = grid.cropped((-6, -6, 0), (36, 36, 3))
+    around = ((0, 0), (6, 6), (6, 6))
+    for fill in (0, -1024, 400):
+        padded = prepare(
+            Volume(np.pad(hu, around, constant_values=fill), wider), Volume(np.pad(body, around), wider), recipe
+        )
+        np.testing.assert_array_equal(padded.source, plain.source)
+        np.testing.assert_array_equal(padded.mask, plain.mask)
+
+
 def test_added_borders_do_not_hide_a_cut_edge_and_masked_air_is_none() -> None:
     rng = np.random.default_rng(2)
     hu = rng.integers(-900, 900, (3, 24, 24)).astype(np.float32)
@@ -88,7 +115,7 @@ def test_added_borders_do_not_hide_a_cut_edge_and_masked_air_is_none() -> None:
     y, x = np.indices((24, 24))
     disc = np.broadcast_to(np.hypot(y - 12, x - 12) < 9, hu.shape)
     masked = Volume(np.where(disc, hu, 0).astype(np.float32), grid)
-    for edges in ("air", "mirror"):
+    for edges in ("air", "blank", "mirror"):
         prepared = prepare(
             masked,
             Volume(disc.copy(), grid),

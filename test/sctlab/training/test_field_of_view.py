@@ -18,7 +18,7 @@ from sctlab_model.recipe import Canvas, Recipe
 from sctlab_model.volume import Geometry, Volume
 
 
-@pytest.mark.parametrize("edges", ["air", "mirror"])
+@pytest.mark.parametrize("edges", ["air", "blank", "mirror"])
 def test_a_cut_patch_is_what_inference_prepares_of_the_cut_image(tmp_path: Path, edges: str) -> None:
     """The image is cut, prepared and looked for among the patches: source, target and mask must be the same there."""
     rng = np.random.default_rng(0)
