@@ -80,8 +80,8 @@ def deform(
             if preset.discrete is not None:
                 coefficients = coarse_start(problem, coefficients, grid, preset.discrete)
         if surface is not None and preset.sliding is not None and number >= preset.sliding.from_level:
-            lattice, blend = level_images.lattice, preset.sliding.blend_mm
-            split = level_images.domains = domains(surface, coefficients, grid, lattice, split, blend)
+            lattice = level_images.lattice
+            split = level_images.domains = domains(surface, coefficients, grid, lattice, split, preset.sliding)
             if len(coefficients) == 3:
                 coefficients = coefficients.repeat(2, 1, 1, 1)
             problem = None  # its terms saw both sides at once

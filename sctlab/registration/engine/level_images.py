@@ -17,7 +17,7 @@ from sctlab.registration.engine.images import Images
 from sctlab.registration.engine.lattice import Lattice, carry, extent_zyx, inside, reach_of, sample_at, smoothed
 from sctlab.registration.engine.sample import Sample
 from sctlab.registration.engine.settings import Preset
-from sctlab.registration.engine.sliding import Domains, mixed, share_of
+from sctlab.registration.engine.sliding import Domains
 from sctlab.transforms.data import EulerTransform
 from sctlab_model.errors import InputError
 from sctlab_model.volume import triple
@@ -127,14 +127,13 @@ class LevelImages:
         field = evaluate(coefficients, triple(b[w] for b, w in zip(bases, window, strict=True)))
         points, index = self._points(window, chosen, mask.shape)
         displaced = field.flatten(1).index_select(1, chosen)
-        apart: Tensor | None = None
-        if self.domains is not None:
-            apart = (displaced[3:] - displaced[:3]).T
-            displaced = mixed(displaced, share_of(self.domains.flat[index], self.domains.blend_mm))
-        moved = points + displaced.T
+        if self.domains is None:
+            moved = points + displaced.T
+        else:
+            moved = self.domains.joined(points, displaced, self.domains.flat[index])
         with torch.no_grad():
             weights = (sample_at(self.valid, self.moving_lattice, moved)[0] > 0.9).float()
-        return Sample(coefficients, grid, points, moved, weights, index, window, chosen, self.domains, apart)
+        return Sample(coefficients, grid, points, moved, weights, index, window, chosen, self.domains)
 
     def intensities(self, index: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
         """Fixed intensities at voxels (flat index, [N]) and moving ones at points [N, 3], both scaled to [0, 1]."""

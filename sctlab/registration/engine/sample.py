@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sctlab.registration.engine.bspline import ControlGrid, evaluate_at
-from sctlab.registration.engine.sliding import Domains, mixed
+from sctlab.registration.engine.sliding import Domains
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,6 @@ class Sample:
         window: The subgrid as slices of the lattice, z, y, x.
         chosen: Flat index of the points in the subgrid, [N].
         domains: Which of two splines moves a point; None where there is one.
-        apart: Displacement by the inner spline minus that by the wall's, mm [N, 3], with gradient.
     """
 
     coefficients: Tensor
@@ -36,11 +35,10 @@ class Sample:
     window: tuple[slice, ...]
     chosen: Tensor
     domains: Domains | None = None
-    apart: Tensor | None = None
 
     def field(self, points: Tensor) -> Tensor:
         """Where the field sends any fixed points [M, 3] (mm; z, y, x), with gradient."""
         moved = evaluate_at(self.coefficients, self.grid, points).T
         if self.domains is not None:
-            moved = mixed(moved, self.domains.share(points))
+            return self.domains.joined(points, moved, self.domains.at(points))
         return points + moved.T

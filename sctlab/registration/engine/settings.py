@@ -156,12 +156,12 @@ class Sliding(Settings):
     """Organs slide along the wall: a spline for either side, where the surface between them is known.
 
     Args:
-        gap: Weight of the squared distance in mm² by which both part across the surface.
-        blend_mm: Thickness of the sheet in which one passes into the other.
+        hold_mm: Depth down to which what lies inside goes across the surface as the wall does, less and less.
+        blend_mm: Thickness of the sheet in which one passes into the other while optimising.
         from_level: The first level with two splines, counted from 0; the coarser ones have one.
     """
 
-    gap: Weight = 0.005
+    hold_mm: Positive = 32.0
     blend_mm: Positive = 3.0
     from_level: Count = 0
 

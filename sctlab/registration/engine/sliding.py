@@ -19,6 +19,7 @@ from torch import Tensor
 from sctlab.registration.engine.bspline import ControlGrid, evaluate
 from sctlab.registration.engine.images import Images
 from sctlab.registration.engine.lattice import Lattice, carry, extent_zyx, grid_positions, sample_at
+from sctlab.registration.engine.settings import Sliding
 from sctlab.transforms.data import EulerTransform
 from sctlab_model.volume import triple
 
@@ -65,6 +66,28 @@ class Surface:
         """Signed distance [N] in mm of fixed points [N, 3] (mm; z, y, x) that a field moves to `moved`."""
         return sample_at(self.distance, self.lattice, moved if self.moves else points)[0]
 
+    def parted(self, points: Tensor, wall: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+        """How far apart, across the surface, both splines send fixed points: mm [N], with gradient; and the unit normals [N, 3].
+
+        Args:
+            points: Fixed points [N, 3] (mm; z, y, x).
+            wall, inner: Where they are sent [N, 3].
+        """
+        if self.moves:  # exact on a curved surface: both must land at one distance from it
+            found = sample_at(self._with_normals, self.lattice, inner)
+            normals = found[1:].detach().T
+            gap = found[0] - sample_at(self.distance, self.lattice, wall)[0]
+        else:
+            normals = sample_at(self._with_normals, self.lattice, points)[1:].T
+            gap = ((inner - wall) * normals).sum(1)
+        return gap, normals / normals.norm(dim=1, keepdim=True).clamp_min(1e-6)
+
+    @cached_property
+    def _with_normals(self) -> Tensor:
+        """The distance and its gradient (z, y, x), inwards: [1, 4, z, y, x]."""
+        slopes = torch.stack(torch.gradient(self.distance[0, 0], spacing=self.lattice.spacing))
+        return torch.cat((self.distance, slopes[None]), dim=1).contiguous(memory_format=torch.channels_last_3d)
+
 
 @dataclass(frozen=True)
 class Domains:
@@ -74,6 +97,7 @@ class Domains:
         distance: To the surface on the fixed side, mm, positive inside [1, 1, z, y, x].
         lattice: Its voxels.
         blend_mm: Thickness of the sheet in which one spline passes into the other.
+        hold_mm: Depth down to which organs keep to the wall across the surface.
         surface: What the distance comes from.
         beyond: Distance to the surface where the field takes it, in the voxels of `surface` [1, 1, z, y, x].
     """
@@ -81,12 +105,13 @@ class Domains:
     distance: Tensor
     lattice: Lattice
     blend_mm: float
+    hold_mm: float
     surface: Surface
     beyond: Tensor
 
-    def share(self, points: Tensor) -> Tensor:
-        """Share [N] of the inner spline at points [N, 3] (mm; z, y, x)."""
-        return share_of(sample_at(self.distance, self.lattice, points)[0], self.blend_mm)
+    def at(self, points: Tensor) -> Tensor:
+        """Signed distances [N] of fixed points [N, 3] (mm; z, y, x) to the surface."""
+        return sample_at(self.distance, self.lattice, points)[0]
 
     def depth(self, lattice: Lattice) -> Tensor:
         """Signed distances of the voxels of a lattice of the fixed image, mm [1, 1, z, y, x]."""
@@ -101,22 +126,31 @@ class Domains:
         """Distances of the lattice's voxels [N]."""
         return self.distance.flatten()
 
-    def gap(self, index: Tensor, wall: Tensor, inner: Tensor) -> Tensor:
-        """How far apart, across the surface, both splines send fixed points: mm [N], with gradient.
+    def sides(self, points: Tensor, field: Tensor, depth: Tensor, reach_mm: float) -> tuple[Tensor, Tensor]:
+        """Where the wall's spline sends fixed points and where the inner one does ([N, 3] each), with gradient.
+
+        Beside the surface organs go across it as the wall does, whatever their own spline says: what parts both is taken away
+        there, all of it at the surface and ever less further inside. Along the surface they go as they like. So nothing has to
+        hold them together, which would hold the slip back as well wherever the surface is rougher than a spline can follow.
 
         Args:
-            index: Flat index of the points' voxels in the lattice [N].
-            wall, inner: Where they are sent [N, 3] (mm; z, y, x).
+            points: Fixed points [N, 3] (mm; z, y, x).
+            field: Displacements of both splines there [6, N].
+            depth: The points' signed distances to the surface in mm [N].
+            reach_mm: How far outside the surface the inner one is wanted.
         """
-        if self.surface.moves:  # exact on a curved surface: both must land at one distance from it
-            return self.surface.at(wall, inner) - self.surface.at(wall, wall)
-        return ((inner - wall) * self.normals[index]).sum(1)
+        wall, inner = points + field[:3].T, points + field[3:].T
+        near = torch.nonzero((depth > -reach_mm) & (depth < self.hold_mm))[:, 0]
+        if not len(near):
+            return wall, inner
+        gap, normals = self.surface.parted(points[near], wall[near], inner[near])
+        hold = (1 - (depth[near].clamp_min(0) / self.hold_mm) ** 2) ** 2
+        return wall, inner.index_add(0, near, -(hold * gap)[:, None] * normals)
 
-    @cached_property
-    def normals(self) -> Tensor:
-        """Unit normals (z, y, x) of the voxels of the lattice, inwards [N, 3]."""
-        slopes = torch.stack(torch.gradient(self.distance[0, 0], spacing=self.lattice.spacing), dim=-1).reshape(-1, 3)
-        return slopes / slopes.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    def joined(self, points: Tensor, field: Tensor, depth: Tensor) -> Tensor:
+        """Where both splines together send fixed points: [N, 3], with gradient; arguments as those of `sides`."""
+        wall, inner = self.sides(points, field, depth, self.blend_mm / 2)
+        return wall + share_of(depth, self.blend_mm)[:, None] * (inner - wall)
 
 
 def _signed_distance(cavity: np.ndarray) -> np.ndarray | None:
@@ -135,15 +169,9 @@ def _signed_distance(cavity: np.ndarray) -> np.ndarray | None:
     return ndimage.gaussian_filter(distance.astype(np.float32), 0.7)
 
 
-def share_of(distance: Tensor, blend_mm: float) -> Tensor:
+def share_of(distance: Tensor, blend_mm: float | Tensor) -> Tensor:
     """Share of the inner spline at a signed distance in mm."""
     return (0.5 + distance / blend_mm).clamp(0, 1)
-
-
-def mixed(field: Tensor, share: Tensor) -> Tensor:
-    """Displacements [3, …] of both splines' [6, …] by the share of the inner one."""
-    wall, inner = field[:3], field[3:]
-    return wall + share * (inner - wall)
 
 
 def distances(
@@ -169,9 +197,8 @@ def distances(
         window = slice(start, start + SLAB)
         points = torch.stack(torch.meshgrid(axes[0][window], axes[1], axes[2], indexing="ij"), dim=-1).reshape(-1, 3)
         field = evaluate(coefficients, triple((bases[0][window], bases[1], bases[2]))).flatten(1)
-        if previous is not None:
-            field = mixed(field, previous.share(points))
-        parts.append(surface.at(points, points + field.T).reshape(-1, len(axes[1]), len(axes[2])))
+        moved = points + field.T if previous is None else previous.joined(points, field, previous.at(points))
+        parts.append(surface.at(points, moved).reshape(-1, len(axes[1]), len(axes[2])))
     return torch.cat(parts)
 
 
@@ -181,13 +208,13 @@ def domains(
     grid: ControlGrid,
     lattice: Lattice,
     previous: Domains | None,
-    blend_mm: float,
+    settings: Sliding,
 ) -> Domains:
     """Which spline moves a point, for the voxels of a level's lattice."""
     positions = tuple(lattice.positions(axis) for axis in range(3))
     distance = distances(surface, coefficients, grid, positions, previous)[None, None]
     beyond = surface.distance if surface.moves else _carried_along(surface, coefficients[:3], grid)
-    return Domains(distance, lattice, blend_mm, surface, beyond)
+    return Domains(distance, lattice, settings.blend_mm, settings.hold_mm, surface, beyond)
 
 
 def _carried_along(surface: Surface, wall: Tensor, grid: ControlGrid) -> Tensor:

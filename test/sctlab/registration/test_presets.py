@@ -156,7 +156,7 @@ def test_a_cohort_with_a_preset_of_its_own(write, tmp_path, samples, capfd) -> N
 
 
 def test_a_file_may_let_organs_slide_and_a_neck_bend(write) -> None:
-    preset = load_preset(write("base: mri-ab\nsliding: {gap: 0.02}\narticulated: {band_mm: 50}\n"))
-    assert preset.sliding == Sliding(gap=0.02)
+    preset = load_preset(write("base: mri-ab\nsliding: {hold_mm: 20}\narticulated: {band_mm: 50}\n"))
+    assert preset.sliding == Sliding(hold_mm=20.0)
     assert preset.articulated == Articulated(band_mm=50.0)
     assert load_preset(write("base: mri-ab-sliding\nsliding: null\n")).sliding is None

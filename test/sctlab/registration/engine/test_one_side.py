@@ -12,6 +12,7 @@ from sctlab.registration.engine.bspline import ControlGrid
 from sctlab.registration.engine.feature_maps import feature_lattice
 from sctlab.registration.engine.lattice import Lattice, grid_positions
 from sctlab.registration.engine.one_side import filled, own_features
+from sctlab.registration.engine.settings import Sliding
 from sctlab.registration.engine.sliding import Surface, domains
 
 LATTICE = Lattice((0.0, 0.0, 0.0), 2.0, (20, 24, 22))
@@ -87,7 +88,7 @@ def test_the_surface_is_known_in_both_images(moves: bool) -> None:
     grid = ControlGrid.covering((38.0, 46.0, 42.0), 16.0)
     coefficients = torch.tensor(shift)[:, None, None, None].expand(3, *grid.size_zyx)
     wide = Lattice((-4.0, -4.0, -4.0), 3.0, (16, 18, 17))
-    split = domains(surface, coefficients, grid, LATTICE, None, 3.0)
+    split = domains(surface, coefficients, grid, LATTICE, None, Sliding())
     back = (-shift[0], -shift[1], -shift[2])
     fixed, moving = (depth(LATTICE, back), depth(wide)) if moves else (depth(), depth(wide, shift))
     for found, expected in ((split.depth(LATTICE), fixed), (split.moving_depth(wide), moving)):
