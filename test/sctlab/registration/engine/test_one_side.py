@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from sctlab.features import FeatureExtractor, Layer, Statistics
 from sctlab.features.extractors.mind import MindSSC
+from sctlab.registration.engine import sliding_result
 from sctlab.registration.engine.bspline import ControlGrid
 from sctlab.registration.engine.feature_maps import feature_lattice
 from sctlab.registration.engine.lattice import Lattice, grid_positions
 from sctlab.registration.engine.one_side import filled, own_features
 from sctlab.registration.engine.settings import Sliding
-from sctlab.registration.engine.sliding import Surface, domains
+from sctlab.registration.engine.sliding import Domains, Surface, domains
+from sctlab.registration.engine.sliding_result import compose_field
+from sctlab_model.volume import Geometry
 
 LATTICE = Lattice((0.0, 0.0, 0.0), 2.0, (20, 24, 22))
 CENTRE, RADIUS_MM = torch.tensor([19.0, 23.0, 21.0]), 13.0
@@ -94,3 +98,45 @@ def test_the_surface_is_known_in_both_images(moves: bool) -> None:
     for found, expected in ((split.depth(LATTICE), fixed), (split.moving_depth(wide), moving)):
         near = (expected.abs() < 6)[..., 3:-3, 3:-3, 3:-3]
         assert (found - expected)[..., 3:-3, 3:-3, 3:-3][near].abs().mean() < 0.3
+
+
+def pushed(moves: bool, millimetres: float) -> tuple[Tensor, ControlGrid, Surface, Domains]:
+    """Both splines, of which the inner one moves everything along z and the wall's nothing."""
+    surface = Surface(depth(), LATTICE, moves)
+    grid = ControlGrid.covering((38.0, 46.0, 42.0), 16.0)
+    coefficients = torch.zeros(6, *grid.size_zyx)
+    coefficients[3] = millimetres
+    return coefficients, grid, surface, domains(surface, coefficients[:3], grid, LATTICE, None, Sliding(hold_mm=8.0))
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_organs_go_along_the_surface_and_never_across_it(moves: bool) -> None:
+    _, _, _, split = pushed(moves, 2.0)
+    points = grid_positions([LATTICE.positions(axis) for axis in range(3)], torch.device("cpu"))
+    where = split.flat
+    field = torch.zeros(6, len(points))
+    field[3] = 2.0
+    wall, inner = split.sides(points, field, where, 8.0)
+    beside, deep = where.abs() < 1.0, where > 8.0
+    assert torch.equal(wall, points)
+    lost = (inner - CENTRE).norm(dim=1) - (points - CENTRE).norm(dim=1)
+    assert lost[beside].abs().mean() < 0.2  # pushed against the poles they would be 1 mm off in the mean
+    equator = beside & ((points - CENTRE)[:, 0].abs() < 1.5)
+    assert equator.sum() > 50
+    assert (inner - points)[equator, 0].mean() == pytest.approx(2.0, abs=0.1)
+    assert torch.equal((inner - points)[deep, 0], torch.full_like(where[deep], 2.0))
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_the_sheet_is_as_thick_as_it_must_be_not_to_fold(moves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = tuple(np.arange(n) * LATTICE.spacing for n in LATTICE.size_zyx)
+    body = torch.ones(LATTICE.size_zyx, dtype=torch.bool)
+    fixed = Geometry(LATTICE.size_zyx[::-1], (LATTICE.spacing,) * 3)
+    found = {}
+    for least in (-10.0, 0.2):
+        monkeypatch.setattr(sliding_result, "LEAST_IN_SHEET", least)
+        _, found[least] = compose_field(*pushed(moves, 6.0), axes, body, fixed)
+    assert found[-10.0].smallest < 0 < found[-10.0].folded_percent
+    assert found[0.2].smallest > 0.1
+    assert found[0.2].folded_percent == 0
+    assert found[0.2].slip_mm == found[-10.0].slip_mm > 4
