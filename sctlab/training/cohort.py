@@ -22,6 +22,7 @@ from sctlab.training.start import origins, unseen
 from sctlab.workflow.locking import one_run
 from sctlab_model.cases import Region
 from sctlab_model.errors import ExitCode, InputError
+from sctlab_model.io.atomic import writing_error
 from sctlab_model.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -139,6 +140,10 @@ def _train(
 
     def prepare() -> None:
         check_choice(plan, folds, settings.stages or (), fabric.world_size)
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise writing_error(run.folder, error) from error
         for fold in folds:
             for stage in stages:
                 held.enter_context(one_trainer(run, fold, stage))

@@ -183,7 +183,8 @@ def _pack_fold(network: _Network, out: Path, storage: StorageType, several: bool
     seen, starts = plan.ancestors(stage), _starts(network)
     held = division.validation[fold]
     validation = unseen(held, starts, division.patients) or held
-    scored: dict[str, dict[str, float]] = {k: s for k, s in values["cases"].items() if k in validation}
+    ids = set(map(_id, validation))  # earlier releases scored cases under their ids
+    scored: dict[str, dict[str, float]] = {k: s for k, s in values["cases"].items() if _id(k) in ids}
     metrics: dict[str, Any] = values["metrics"] | (average(scored) if scored else {})
     metrics["iterations"] = float(values["best_iteration"])
     regions = {_id(key): case.region for key, case in cases.items()}

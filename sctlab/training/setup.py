@@ -20,7 +20,6 @@ from sctlab.workflow.locking import one_at_a_time
 from sctlab.workflow.outcomes import refuse_broken
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
-from sctlab_model.io.atomic import writing_error
 from sctlab_model.monitor import Monitor
 from sctlab_model.processors import available_cpus
 
@@ -156,10 +155,6 @@ def set_up(
             expected="the plan that the run began with",
             advice="choose another --out",
         )
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise writing_error(run.folder, error) from error
     jobs = jobs or max(1, available_cpus() // 2)  # reading inflates in one thread
     cohort = load_pairs(plan, pairs, run.folder / CHECKS, jobs, monitor)
     if (run.folder / COHORT).is_file() and CohortRecord.read(run.folder / COHORT).digest != cohort.digest:

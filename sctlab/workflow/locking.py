@@ -26,7 +26,7 @@ def one_at_a_time(path: Path, waiting: Callable[[], None] = lambda: None) -> Ite
         ResourceError, InputError: The folder can't be written to.
     """
     lock = path.with_name(f".{path.name}.lock")
-    new = not path.parent.exists()
+    new = [folder for folder in path.parents if not folder.exists()]
     try:
         descriptor = _acquire(lock, waiting)
     except OSError as error:
@@ -36,8 +36,8 @@ def one_at_a_time(path: Path, waiting: Callable[[], None] = lambda: None) -> Ite
     finally:
         with suppress(OSError):
             lock.unlink(missing_ok=True)
-            if new:
-                lock.parent.rmdir()  # where the block was refused and made nothing
+            for folder in new:
+                folder.rmdir()  # where the block was refused and made nothing
         os.close(descriptor)
 
 

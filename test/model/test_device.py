@@ -12,7 +12,7 @@ from sctlab_model.errors import InputError
 def test_what_is_here_is_chosen() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device() == torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    assert "threads" in describe_device(torch.device("cpu"))
+    assert "thread" in describe_device(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["tpu", "meta", "cuda:99", "cpu:x", "", "mps"])
