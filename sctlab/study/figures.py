@@ -17,6 +17,7 @@ from sctlab.study.analysis import Slope
 from sctlab.study.displacement import MAP_YX
 from sctlab.study.names import label_of
 from sctlab.study.scores import PROFILE_STEPS, Profiles
+from sctlab_model.preparation import orient
 from sctlab_model.volume import Volume
 
 COLUMNS = 4
@@ -49,7 +50,7 @@ def dose_figure(slopes: Sequence[Slope]) -> bytes | None:
 
 
 def slices_figure(images: Mapping[str, Volume], title: str, mask: np.ndarray, *, minus: Volume | None = None) -> bytes:
-    """The middle axial slice of every image, in one window, cut to the body.
+    """The middle axial slice of every image, in one window, cut to the body; the patient's right is on the left.
 
     Args:
         images: By name, on one grid.
@@ -57,6 +58,9 @@ def slices_figure(images: Mapping[str, Volume], title: str, mask: np.ndarray, *,
         mask: The body (bool, z y x).
         minus: The difference of every image to this one in the body is drawn below it.
     """
+    first = next(iter(images.values()))
+    mask = orient(first.with_array(mask)).array
+    oriented_minus = None if minus is None else orient(minus)
     box = tuple(slice(max(0, int(i.min()) - 2), int(i.max()) + 3) for i in np.nonzero(mask.any(0)))
     inside = mask[len(mask) // 2][box]
     lines = -(-len(images) // COLUMNS)
@@ -64,7 +68,8 @@ def slices_figure(images: Mapping[str, Volume], title: str, mask: np.ndarray, *,
     with rc_context(STYLE):
         figure = Figure(figsize=(2.7 * COLUMNS, 2.2 * rows), layout="constrained")
         figure.suptitle(title)
-        for index, (name, volume) in enumerate(images.items()):
+        for index, (name, stored) in enumerate(images.items()):
+            volume = orient(stored)
             middle = [n // 2 for n in volume.geometry.size_xyz]
             place = (index // COLUMNS) * COLUMNS * (rows // lines) + index % COLUMNS + 1
             axis = figure.add_subplot(rows, COLUMNS, place)
@@ -72,9 +77,9 @@ def slices_figure(images: Mapping[str, Volume], title: str, mask: np.ndarray, *,
             axis.imshow(cut[box], cmap="gray", vmin=CT_WINDOW[0], vmax=CT_WINDOW[1], aspect=aspect)
             axis.set_title(name)
             axis.set_axis_off()
-            if minus is not None and volume is not minus:
+            if oriented_minus is not None and stored is not minus:
                 axis = figure.add_subplot(rows, COLUMNS, place + COLUMNS)
-                difference = cut.astype(np.float32) - plane(minus, "axial", middle)[0]
+                difference = cut.astype(np.float32) - plane(oriented_minus, "axial", middle)[0]
                 low, high = DIFFERENCE_WINDOW
                 axis.imshow(np.where(inside, difference[box], 0), cmap="RdBu_r", vmin=low, vmax=high, aspect=aspect)
                 axis.set_title("minus the truth", fontsize="small")

@@ -15,6 +15,7 @@ from sctlab.evaluation.figures import GREY, STYLE, as_png, new_figure
 from sctlab.evaluation.images import Images
 from sctlab.pictures import CT_WINDOW, centre_index, plane
 from sctlab_model.io.reading import read_volume
+from sctlab_model.preparation import orient
 from sctlab_model.volume import AIR_HU, resample
 
 # percent of the prescription and colour, cold to hot
@@ -35,7 +36,7 @@ def dose_picture(images: Images, entry: dict[str, Any]) -> str | None:
     if not files or not all(path.is_file() for path in files.values()):
         return None
     prescription = entry["plan"]["prescription_gy"]
-    on_ct, on_sct, target = (read_volume(files[key]) for key in ("ct", "sct", "target"))
+    on_ct, on_sct, target = (orient(read_volume(files[key])) for key in ("ct", "sct", "target"))
     index = centre_index(target, target)
     ct, sct = (
         resample(v.with_array(v.array.astype(np.float32)), target.geometry, outside=AIR_HU)
