@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,20 @@ class Sample:
     source_labels: Volume
     truth: Transform  # source points to CT points
     task: Task
+
+
+@pytest.fixture(scope="session")
+def from_the_left() -> Callable[[Volume], Volume]:
+    """The same image, stored from the patient's left to the right."""
+
+    def store(volume: Volume) -> Volume:
+        grid = volume.geometry
+        far = grid.to_physical(np.array([grid.size_xyz[0] - 1, 0, 0]))
+        direction = np.array(grid.axes) @ np.diag([-1, 1, 1])
+        turned = replace(grid, origin_xyz=tuple(far), direction=tuple(direction.ravel()))
+        return Volume(volume.array[..., ::-1].copy(), turned)
+
+    return store
 
 
 def anatomy(grid: Geometry, seed: int = 0) -> Volume:

@@ -34,9 +34,8 @@ STRUCTURE = 0.8  # of the median window's, which a telling window has at least f
 DEEP_MM = 10.0  # from the skin and from where data end, at least
 WORST_CM3 = 15.0  # the best-fitting other places of this volume make the signal
 LEAST_WINDOWS = 50
-SHOWN_MM = (
-    20.0  # standard deviation of the smoothing of the map that is shown: one window's own place is chosen among noise
-)
+# Standard deviation of the smoothing of the map that is shown: one window's own place is chosen among noise.
+SHOWN_MM = 20.0
 _FAR = -9.0  # deviations, of a place whose window lost most of its data
 _PER_MM = 0.02  # deviations: where places can't be told apart the solution's own is the best guess
 

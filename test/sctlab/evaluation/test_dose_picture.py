@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,9 @@ from sctlab_model.volume import Geometry, Volume
 GRID = Geometry((20, 16, 4), (2.0, 2.0, 3.0))
 
 
-def from_the_left(volume: Volume) -> Volume:
-    """The same image, stored from the patient's left to the right."""
-    grid = volume.geometry
-    far = grid.to_physical(np.array([grid.size_xyz[0] - 1, 0, 0]))
-    turned = replace(grid, origin_xyz=tuple(far), direction=tuple((np.array(grid.axes) @ np.diag([-1, 1, 1])).ravel()))
-    return Volume(volume.array[..., ::-1].copy(), turned)
-
-
-def test_the_plan_is_drawn_as_the_patient_lies_whatever_way_the_files_run(tmp_path: Path) -> None:
+def test_the_plan_is_drawn_as_the_patient_lies_whatever_way_the_files_run(
+    tmp_path: Path, from_the_left: Callable[[Volume], Volume]
+) -> None:
     rng = np.random.default_rng(0)
     hu = np.full(GRID.shape_zyx, -1000, np.int16)
     hu[:, 3:13, 2:14] = rng.integers(-100, 100, (4, 10, 12))
