@@ -130,7 +130,9 @@ def record(folder: Path, checkout: Path, only: list[str], inputs: Path | None = 
     (folder / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
     if inputs is not None:
         shutil.copytree(inputs / "cohort", folder / "cohort", dirs_exist_ok=True)
-    environment = os.environ | dict.fromkeys(THREADS, "1") | {"PYTHONPATH": str(checkout), "COLUMNS": "200"}
+    # `.ci/typing` holds `sctlab_model`, a link to the checkout's `model/`: an installed one would run in its place.
+    places = os.pathsep.join(map(str, (checkout, checkout / ".ci" / "typing")))
+    environment = os.environ | dict.fromkeys(THREADS, "1") | {"PYTHONPATH": places, "COLUMNS": "200"}
     path = folder / "steps.json"
     done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for step in steps(checkout):

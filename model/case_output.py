@@ -53,6 +53,7 @@ def private(result: CaseResult, case: Case) -> CaseResult:
     return result.model_copy(
         update={
             "warnings": [without_paths(w, folders) for w in result.warnings],
+            "notes": [without_paths(n, folders) for n in result.notes],
             "error": without_paths(result.error, folders),
         }
     )

@@ -11,6 +11,7 @@ from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.gates import Finding
 from sctlab_model.intensity import check_cbct, check_mr, check_noise
+from sctlab_model.label_maps import count_labels
 from sctlab_model.overlap import dice
 from sctlab_model.volume import Volume, resample, triple
 
@@ -36,8 +37,19 @@ def check_source(source: Volume, task: Task) -> list[Finding]:
             expected="an image with contrast",
             advice="the export went wrong",
         )
-    # Nothing else can be said of noise: one word for one fault.
-    return check_noise(source) or (check_cbct(source) if task is Task.CBCT else check_mr(source))
+    # Nothing else can be said of labels, or of noise: one word for one fault.
+    return check_labels(source) or check_noise(source) or (check_cbct(source) if task is Task.CBCT else check_mr(source))
+
+
+def check_labels(source: Volume) -> list[Finding]:
+    """Whether it is an image at all, and not labels or a mask."""
+    labels = count_labels(source.array)
+    if labels is None:
+        return []
+    what = "a mask" if labels == 2 else f"{labels} labels"
+    return [
+        Finding(f"{what}, no image: whole numbers in areas of one value. Is it the file beside the image?", "worthless")
+    ]
 
 
 def check_region(mask: Volume, region: Region | None) -> list[Finding]:

@@ -51,6 +51,17 @@ class ProductError(Exception):
         return partial(type(self), **parts), (self.where,)
 
 
+def closest(word: object, known: Iterable[str]) -> str | None:
+    """The known name that a mistyped one is closest to; None where none is close.
+
+    Example:
+        >>> closest("levls", ["levels", "name"])
+        'levels'
+    """
+    close = get_close_matches(str(word), list(known), n=1)
+    return close[0] if close else None
+
+
 def meant(word: object, known: Iterable[str]) -> str:
     """Advice for a mistyped name: the closest of the known ones; empty where none is close.
 
@@ -58,8 +69,8 @@ def meant(word: object, known: Iterable[str]) -> str:
         >>> meant("demo-mir", ["demo-mri", "demo-cbct"])
         "is 'demo-mri' meant?"
     """
-    close = get_close_matches(str(word), list(known), n=1, cutoff=0.7)
-    return f"is '{close[0]}' meant?" if close else ""
+    close = closest(word, known)
+    return f"is '{close}' meant?" if close else ""
 
 
 class InputError(ProductError):

@@ -139,6 +139,8 @@ def _predict_one(case: Case, options: argparse.Namespace, settings: PredictionSe
     use = synthesiser.bundle_use(case.task)
     for warning in result.warnings:
         _warn(f"{case.id}: {warning}")
+    for note in result.notes:
+        print(f"note: {note}")
     for note in _notes(demonstration=use.demonstration, results=[result]):
         print(note)
     print(

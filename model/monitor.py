@@ -48,7 +48,7 @@ class ConsoleMonitor(Monitor):
         self._task: Any = None
 
     def progress(self, done: int, total: int, label: str = "") -> None:
-        if self.quiet:
+        if self.quiet or total <= 0:  # nothing to do is no bar of 0/0
             return
         if self._bar is None:
             self._start(total)

@@ -122,6 +122,7 @@ class CaseResult(_Part):
         bundle: The bundle's `id`, a key of the record's `bundles`.
         folds: Folds of the case's group that were used.
         warnings: For the person who uses the result.
+        notes: What was done on the way that is no reason to look twice.
         error: Why there is no result.
         implausible: What the output gate would have refused, had it not been told to let everything through.
         input_sha256: Of the files it was made from: `source`, `mask`.
@@ -142,6 +143,7 @@ class CaseResult(_Part):
     bundle: str = ""
     folds: list[int] = []
     warnings: list[str] = []
+    notes: list[str] = []
     error: str = ""
     implausible: list[str] = []
     input_sha256: dict[str, str] = {}

@@ -1,4 +1,5 @@
-"""What an image is smoothed by before it is sampled on a coarser grid, so that fine structure doesn't alias."""
+"""What an image is smoothed by before it is sampled on a coarser grid, so that fine structure doesn't alias; and what is
+told of a change of grid."""
 
 from __future__ import annotations
 
@@ -8,6 +9,10 @@ from typing import Literal
 import numpy as np
 
 from sctlab_model.volume import Volume
+
+# An image this many times finer, or coarser, than the network's grid along one axis is more than a change of grid.
+FINER, COARSER = 3.2, 2.2
+AXES = ("left to right", "front to back", "head to feet")
 
 
 def alias_sigma(spacing: np.ndarray, target: np.ndarray | float, share: float) -> np.ndarray:
@@ -62,3 +67,37 @@ def anti_aliased(
     variance = [float(s) ** 2 for s in np.where(sigma > 0, sigma, 1e-3) * spacing]  # the filter takes no zero
     smooth = sitk.DiscreteGaussian(volume.to_sitk(), variance, 16, 0.02, True)
     return Volume(sitk.GetArrayFromImage(smooth), volume.geometry, volume.name)
+
+
+def describe_resampling(own_xyz: Sequence[float], network_xyz: Sequence[float]) -> tuple[str, list[str]]:
+    """What resampling does to an image's resolution: a line of information, and warnings where it does a lot.
+
+    Args:
+        own_xyz: Spacing of the image along the patient's x, y, z, mm.
+        network_xyz: Spacing of the grid that the network sees, mm.
+
+    Returns:
+        The line, and a warning for detail that is lost and for detail that is made up.
+
+    Example:
+        >>> describe_resampling((1.4, 1.4, 8.0), (2.0, 2.0, 3.0))[1]
+        ['slices every 8 mm (head to feet) where the network wants 3 mm: what the sCT shows between them is interpolated']
+    """
+    own, network = _product(own_xyz), _product(network_xyz)
+    told = f"resampled from {own} to {network} mm for the network; the sCT lies on the image's own grid"
+    ratios = [wanted / has for has, wanted in zip(own_xyz, network_xyz, strict=True)]
+    warnings = [
+        f"slices every {has:.3g} mm ({axis}) where the network wants {wanted:g} mm: what the sCT shows between them is "
+        "interpolated"
+        for axis, has, wanted, ratio in zip(AXES, own_xyz, network_xyz, ratios, strict=True)
+        if ratio < 1 / COARSER
+    ]
+    if max(ratios) > FINER:
+        warnings.append(
+            f"voxels of {own} mm are much finer than the network's {network} mm: the sCT has no detail below those"
+        )
+    return told, warnings
+
+
+def _product(values: Sequence[float]) -> str:
+    return "x".join(f"{value:.3g}" for value in values)

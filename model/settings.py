@@ -4,14 +4,13 @@ closest known key."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, closest
 from sctlab_model.io.text import read_text
 
 MAX_YAML_BYTES = 1_000_000
@@ -99,8 +98,8 @@ def _refusal(model: type[BaseModel], error: ValidationError, where: object, node
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         known = sorted(_known_keys(model, location[:-1]))
-        close = get_close_matches(str(location[-1]), known, n=1)
-        expected = f"'{close[0]}'" if close else "one of " + ", ".join(known)
+        close = closest(location[-1], known)
+        expected = f"'{close}'" if close else "one of " + ", ".join(known)
         return InputError(where, found=f"unknown key '{path}'{more}", expected=expected)
     if first["type"] == "missing":
         return InputError(where, found=f"{path}: is missing{more}")

@@ -159,11 +159,15 @@ class Synthesiser:
         with _timed(result, "read"), _memory(case):
             source, mask = read_case(case, result, bundle.recipe, self.policy)
         with _timed(result, "prepare"), _memory(case):
-            from sctlab_model.preparation import prepare
+            from sctlab_model.preparation import oriented_geometry, prepare
+            from sctlab_model.resampling import describe_resampling
 
             prepared = prepare(source, mask, bundle.recipe)
             if prepared.resampled:
-                result.warnings.append("resampled to " + "x".join(f"{s:g}" for s in bundle.recipe.spacing_xyz) + " mm")
+                own = oriented_geometry(source.geometry).spacing_xyz
+                note, doubts = describe_resampling(own, bundle.recipe.spacing_xyz)
+                result.notes.append(note)
+                result.warnings += doubts
         result.statistics = prepared.statistics
         return LoadedCase(case, result, prepared, bundle.recipe, folds)
 

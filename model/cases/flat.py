@@ -14,11 +14,12 @@ from sctlab_model.cases.files import (
     one_image,
     read_json,
     refuse_dicom,
+    shorten,
 )
 from sctlab_model.cases.image import single_case
 from sctlab_model.cases.layouts import CaseList, Layout, LeftOut, Selection, register
 from sctlab_model.cases.types import Case, Region, Task
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, ProductError
 from sctlab_model.io.paths import SUFFIXES, split_suffix
 
 
@@ -39,9 +40,52 @@ class FlatLayout(Layout):
             _refuse_other_layouts(root)
         if selection.task is None:
             raise InputError(root, found="a folder of images, and no --task", expected="--task mri or --task cbct")
-        cases = find_flat(root, selection.task, selection.region)
+        cases, labels = _without_labels(find_flat(root, selection.task, selection.region), root)
         files = [path for case in cases for path in case.input_files]
-        return CaseList(tuple(cases), tuple(_left_out(root, cases)), tuple(describe_links(files, root)))
+        left_out = sorted([*_left_out(root, cases), *labels], key=lambda item: item.where)
+        return CaseList(tuple(cases), tuple(left_out), tuple(describe_links(files, root)))
+
+
+def _without_labels(cases: list[Case], root: Path) -> tuple[list[Case], list[LeftOut]]:
+    """The cases without label maps and masks, which lie beside images; and those, each with the reason.
+
+    Only files whose name says so are looked into: it takes reading them. One that can't be read stays a case, which
+    will say why.
+
+    Raises:
+        InputError: Nothing but labels.
+    """
+    from sctlab_model.label_maps import named_like_labels  # here, because it loads NumPy
+
+    images, left_out = [], []
+    for case in cases:
+        labels = _labels_in(case.source_file) if named_like_labels(case.id) else None
+        if labels is None:
+            images.append(case)
+            continue
+        what = f"{labels} labels, no image"
+        if labels == 2:
+            suffix = split_suffix(case.source_file)[1]
+            what = f"a mask, no image; the body mask of <name>{suffix} is called <name>_mask{suffix}"
+        left_out.append(LeftOut(case.source_file.name, what))
+    if not images:
+        raise InputError(
+            root,
+            found=f"labels or masks only ({shorten(item.where for item in left_out)})",
+            expected="images of patients",
+        )
+    return images, left_out
+
+
+def _labels_in(path: Path) -> int | None:
+    """How many labels a file holds, background included; None for an image, and for what can't be read."""
+    from sctlab_model.io.reading import read_volume
+    from sctlab_model.label_maps import count_labels
+
+    try:
+        return count_labels(read_volume(path).array)
+    except ProductError:
+        return None
 
 
 def _refuse_other_layouts(root: Path) -> None:
@@ -76,15 +120,17 @@ def find_flat(root: str | Path, task: Task, region: Region | None = None) -> lis
     """
     root = Path(root)
     by_stem = images_by_stem(root)
+    masks = {stem.lower(): paths for stem, paths in by_stem.items() if _is_mask(stem)}
     cases = []
     for source in list_images(root):
         stem = split_suffix(source)[0]
-        if stem.endswith("_mask"):
+        if _is_mask(stem):
             continue
         case = single_case(source, task, region=region)
         try:
             one_image(root, stem, by_stem[stem])  # refuses a.mha beside a.nrrd: their results would have one name
-            mask = one_image(root, f"{stem}_mask", by_stem.get(f"{stem}_mask", []))
+            name = f"{stem}_mask"
+            mask = one_image(root, name, by_stem.get(name) or masks.get(name.lower(), []))
             cases.append(replace(case, mask=mask, region=_own_region(root, stem) or region))
         except InputError as error:
             cases.append(replace(case, problem=error))
@@ -100,6 +146,10 @@ def find_flat(root: str | Path, task: Task, region: Region | None = None) -> lis
     return cases
 
 
+def _is_mask(stem: str) -> bool:
+    return stem.lower().endswith("_mask")
+
+
 def _own_region(root: Path, stem: str) -> Region | None:
     path = root / f"{stem}.json"
     if not path.is_file():
@@ -111,6 +161,7 @@ def _own_region(root: Path, stem: str) -> Region | None:
 def _left_out(root: Path, cases: list[Case]) -> list[LeftOut]:
     """What lies in the folder as input and isn't taken."""
     stems = {case.id for case in cases}
+    small = {stem.lower() for stem in stems}
     left = []
     for path in sorted(root.iterdir()):
         stem, suffix = split_suffix(path)
@@ -122,7 +173,7 @@ def _left_out(root: Path, cases: list[Case]) -> list[LeftOut]:
             if list_images(path):
                 left.append(LeftOut(path.name, "a folder of images below the input folder"))
         elif suffix in SUFFIXES:
-            if stem.endswith("_mask") and stem.removesuffix("_mask") not in stems:
+            if _is_mask(stem) and stem.lower().removesuffix("_mask") not in small:
                 left.append(LeftOut(path.name, "a mask without its image"))
         elif (suffix.lower() in OTHER_IMAGES and not _belongs(path, stems)) or is_dicom(path):
             left.append(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, meant
 from sctlab_model.io.text import read_text
 
 MAX_LIST_BYTES = 10_000_000
@@ -53,12 +52,11 @@ def excluded_keys(exclusions: dict[str, str], keys: Iterable[str], where: object
             by_name.setdefault(name, []).append(key)
     unknown = [name for name in exclusions if name not in by_name]
     if unknown:
-        close = get_close_matches(unknown[0], by_name, n=1)
         raise InputError(
             where,
             found=f"{len(unknown)} of {len(exclusions)} entries fit no case ({', '.join(map(repr, unknown[:5]))})",
-            expected="ids or keys of cases in the folder" + (f", such as '{close[0]}'" if close else ""),
-            advice="correct them or take them out",
+            expected="ids or keys of cases in the folder",
+            advice=meant(unknown[0], by_name) or "correct them or take them out",
         )
     several = [name for name in exclusions if len(by_name[name]) > 1]
     if several:

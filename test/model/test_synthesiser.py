@@ -12,6 +12,8 @@ from sctlab_model.cases import Case, Task
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
+from sctlab_model.predictions import ResultRecord
+from sctlab_model.resampling import describe_resampling
 from sctlab_model.synthesiser import Synthesiser
 from sctlab_model.volume import Volume
 
@@ -60,11 +62,22 @@ def test_batch_sizes_agree_in_the_file(case: Case, cbct_bundle: Path, tmp_path: 
 
 
 def test_resampling_is_told(case: Case, cbct: Volume, outline: Volume, cbct_bundle: Path, tmp_path: Path) -> None:
+    """As information; as a warning where slices are far apart, or voxels far finer than the network's."""
+    assert isinstance(case.source, Path)
+    assert isinstance(case.mask, Path)
     grid = replace(cbct.geometry, spacing_xyz=(5, 5, 8))
     write_volume(Volume(cbct.array.astype(np.int16), grid), case.source)
     write_volume(Volume(outline.array, grid), case.mask)
     report = Synthesiser(cbct_bundle, "cpu").synthesise(case, tmp_path / "out")
-    assert "resampled to 6x6x6 mm" in report.warnings
+    assert report.notes == ["resampled from 5x5x8 to 6x6x6 mm for the network; the sCT lies on the image's own grid"]
+    assert report.warnings == []
+    written = ResultRecord.read(tmp_path / "out/deep/a.record.json").result
+    assert written.notes == report.notes
+    for own, words in (((6, 6, 14), "slices every 14 mm (head to feet)"), ((1.5, 6, 6), "much finer")):
+        note, warnings = describe_resampling(own, (6, 6, 6))
+        assert note.startswith("resampled from")
+        assert len(warnings) == 1
+        assert words in warnings[0]
 
 
 def test_a_refused_case_leaves_nothing_and_the_next_one_works(case: Case, cbct_bundle: Path, tmp_path: Path) -> None:

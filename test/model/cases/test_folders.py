@@ -29,6 +29,7 @@ from sctlab_model.cases import (
     single_case,
 )
 from sctlab_model.errors import InputError
+from sctlab_model.io.writing import write_volume
 from sctlab_model.volume import Geometry, Volume
 
 
@@ -174,6 +175,34 @@ def test_what_a_flat_folder_leaves_out_is_named(tmp_path: Path) -> None:
     found = find_cases(tmp_path, Selection(Task.MRI))
     assert [c.id for c in found.cases] == ["a"]
     assert {item.where for item in found.left_out} == {"b_mask.mha", "c.tif", "below", "e.mha"}
+
+
+def test_labels_and_masks_beside_images_are_left_out(tmp_path: Path) -> None:
+    """They were converted as MRs. A name that only sounds like labels is no reason, nor is a file that can't be read."""
+    noise = np.random.default_rng(0).normal(300, 50, (6, 20, 20)).astype(np.int16)
+    box = np.zeros((6, 20, 20), np.uint8)
+    box[2:5, 4:16, 4:16] = 1
+    grid = Geometry((20, 20, 6), (2, 2, 3))
+    for name, array in (
+        ("MR.NII.GZ", noise),
+        ("MR_MASK.NII.GZ", box),
+        ("body-mask.mha", box),
+        ("labels.nii.gz", box + box * (np.arange(20) > 10)),
+        ("tumour.mha", noise),
+    ):
+        write_volume(Volume(array, grid), tmp_path / name.lower()).rename(tmp_path / name)
+    touch(tmp_path, "seg.mha")
+    found = find_cases(tmp_path, Selection(Task.MRI))
+    assert [c.id for c in found.cases] == ["MR", "seg", "tumour"]
+    assert found.cases[0].mask == tmp_path / "MR_MASK.NII.GZ"
+    assert [str(item) for item in found.left_out] == [
+        "body-mask.mha: a mask, no image; the body mask of <name>.mha is called <name>_mask.mha",
+        "labels.nii.gz: 3 labels, no image",
+    ]
+    for path in (*tmp_path.glob("MR*"), tmp_path / "seg.mha", tmp_path / "tumour.mha"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"labels or masks only \(body-mask\.mha, labels\.nii\.gz\)"):
+        find_cases(tmp_path, Selection(Task.MRI))
 
 
 def test_a_new_layout_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
