@@ -10,9 +10,9 @@ MOST_LABELS = 256
 EQUAL_AT_LEAST = 0.6  # of neighbours in the foreground: label maps have 0.7 and more, 8-bit images of patients 0.2
 EQUAL_ALONG_ANY_AXIS = 0.5  # an image enlarged by repeating voxels is even along two axes at most
 SAMPLES = 2_000_000
-NAMES = frozenset(
-    "annotation annotations aseg body contour contours ctv dseg gt gtv label labelmap labels lesion mask masks organs "
-    "ptv roi rois seg segm segmentation segmentations structures tumor tumour".split()
+NAMES = re.compile(
+    r"annotations?|aseg|body|contours?|[cgp]tv|dseg|gt|labels?|labelmap|lesions?|masks?|organs?|rois?|seg[sm]?|"
+    r"segmentations?|structures?|tumou?rs?"
 )
 
 
@@ -23,7 +23,7 @@ def named_like_labels(stem: str) -> bool:
         >>> [named_like_labels(name) for name in ("mr_seg", "GTV-1", "labels", "mask2", "segovia", "mr")]
         [True, True, True, True, False, False]
     """
-    return any(word in NAMES for word in re.findall(r"[a-z]+", stem.lower()))
+    return any(NAMES.fullmatch(word) for word in re.findall(r"[a-z]+", stem.lower()))
 
 
 def count_labels(array: np.ndarray) -> int | None:
