@@ -38,7 +38,9 @@ def check_source(source: Volume, task: Task) -> list[Finding]:
             advice="the export went wrong",
         )
     # Nothing else can be said of labels, or of noise: one word for one fault.
-    return check_labels(source) or check_noise(source) or (check_cbct(source) if task is Task.CBCT else check_mr(source))
+    return (
+        check_labels(source) or check_noise(source) or (check_cbct(source) if task is Task.CBCT else check_mr(source))
+    )
 
 
 def check_labels(source: Volume) -> list[Finding]:
