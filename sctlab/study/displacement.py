@@ -11,8 +11,11 @@ from sctlab_model.volume import Volume
 
 DISPLACEMENT = ("dx_mm", "dy_mm", "dz_mm", "spread_mm")
 EDGE_SHIFT = ("edge_dx_mm", "edge_dy_mm", "edge_dz_mm")
+INPUT_SHIFT = ("input_dx_mm", "input_dy_mm", "input_dz_mm")
 WINDOW = (-500.0, 700.0)  # HU; outside, air and metal would lead the registration
 INNER_MM = 10.0  # below the skin: the mask that a prediction is cut to holds the outline where it is
+BRIGHTEST = 99.5  # percent of an MR's body: a few bright vessels would take most bins of the histogram
+MUTUAL_BINS = 32
 FEWEST_VOXELS = 4  # along every axis: ITK's derivatives need them
 MAP_YX = (10, 14)  # cells of the coarse map over the body's box
 
@@ -98,14 +101,46 @@ def edge_shift(image: Volume, truth: Volume, mask: np.ndarray) -> dict[str, floa
         `edge_dx_mm`, `edge_dy_mm`, `edge_dz_mm`; NaN where the body is too thin to have an inside, or the image
         to be `measurable`.
     """
-    inner = edt.edt(mask, anisotropy=truth.geometry.spacing_xyz[::-1]) > INNER_MM
-    if not inner.any() or not measurable(image):
+    inner = _inner(mask, truth)
+    if inner is None or not measurable(image):
         return dict.fromkeys(EDGE_SHIFT, float("nan"))
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsCorrelation()
-    method.SetMetricFixedMask(truth.with_array(inner.astype(np.uint8)).to_sitk())
+    method.SetMetricFixedMask(inner)
     found = _translation(method, _edges(image), _edges(truth)).GetParameters()
     return dict(zip(EDGE_SHIFT, map(float, found), strict=True))
+
+
+def shift_to_source(image: Volume, source: Volume, mask: np.ndarray) -> dict[str, float]:
+    """The translation between an sCT and what it was made of, which is none: ITK's, by Mattes' mutual information (IEEE Trans Med
+    Imaging 22:120, 2003), as their values mean different things.
+
+    Only what lies more than `INNER_MM` below the skin counts: the outline of an sCT is its mask's. Same sign as `edge_shift`.
+
+    Args:
+        image: HU.
+        source: MR or CBCT, same grid; what is brighter than `BRIGHTEST` percent of the body counts as that bright.
+        mask: The body (bool, z y x).
+
+    Returns:
+        `input_dx_mm`, `input_dy_mm`, `input_dz_mm`; NaN where `edge_shift` has none.
+    """
+    inner = _inner(mask, source)
+    if inner is None or not measurable(image):
+        return dict.fromkeys(INPUT_SHIFT, float("nan"))
+    values = source.array.astype(np.float32)
+    capped = np.clip(values, values[mask].min(), np.percentile(values[mask], BRIGHTEST))
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(MUTUAL_BINS)
+    method.SetMetricFixedMask(inner)
+    found = _translation(method, _windowed(image), source.with_array(capped).to_sitk()).GetParameters()
+    return dict(zip(INPUT_SHIFT, map(float, found), strict=True))
+
+
+def _inner(mask: np.ndarray, grid: Volume) -> sitk.Image | None:
+    """The body without what lies near its skin; None where nothing is left."""
+    inner = edt.edt(mask, anisotropy=grid.geometry.spacing_xyz[::-1]) > INNER_MM
+    return grid.with_array(inner.astype(np.uint8)).to_sitk() if inner.any() else None
 
 
 def _translation(method: sitk.ImageRegistrationMethod, fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:

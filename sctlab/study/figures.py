@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,46 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], label: str)
         axis.set_xlabel("iteration")
         axis.set_ylabel(label)
         axis.legend(fontsize="small")
+        return _png(figure)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of `real_figure`.
+
+    Args:
+        name: Of the image.
+        source: What the sCTs were made of.
+        body: Bool, z y x, on its grid.
+        images: HU by name, on the same grid.
+    """
+
+    name: str
+    source: Volume
+    body: np.ndarray
+    images: Mapping[str, Volume]
+
+
+def real_figure(lines: Sequence[Row]) -> bytes | None:
+    """The middle axial slice of every source and of what was made of it, cut to the body; the patient's right is on the left."""
+    if not lines:
+        return None
+    columns = 1 + max(len(line.images) for line in lines)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2.2 * columns, 1.9 * len(lines)), layout="constrained")
+        for index, line in enumerate(lines):
+            mask = orient(line.source.with_array(line.body.astype(np.uint8))).array > 0
+            box = tuple(slice(max(0, int(i.min()) - 2), int(i.max()) + 3) for i in np.nonzero(mask.any(0)))
+            low, high = (float(v) for v in np.percentile(line.source.array[line.body], (0.5, 99.5)))
+            images = {line.name: line.source, **line.images}
+            for place, (name, stored) in enumerate(images.items()):
+                volume = orient(stored)
+                axis = figure.add_subplot(len(lines), columns, index * columns + place + 1)
+                cut, aspect = plane(volume, "axial", [n // 2 for n in volume.geometry.size_xyz])
+                window = CT_WINDOW if place else (low, high)
+                axis.imshow(cut[box], cmap="gray", vmin=window[0], vmax=window[1], aspect=aspect)
+                axis.set_title(name, fontsize="small")
+                axis.set_axis_off()
         return _png(figure)
 
 

@@ -51,6 +51,11 @@ def methods_paragraph(plan: StudyPlan, files: StudyFiles, cases: int) -> str:
         parts.append(f"Feature distances: {', '.join(plan.features)}.")
     if files.segmenter != NONE:
         parts.append(f"Organs of sCTs and references were labelled by {files.segmenter} for Dice and HD95.")
+    if plan.real:
+        parts.append(
+            f"Real images ({', '.join(plan.real)}) were predicted by every network of their task and judged without a "
+            "registration: edges against the source, organs by the source's own labels, HU against the patient's own CT."
+        )
     made = describe_software()
     libraries = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     parts.append(f"Software: sctlab {made['revision']}, Python {made['python']}, {libraries}.")

@@ -18,6 +18,11 @@ _OWN = (
     Metric("edge_dx_mm", "Edges of the truth further to the left by", "mm", "zero", 2),
     Metric("edge_dy_mm", "Edges of the truth further to the back by", "mm", "zero", 2),
     Metric("edge_dz_mm", "Edges of the truth further to the head by", "mm", "zero", 2),
+    Metric("input_dx_mm", "Source further to the left by", "mm", "zero", 2),
+    Metric("input_dy_mm", "Source further to the back by", "mm", "zero", 2),
+    Metric("input_dz_mm", "Source further to the head by", "mm", "zero", 2),
+    Metric("hu_distance", "Distance of all HU to those of the own CT", "HU", "lower", 1),
+    Metric("organs_outside", "Organs' means outside their ranges by", "HU", "lower", 1),
     Metric("shift_mm", "Displacement along the planted direction", "mm", "zero", 2),
     Metric("edge_shift_mm", "Displacement of edges along it", "mm", "zero", 2),
 )

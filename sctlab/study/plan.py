@@ -17,6 +17,7 @@ from sctlab.evaluation.segmentation import NONE, make_segmenter
 from sctlab.registration.methods import check_settings
 from sctlab.registration.settings import Convention, Method, RegistrationSettings
 from sctlab.simulation.settings import SimulationSettings, case_id
+from sctlab.study.real_images import RealImage
 from sctlab.training.check import check_plan
 from sctlab.training.losses import Loss
 from sctlab.training.objectives.supervised import SupervisedSettings
@@ -137,6 +138,8 @@ class StudyPlan(Settings):
         stratify_by: Parameters of the scan that the folds spread evenly, see `sctlab.cohort.parameters`.
         features: Extractors whose feature distance is scored beside the other metrics; `lpips` is one.
         segmenter: Of `sctlab evaluate`: labels sCTs and references, for Dice and HD95 of organs; `none` scores neither.
+        real: Real images by name, without an aligned CT: every network of their task predicts them, and is judged without any
+            registration.
         recipe: What is trained, by task.
         changes: Fields of the recipe that the study changes.
         device: Of registration and training.
@@ -156,6 +159,7 @@ class StudyPlan(Settings):
     stratify_by: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     segmenter: str = NONE
+    real: dict[str, RealImage] = Field(default_factory=dict)
     recipe: dict[Task, str] = Field({Task.MRI: "small-mri", Task.CBCT: "small-cbct"}, min_length=1)
     changes: dict[str, Any] = Field(default_factory=dict)
     device: str = "auto"
@@ -179,7 +183,7 @@ class StudyPlan(Settings):
                 raise ValueError(f"changes.{field}.{taken[0]} is set by the study itself: {keys[taken[0]]}")
         if self.exclusions != (DEFAULT_EXCLUSION,) and not any(p.registered for p in self.pairs.values()):
             raise ValueError(f"exclusions {', '.join(self.exclusions)} leave out registered pairs, and there are none")
-        for axis in ("cohorts", "pairs", "losses", "supervision"):
+        for axis in ("cohorts", "pairs", "losses", "supervision", "real"):
             for name in getattr(self, axis):
                 if not name or not set(name) <= NAME_CHARACTERS or name[0] in ".-":
                     raise ValueError(
@@ -191,6 +195,10 @@ class StudyPlan(Settings):
         for name, cohort in self.cohorts.items():
             if cohort.of_task not in self.recipe:
                 raise ValueError(f"recipe has none for {cohort.of_task}, the task of cohort {name}")
+        tasks = sorted({cohort.of_task for cohort in self.cohorts.values()})
+        for name, image in self.real.items():
+            if image.task not in tasks:
+                raise ValueError(f"real.{name} is of task {image.task}, which no network learns: {', '.join(tasks)}")
         for name in self.supervision_changes:
             if name not in self.supervision:
                 raise ValueError(f"supervision_changes.{name} fits none of supervision: {', '.join(self.supervision)}")
@@ -269,6 +277,11 @@ def check_study(plan: StudyPlan, where: str | Path = "plan") -> None:
                 check_settings(RegistrationSettings(method=pairs.method, presets=pairs.presets, device=plan.device))
             except ProductError as error:
                 raise type(error)(line_of(where, f"pairs.{name}"), found=f"pairs.{name}: {error}") from error
+    for name, image in plan.real.items():
+        try:
+            image.check()
+        except ProductError as error:
+            raise type(error)(line_of(where, f"real.{name}"), found=f"real.{name}: {error}") from error
     try:
         choose_device(plan.device)
     except ProductError as error:

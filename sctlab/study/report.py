@@ -20,6 +20,8 @@ from sctlab.study.illustrations import illustrations
 from sctlab.study.methods import methods_paragraph
 from sctlab.study.names import digits_of, label_of
 from sctlab.study.plan import StudyPlan
+from sctlab.study.real import real_rows
+from sctlab.study.real_report import columns_of, real_picture, real_tables
 from sctlab.study.run import FAILURES, PLAN
 from sctlab.study.scores import is_score
 from sctlab.study.scoring import score_references
@@ -84,6 +86,9 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
             write_text(out / f"{name}.csv", _csv(tuple(plain[0]), plain))
     if references:
         write_text(out / "reference_scores.csv", _csv(tuple(references[0]), references))
+    real = real_rows(files)
+    if real:
+        write_text(out / "real.csv", _csv(columns_of(real), real))
     failed = read_json(out / FAILURES) if (out / FAILURES).is_file() else {}
     methods = methods_paragraph(plan, files, len({r.case for r in rows}))
     spread = analysis.spread_tells_bias(rows)
@@ -91,9 +96,11 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
     write_json(
         out / RESULTS,
         {k: [asdict(v) for v in vs] for k, vs in results.items()}
-        | {"spread_tells_bias": spread, "failed": failed, "methods": methods},
+        | {"real": real, "spread_tells_bias": spread, "failed": failed, "methods": methods},
     )
     drawn = illustrations(files, about, results["dose_response"])
+    if (picture := real_picture(files)) is not None:
+        drawn["real"] = picture
     for name, figure in drawn.items():
         with atomic_path(out / FIGURES / f"{name}.png") as part:
             part.write_bytes(figure)
@@ -117,6 +124,7 @@ def write_report(plan: StudyPlan, out: Path) -> Path:
             ("Spread of the ensemble, voxel by voxel: Spearman's correlation with the absolute error (…/truth) and with "
              "the size of a reference's bias", _lines(results["spread_by_voxel"])),
         ],
+        real=real_tables(real, plan),
         agreeing=results["as_good_as_registrations"],
         slopes=results["dose_response"],
         rankings=results["rankings"],

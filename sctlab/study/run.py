@@ -17,6 +17,7 @@ from sctlab.study.cells import RATES, PairSet, StudyFiles
 from sctlab.study.folds import left_out, split_of, study_cases, usable_pairs
 from sctlab.study.plan import StudyPlan
 from sctlab.study.planted import PLANTED, plant_case
+from sctlab.study.real import judge_real_images
 from sctlab.study.scoring import score_cell, unlabelled_cases, unscored
 from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.pack import pack_runs
@@ -109,6 +110,7 @@ def _run(files: StudyFiles, jobs: int | None, executor: str, monitor: Monitor) -
     for outcome in run_cases(score_cell, work, jobs=jobs, executor=executor, monitor=monitor):
         if not outcome.ok:
             failed.setdefault(outcome.name, outcome.error)
+    judge_real_images(files, jobs=jobs, executor=executor, monitor=monitor, failed=failed)
     failed |= unscored(files)
     for case, reason in unlabelled_cases(files).items():
         monitor.warning(f"{case}: {reason}")

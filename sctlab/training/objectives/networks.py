@@ -156,6 +156,12 @@ def roughness(displacement: Tensor) -> Tensor:
     return d.diff(dim=2).square().mean() + d.diff(dim=3).square().mean()
 
 
+def shared_shift(displacement: Tensor, mask: Tensor) -> Tensor:
+    """Mean displacement (x, y; pixels) over the bodies of a batch: [N, 2, y, x] and bool [N, 1, y, x] → [2]; zero without a body."""
+    inside = mask.to(torch.float32)
+    return (displacement.float() * inside).sum(dim=(0, 2, 3)) / inside.sum().clamp(min=1)
+
+
 def stacked(image: Tensor, slices: int) -> Tensor:
     """One slice [N, 1, y, x] as a stack of equal ones: what a 2.5D network is given where no neighbours are known."""
     return image.expand(-1, slices, -1, -1)

@@ -15,6 +15,7 @@ from sctlab.training.objectives.networks import (
     discriminator_loss,
     is_real,
     roughness,
+    shared_shift,
     warp,
 )
 
@@ -29,6 +30,8 @@ class RegGanSettings(ObjectiveSettings):
     Args:
         smoothness_weight: Of the squared differences between neighbouring displacements (pixels).
         gan_weight: Of the adversarial term.
+        drift_weight: Of the squared length of the mean displacement (pixels) over the bodies of a batch. What all pairs share
+            is no misalignment of one of them: without this term nothing holds the generator in place. 0 is the paper's.
         channels: Of the registration network's finest stage.
         discriminator: See there.
     """
@@ -36,6 +39,7 @@ class RegGanSettings(ObjectiveSettings):
     kind: Literal["reggan"] = "reggan"
     smoothness_weight: float = Field(10.0, gt=0)
     gan_weight: float = Field(1.0, gt=0)
+    drift_weight: float = Field(0.0, ge=0)
     channels: int = Field(16, ge=4, le=128)
     discriminator: DiscriminatorSettings = DiscriminatorSettings(learning_rate=1e-4)
 
@@ -73,7 +77,10 @@ class RegGan(Objective):
             smoothness = roughness(displacement)
             with frozen(self.networks["discriminator"]):
                 adversarial = is_real(discriminator(sct))
+            drift = shared_shift(displacement, batch.mask).square().sum()
             total = correction + own.smoothness_weight * smoothness + own.gan_weight * adversarial
+            if own.drift_weight:
+                total = total + own.drift_weight * drift
         self.update(GENERATOR, total)
         with self.autocast():
             loss, verdicts = discriminator_loss(discriminator, target, sct)
@@ -83,6 +90,7 @@ class RegGan(Objective):
             **terms,
             "smoothness": smoothness.detach(),
             "displacement_pixels": displacement.detach().float().norm(dim=1).mean(),
+            "drift_pixels": drift.detach().sqrt(),
             "adversarial": adversarial.detach(),
             "discriminator": loss.detach(),
             **verdicts,

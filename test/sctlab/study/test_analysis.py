@@ -9,6 +9,7 @@ from sctlab.study.displacement import DISPLACEMENT, EDGE_SHIFT
 from sctlab.study.names import label_of
 from sctlab.study.plan import PairsPlan
 from sctlab.study.questions import as_good_as_registrations, exclusion_effect, matching_reward
+from sctlab.study.real import QUANTITIES
 from sctlab.study.scores import METRICS
 
 
@@ -117,6 +118,7 @@ def test_every_quantity_of_a_study_has_a_readable_name() -> None:
         "lpips_equal",
         *DISPLACEMENT,
         *EDGE_SHIFT,
+        *QUANTITIES,
     )
     labels = [label_of(k) for k in (*keys, *ALONG, "ensemble_spread", "spread_rho")]
     assert not [label for label in labels if "_" in label]

@@ -62,6 +62,23 @@ def test_shipped_plans_can_run(name: str, tmp_path: Path) -> None:
         ("seed: 5}}", "seed: 5}}\n    exclude: [1HNT009]", "line 5: cohorts.made.exclude: no case 1HNT009"),
         ("seed: 5}}", "seed: 5}}\n    exclude: [1HNT002, 1HNT002]", "but for 1 excluded"),
         ("validate_every: 3", "data: {folds: 5}", "line 14: settings: changes.data.folds is set by the study itself"),
+        ("device: cpu", "real: {mr: {source: gone.nii, task: mri}}", "line 15: real.mr: gone.nii"),
+        (
+            "device: cpu",
+            "real: {mr: {source: gone.nii, task: cbct}}",
+            "real.mr is of task cbct, which no network learns",
+        ),
+        ("device: cpu", "real: {mr: {source: a, task: mri, labels: b}}", "labels and organs belong together"),
+        (
+            "device: cpu",
+            "real: {mr: {source: a, task: mri, labels: b, organs: {livr: {labels: [5]}}}}",
+            "is 'liver' meant?",
+        ),
+        (
+            "device: cpu",
+            "real: {mr: {source: a, task: mri, labels: b, organs: {liver: {labels: [5], hu: [60, 40]}}}}",
+            "the lower one first",
+        ),
         (
             "device: cpu",
             "losses:\n  none: [{kind: impact_synth, extractor: no-such-network}]",

@@ -20,6 +20,7 @@ from sctlab.training.objectives.networks import (
     is_fake,
     is_real,
     roughness,
+    shared_shift,
     untracked,
     warp,
 )
@@ -161,6 +162,38 @@ def test_what_is_misaligned_pulls_less_at_the_generator_of_reggan(make_plan) -> 
     moved, _ = objective.loss(warp(image, shift), batch)
     plain, _ = objective.loss(image, batch)
     assert float(moved) < 1e-4 < float(plain)
+
+
+def test_only_what_the_bodies_of_a_batch_share_is_a_drift() -> None:
+    apart = torch.zeros(2, 2, 6, 6)
+    apart[0, 0], apart[1, 0] = 3.0, -3.0
+    body = torch.zeros(2, 1, 6, 6, dtype=torch.bool)
+    body[..., :3] = True
+    assert shared_shift(apart, body).tolist() == [0, 0]
+    together = torch.full((2, 2, 6, 6), 2.0)
+    together[..., 3:] = 50.0  # of air, where nobody sees it
+    assert shared_shift(together, body).tolist() == [2, 2]
+    assert shared_shift(together, torch.zeros_like(body)).tolist() == [0, 0]
+
+
+def test_a_drift_that_all_pairs_share_is_pulled_back_where_the_plan_says_so(make_plan) -> None:
+    """Kong et al. say nothing of it: at weight 0 the step is theirs."""
+
+    def stepped(weight: float) -> tuple[float, float, float]:
+        torch.manual_seed(0)
+        own = {"kind": "reggan", "channels": 4, "drift_weight": weight, "discriminator": SMALL}
+        objective = build_objective(make_plan(objective=own, losses=({"kind": "l1"},)))
+        bias = objective.networks["registration"].last.bias
+        with torch.no_grad():
+            bias.copy_(torch.tensor([0.0, 1.5]))
+        objective.attach(Fabric(accelerator="cpu", devices=1))
+        logs = objective.step(batch_of(blobs(), torch.zeros(2, 1, 64, 64)))
+        return float(logs["loss"]), float(logs["drift_pixels"]), float(bias.grad[1])
+
+    (free, drift, pull), (held, same, more) = stepped(0.0), stepped(10.0)
+    assert drift == same == pytest.approx(1.5, abs=0.01)
+    assert held - free == pytest.approx(10 * drift**2, rel=1e-3)
+    assert more - pull == pytest.approx(2 * 10 * drift, rel=1e-2)
 
 
 def test_the_patch_discriminator_of_the_papers() -> None:
