@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from sctlab_model.body_shape import add_cut_lungs, cut_off_boards, find_parts
 from sctlab_model.cases import Task
 from sctlab_model.cut_edges import image_box
 from sctlab_model.errors import InputError
@@ -22,7 +23,7 @@ _DARKEST_AIR_HU = -1050.0  # of a badly calibrated scanner; what is darker was f
 # 3 to 10 HU (median over a slice; noise), in real lungs by 13 to 28. So shading, which is smooth, makes no lung of air.
 _DARK_LUNG_HU, _EVEN_HU, _UNEVEN_HU = -860.0, 11.5, 14.0
 _NO_TISSUE_HU, _ABOVE_FOAM_HU = -700.0, 160.0  # the couch's shell is none of its foam
-_LARGE_PART = 0.05  # of a slice
+_LARGE_PART = 0.05  # of a slice, or of a body
 _NEAR_MM, _AROUND_MM = 3.0, 15.0
 _AIR_LEFT = 0.9  # of an image: less body leaves air to find a threshold by
 _AIR_AROUND = 0.6  # share of the slices' corners outside the body that says that there is air around it
@@ -37,11 +38,9 @@ _ONE_MATERIAL = 0.05  # range of a phantom's values beside its contrast to what 
 _AIR_HU = -900.0  # what was filled in around is air from here on
 _BELOW_AIR_HU = -1100.0  # nothing in HU is darker
 _SOFT_TISSUE_HU, _AGREEMENT_HU = -30.0, 350.0
+_MAY_BE_TISSUE_HU, _BONE_SPREAD_HU, _BONE_SHARE = 150.0, 250.0, 0.35
 _AIR_PERCENT = 0.5  # of an image: few hold no air at all
 _COARSE_MM = 3.0
-_OPENING_MM = 6.0  # wider than a couch shell or a mask strap
-_CLOSING_MM = 9.0
-_APART_MM = 1000.0  # between slices, so that distances are those in a slice
 _OFFSET_SHARE = 0.04  # of an MR's brightest: air of real ones lies below 0.025
 _EVEN_AIR = 0.1  # of the contrast to the body: the spread of an MR's air, between the quartiles of its blocks
 
@@ -73,11 +72,15 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     field = imaged_part(image[part], spacing[1:].tolist())
     blocks = _Blocks.of(image[part], field, spacing)
     filled_in = _filled_in(image, part, field)
+    board = doubtful = False
     if task is Task.CBCT:
-        body, believed, doubtful = _in_hu(blocks, filled_in)
+        body, believed, doubtful, board = _in_hu(blocks, filled_in)
     else:
         body, believed = _in_mr(blocks, image[part] if field is None else image[part][field], filled_in)
-        doubtful = body is not None and not _leaves_air(body, blocks)
+        if body is not None:
+            corners = None if field is not None and not blocks.shown.any(axis=0).all() else blocks.rim()
+            cut_lungs = add_cut_lungs(body, blocks.shown, corners) > _LARGE_PART
+            believed, doubtful = believed or cut_lungs, cut_lungs or not _leaves_air(body, blocks)
     if body is None:
         raise InputError(
             volume.name or "image",
@@ -97,13 +100,19 @@ def body_mask(volume: Volume, task: Task) -> Volume:
     mask[part] = blocks.in_full(body, image[part].shape)
     if field is not None:
         mask[part] &= field
-    doubt = ""
+    notes = []
     if share > _EVERYTHING:
-        doubt = f"the computed body mask holds {share:.1%} of what was imaged: is there no air beside the patient?"
+        notes.append(
+            f"the computed body mask holds {share:.1%} of what was imaged: is there no air beside the patient?"
+        )
     elif doubtful:
-        doubt = "where tissue or lung ends can't be seen everywhere: look at the computed body mask, or give one with --mask"
+        notes.append(
+            "where tissue or lung ends can't be seen everywhere: look at the computed body mask, or give one with --mask"
+        )
+    if board:
+        notes.append("a board that sticks out beside the patient was left out of the computed body mask")
     mask = np.ascontiguousarray(np.moveaxis(mask, 0, along))
-    return Volume(mask, volume.geometry, f"body mask of {volume.name}", (doubt,) if doubt else ())
+    return Volume(mask, volume.geometry, f"body mask of {volume.name}", tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -173,27 +182,28 @@ def _of_one_material(blocks: _Blocks, filled_in: np.ndarray) -> bool:
     return bool(high - low <= _ONE_MATERIAL * (middle - np.median(filled_in)))
 
 
-def _in_hu(blocks: _Blocks, filled_in: np.ndarray) -> tuple[np.ndarray | None, bool, bool]:
-    """The body in a CT or CBCT, in blocks; whether the values say so even where all is body; whether it is doubtful.
+def _in_hu(blocks: _Blocks, filled_in: np.ndarray) -> tuple[np.ndarray | None, bool, bool, bool]:
+    """The body in a CT or CBCT, in blocks; whether the values say so even where all is body; whether it is doubtful; boards left out.
 
     Of tissue alone it is said by bone or fat beside it, or by what was filled in around: air's HU.
     """
     offset = _scale_offset(blocks.means[blocks.shown])
     hu = blocks.means - np.float32(offset)
     tissue = blocks.shown & (hu > BODY_THRESHOLD_HU)
-    body = _largest_body(tissue, blocks.spacing)
+    body = find_parts(tissue, hu, BODY_THRESHOLD_HU, blocks.spacing)
     if body is None:
-        return None, False, True
+        return None, False, True, False
+    board = cut_off_boards(body, blocks.spacing)
     guessed = _add_cut_lungs(body, hu, blocks, LUNG_HU if offset == 0 else -np.inf)
     doubtful = guessed or _leaves_lung(body, blocks)
     if offset or not blocks.shown.all():  # a field of view in the chest: lung is uneven, air at any level isn't
         dark = hu[body & blocks.shown & ~tissue]
         if dark.size and _spread(dark) > _LUNG_SPREAD_HU:
-            return body, True, doubtful
+            return body, True, doubtful, board
     low, high = np.percentile(hu[blocks.shown], (0.5, 99.5))
     around = float(np.median(filled_in[:: max(1, filled_in.size // 1_000_000)])) if filled_in.size else 0.0
     told = high - low >= _NO_CONTRAST_HU or around <= _AIR_HU
-    return body, bool(tissue[blocks.shown].mean() > _ALL_TISSUE and told), doubtful
+    return body, bool(tissue[blocks.shown].mean() > _ALL_TISSUE and told), doubtful, board
 
 
 def _in_mr(blocks: _Blocks, imaged: np.ndarray, filled_in: np.ndarray) -> tuple[np.ndarray | None, bool]:
@@ -202,20 +212,22 @@ def _in_mr(blocks: _Blocks, imaged: np.ndarray, filled_in: np.ndarray) -> tuple[
     The threshold lies between the air of what was imaged and its tissue, however much was filled in around. Where no air
     was imaged, what was filled in stands for it.
     """
-    body = _largest_body(blocks.shown & (blocks.means > _mr_threshold(imaged)), blocks.spacing)
+    body = _above(_mr_threshold(imaged), blocks)
     if not filled_in.size:
         return body, False
     every = max(1, (imaged.size + filled_in.size) // 1_000_000)
     shown = imaged.ravel()[::every].astype(np.float32)
     fill = filled_in[::every].astype(np.float32).clip(0, None).clip(None, np.percentile(shown, _AIR_PERCENT))
-    all_body = _largest_body(
-        blocks.shown & (blocks.means > _mr_threshold(np.concatenate([shown, fill]))), blocks.spacing
-    )
+    all_body = _above(_mr_threshold(np.concatenate([shown, fill])), blocks)
     if body is None or all_body is None:
         return (all_body if body is None else body), False
     if all_body[blocks.shown].mean() < _AIR_LEFT or _leaves_air(body, blocks):
         return body, False
     return all_body, imaged.size <= _EVERYTHING * (imaged.size + filled_in.size)
+
+
+def _above(threshold: float, blocks: _Blocks) -> np.ndarray | None:
+    return find_parts(blocks.shown & (blocks.means > threshold), blocks.means, threshold, blocks.spacing)
 
 
 def _leaves_air(body: np.ndarray, blocks: _Blocks) -> bool:
@@ -269,31 +281,15 @@ def _scale_offset(means: np.ndarray) -> float:
     values = np.clip(means, low, high)
     cut = threshold_otsu(values, nbins=128)
     air, tissue = float(np.median(values[values <= cut])), float(np.median(values[values > cut]))
+    # A crop of soft tissue and bone holds no air: bone varies more than tissue does, and there is less of it.
+    bone = values[values > cut]
+    if abs(air) <= _MAY_BE_TISSUE_HU and _spread(bone) > _BONE_SPREAD_HU and bone.size < _BONE_SHARE * values.size:
+        return 0.0
     # As tissue implies it, too: air that was cut off at -500 is no offset.
     agree = abs(tissue - _SOFT_TISSUE_HU - (air + 1000)) <= _AGREEMENT_HU
     if not agree or not _CONTRAST_HU[0] <= tissue - air <= _CONTRAST_HU[1]:
         return 0.0
     return air + 1000.0 if low >= _NO_LUNG_HU or air < _DARKEST_AIR_HU else 0.0
-
-
-def _largest_body(tissue: np.ndarray, spacing: np.ndarray) -> np.ndarray | None:
-    """The largest part of blocks of tissue without what is thin (couch, headrest, straps), its gaps and holes filled."""
-    eroded = _distance(tissue, spacing) > _OPENING_MM / 2
-    labels, count = ndimage.label(_distance(~eroded, spacing) <= _OPENING_MM / 2 if eroded.any() else eroded)
-    if count == 0:
-        return None
-    core = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    body = core | tissue & (_distance(~core, spacing) <= _OPENING_MM)  # give back what the opening shaved off
-    body = _distance(~body, spacing) <= _CLOSING_MM
-    body = core | (_distance(body, spacing) > _CLOSING_MM)
-    return np.stack([ndimage.binary_fill_holes(s) for s in body])
-
-
-def _distance(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Distance in mm of every True voxel to the nearest False one in its slice; the image's border is no edge."""
-    import edt
-
-    return edt.edt(np.ascontiguousarray(mask), anisotropy=(_APART_MM, *spacing[1:]), black_border=False)
 
 
 def _add_cut_lungs(body: np.ndarray, hu: np.ndarray, blocks: _Blocks, air_below: float) -> bool:
@@ -306,7 +302,7 @@ def _add_cut_lungs(body: np.ndarray, hu: np.ndarray, blocks: _Blocks, air_below:
         air_below: Level below which all is air; none where an offset was guessed, perhaps from the lungs.
 
     Returns:
-        Whether something even was taken for lung, for its brightness, where hardly any air is seen to compare it with.
+        Whether much was taken for lung where hardly any air is seen to compare it with.
     """
     if body.all():
         return False
@@ -319,6 +315,7 @@ def _add_cut_lungs(body: np.ndarray, hu: np.ndarray, blocks: _Blocks, air_below:
             part = labels == k
             if not even_and_dark(values[None], part[None], blocks.spacing, dark_hu=BODY_THRESHOLD_HU):
                 inside |= part
+                guessed |= not air_seen and bool(part.mean() > _LARGE_PART)  # lung, or a couch's foam with its shell
             elif not air_seen and medians[k - 1] > _DARK_LUNG_HU:  # lung without vessels is rare, but can't be excluded
                 inside |= part
                 guessed |= bool(part.mean() > _LARGE_PART)

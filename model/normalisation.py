@@ -88,6 +88,9 @@ def _robust_limits(
 
 NEAR_AIR = 0.1  # of the range between the limits; what lies further below is no air but a fill value
 AIR_SAMPLES = 2_000_000
+# Beyond the 5th or 95th percentile. In real MRs the 99.5th lies within 0.3 ranges of the 95th, of 240 simulated contrasts
+# within 3: urine and cerebrospinal fluid in T2 are no strays.
+STRAY_RANGES, STRAY_SHARE = 3.5, (0.001, 0.03)
 FILL_SHARE = 0.03  # of a body's voxels; an 8-bit image has up to 2 % at one value
 
 
@@ -95,7 +98,9 @@ def foreground(values: np.ndarray) -> np.ndarray:
     """The values of a body's voxels without those that hold a fill value.
 
     A fill value is exactly shared by at least `FILL_SHARE` of the voxels and lies in the lowest tenth (or is the lowest
-    tenth). An image that would be left with less than half of its voxels keeps all of them.
+    tenth). An image that would be left with less than half of its voxels keeps all of them. Strays go, too: a few voxels far
+    from all others, such as a spot where fat suppression failed, or saturated ones; fewer than `STRAY_SHARE[0]` move no
+    percentile.
     """
     return values[keeps(values)]
 
@@ -106,7 +111,13 @@ def keeps(values: np.ndarray) -> np.ndarray:
     found, counts = np.unique(low, return_counts=True)
     most = int(counts.argmax())
     kept = values != found[most] if counts[most] >= FILL_SHARE * values.size else np.ones(values.shape, bool)
-    return kept if 2 * np.count_nonzero(kept) >= values.size else np.ones(values.shape, bool)
+    kept = kept if 2 * np.count_nonzero(kept) >= values.size else np.ones(values.shape, bool)
+    bottom, top = np.percentile(values[kept], (5, 95))
+    reach = STRAY_RANGES * (top - bottom)
+    for stray in (values < bottom - reach, values > top + reach):
+        if STRAY_SHARE[0] <= np.count_nonzero(stray & kept) / values.size <= STRAY_SHARE[1]:
+            kept &= ~stray
+    return kept
 
 
 def even_shading(image: Volume, mask: Volume) -> Volume:

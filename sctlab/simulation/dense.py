@@ -25,6 +25,9 @@ _EVEN_MM = 7.0
 # Share of brighter voxels around an even core: vertebrae have 0.4 and more, kidneys below 0.1, an aorta that lies against a
 # vertebra up to 0.2; a femoral head 0.1.
 BRIGHT_RING, BRIGHT_RING_LARGE = 0.06, 0.22
+_SOCKET, _WITHIN_MEDIUM = 0.45, 0.3  # of a part's surface that the other touches
+_PART_ML = (1.0, 150.0)  # parts that may change sides: a heart is larger
+_CORTEX_SHARE = 0.01  # of a bone
 _CLOSING_MM = 3.0
 _LARGEST_MARROW_MM2 = 1500.0  # a larger hole in a ring of bone is the brain, the pelvis or the chest
 _CANAL_MM2, _CANAL_HU = 80.0, (0.0, 60.0)  # the spinal canal: larger than a nutrient canal, neither fatty nor spongy
@@ -85,11 +88,44 @@ def bone_or_iodine(
     else:
         share = dense.astype(np.int32)
     solid = _without_specks((share == 1) | marrow, spacing, 60.0)
+    solid, medium = _by_neighbours(solid, (share == 2) & ~solid, coarse, bone_marker, soft_marker, spacing)
     bone = _repeated(solid, step, shape)
-    iodine = _repeated(share == 2, step, shape)
+    iodine = _repeated(medium, step, shape)
     # the coarse answer is for the bright voxels; a bone's surface is where its own voxels end
     surface = ndimage.binary_dilation(bone, iterations=1) & (hu > DENSE_HU + 50) & ~iodine
     return Dense((bone | surface) & body, iodine & (hu > DENSE_HU - 30) & ~bone & body)
+
+
+def _by_neighbours(
+    bone: np.ndarray,
+    iodine: np.ndarray,
+    hu: np.ndarray,
+    known_bone: np.ndarray,
+    known_soft: np.ndarray,
+    spacing: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bone and contrast medium [z, y, x], parts of one that the other surrounds given to the other.
+
+    A femoral head is even spongy bone in a socket (touched on 0.49 of its surface by bone); a renal pelvis or a loop of bowel
+    is brightest in the middle of what holds a medium, too. Kidneys, spleen, an aorta that lies against the spine: below 0.3.
+    """
+    new_bone, new_iodine = bone.copy(), iodine.copy()
+    for mask, other, known, share in ((iodine, bone, known_soft, _SOCKET), (bone, iodine, known_bone, _WITHIN_MEDIUM)):
+        parts, count = ndimage.label(mask)
+        volume = np.bincount(parts.ravel(), minlength=count + 1) * float(np.prod(spacing)) / 1000
+        for k, box in enumerate(ndimage.find_objects(parts), start=1):
+            if not _PART_ML[0] <= volume[k] <= _PART_ML[1]:
+                continue
+            wide = tuple(slice(max(0, b.start - 1), b.stop + 1) for b in box)
+            part = parts[wide] == k
+            ring = ndimage.binary_dilation(part) & ~part
+            if not ring.any() or other[wide][ring].mean() < share or (part & known[wide]).any():
+                continue
+            if mask is bone and (hu[wide][part] > ALWAYS_BONE_HU).mean() > _CORTEX_SHARE:
+                continue
+            to_bone = mask is iodine
+            new_bone[wide][part], new_iodine[wide][part] = to_bone, not to_bone
+    return new_bone, new_iodine
 
 
 def _inside_shells(hu: np.ndarray, spacing: np.ndarray, shell_hu: float) -> np.ndarray:

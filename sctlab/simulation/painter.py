@@ -30,6 +30,7 @@ class Painter:
 
     def __init__(self, grid: Geometry, rng: np.random.Generator, warp_mm: float = 2.5) -> None:
         self.grid, self.rng = grid, rng
+        self.detail = rng.spawn(1)[0]  # for what was added later: the numbers of everything else stay what they were
         self.edge_mm = float(np.mean(grid.spacing_xyz[:2])) * 1.15
         index = [np.arange(n) for n in grid.size_xyz]
         self.axes = [(grid.origin_xyz[i] + index[i] * grid.spacing_xyz[i]).astype(np.float32) for i in range(3)]

@@ -79,6 +79,34 @@ SAME_PLACES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
+def spot(array: np.ndarray, mask: np.ndarray, share: float, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """A ball of a share of the body's voxels changed, about a place in its middle."""
+    places = np.argwhere(mask)
+    near = ((places - places[len(places) // 2]) ** 2).sum(axis=1).argsort()[: int(share * len(places))]
+    out = array.copy()
+    inside = tuple(places[near].T)
+    out[inside] = change(out[inside])
+    return out
+
+
+@pytest.mark.parametrize("kind", ["bright", "saturated", "holes"])
+def test_a_spot_that_is_far_from_all_else_sets_no_scale(case: Case, kind: str) -> None:
+    """Where fat suppression failed, or a coil lies on the skin: up to 1 % of the body, so that it was a percentile."""
+    source, mask = case
+    share, change = {
+        "bright": (0.007, lambda v: 5000 + 3 * v),
+        "saturated": (0.006, lambda v: 0 * v + 65535),
+        "holes": (0.01, lambda v: 0 * v - 32768),
+    }[kind]
+    recipe = recipe_for(source)
+    reference = prepare(source, mask, recipe)
+    array = source.array.astype(np.float64) * 900 / np.percentile(source.array, 99)
+    prepared = prepare(source.with_array(spot(array, mask.array, share, change)), mask, recipe)
+    wanted = reference.source
+    elsewhere = reference.mask & (np.abs(prepared.source) < 1)
+    assert np.abs(prepared.source - wanted)[elsewhere].mean() <= LIMIT
+
+
 @pytest.mark.parametrize("change", SAME_PLACES)
 def test_what_happens_to_voxel_values(case: Case, change: str) -> None:
     source, mask = case

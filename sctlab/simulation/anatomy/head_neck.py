@@ -11,7 +11,7 @@ from sctlab.simulation.anatomy.skull import paint_skull_and_brain
 from sctlab.simulation.anatomy.spine import paint_spine, paint_vertebra
 from sctlab.simulation.anatomy.thorax import paint_thorax
 from sctlab.simulation.anatomy.torso import paint_back_muscles, paint_layers
-from sctlab.simulation.painter import Painter, capsule, ellipsoid
+from sctlab.simulation.painter import Painter, Points, capsule, ellipsoid
 from sctlab.simulation.tissues import Tissue
 
 # TotalSegmentator id and height (mm) of the cervical vertebrae, C7 to C1
@@ -35,6 +35,9 @@ def paint_head_and_neck(painter: Painter, patient: Patient) -> np.ndarray:
     upper = painter.points[2] > 525
     for distance, tissue in ((skin, Tissue.SKIN), (skin + 1.8, Tissue.FAT), (skin + 1.8 + fat + cheeks, Tissue.MUSCLE)):
         painter.fill(box, np.where(upper, distance, 99), tissue)
+    ears = painter.box(*_EARS)
+    if ears is not None:
+        painter.fill(ears, np.maximum(_ears(painter.at(ears)) + 1.6, skin[ears] + 1.2), Tissue.CARTILAGE)
     paint_thorax(painter, patient, layers)
     paint_back_muscles(painter, patient, layers.lean)
     _deep_fat(painter, skin)
@@ -60,9 +63,24 @@ def _head_outline(painter: Painter) -> np.ndarray:
     result = _smooth_minimum(_smooth_minimum(cranium, face, 14), _smooth_minimum(chin, neck, 14), 14)
     nose = capsule((x, y, z), np.array([0, -106, 628.0]), np.array([0, -124, 600.0]), 6, 11)
     result = _smooth_minimum(result, nose, 7)
-    ears = ellipsoid((np.abs(x), y, z), (80, -2, 622), (5, 17, 30), (0, 0, -20))
-    root = capsule((np.abs(x), y, z), np.array([58, 6, 620.0]), np.array([79, 0, 622.0]), 11, 6)  # holds them on
-    return np.minimum(_smooth_minimum(result, root, 6), ears)
+    root = capsule((np.abs(x), y, z), np.array([58, -4, 618.0]), np.array([72, -2, 620.0]), 12, 8)  # holds the ears on
+    result = _smooth_minimum(result, root, 6)
+    box = painter.box(*_EARS)
+    if box is not None:
+        result[box] = _smooth_minimum(result[box], _ears(painter.at(box)), 4)
+    return result
+
+
+_EARS = ((-105, -30, 585), (105, 45, 663))
+
+
+def _ears(points: Points) -> np.ndarray:
+    """Distance to the ears: shells that lie against the head in front and stand off behind."""
+    x, y, z = points
+    side = (np.abs(x), y, z)
+    shell = ellipsoid(side, (75, 6, 624), (5.5, 16, 29), (-12, 0, -24))
+    hollow = ellipsoid(side, (81, 2, 624), (5, 9, 16), (-12, 0, -24))  # the concha
+    return np.maximum(shell, -hollow)
 
 
 def _smooth_minimum(a: np.ndarray, b: np.ndarray, width_mm: float) -> np.ndarray:
@@ -99,8 +117,9 @@ def _muscles(painter: Painter, patient: Patient) -> None:
         )
         for path, radii in bundles:
             points = np.array(path, dtype=float) * [side, 1, 1]
-            painter.tube(points, np.array(radii) + 2.2, Tissue.FAT, rough_mm=1.5)
-            painter.tube(points, np.array(radii) + 1.2, Tissue.MUSCLE, rough_mm=1.5)
+            # rougher inside than outside: the fat between muscles is thick here and gone there, and no cross-section is round
+            painter.tube(points, np.array(radii) + 2.0, Tissue.FAT, rough_mm=2.0)
+            painter.tube(points, np.array(radii) + 1.0, Tissue.MUSCLE, rough_mm=3.2)
         painter.ellipsoid((side * 67, -30, 634), (8, 32, 30), Tissue.MUSCLE, rough_mm=1.0)  # temporalis
 
 

@@ -1,11 +1,12 @@
-"""Skull vault and base, mastoids, brain with sulci, ventricles and deep grey matter."""
+"""Skull vault and base, mastoids, and what the brain (`brain.py`) lies in."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from sctlab.simulation.anatomy.brain import paint_brain
 from sctlab.simulation.anatomy.patient import Patient
-from sctlab.simulation.painter import Box, Painter, ellipsoid
+from sctlab.simulation.painter import Painter, ellipsoid
 from sctlab.simulation.tissues import Tissue
 
 VAULT = ((0, -10, 668), (70, 91, 85))
@@ -31,7 +32,7 @@ def paint_skull_and_brain(painter: Painter, patient: Patient) -> None:
     foramen = np.maximum(np.sqrt(x**2 + (y - 18) ** 2) - 15, np.maximum(z - 640, 590 - z))
     inner = np.minimum(inner, foramen)
     painter.fill(box, inner, Tissue.CSF, 90)
-    _brain(painter, patient, box, inner)
+    paint_brain(painter, box, inner)
     for side in (-1, 1):
         painter.ellipsoid(
             (side * 40, -2, 618), (27, 10, 10), Tissue.CORTICAL_BONE, 91, angles=(0, 0, side * 35), rough_mm=1.5
@@ -46,43 +47,3 @@ def paint_skull_and_brain(painter: Painter, patient: Patient) -> None:
     sella = painter.box((-14, -30, 608), (14, -4, 636))
     if sella is not None:
         painter.bone(sella, ellipsoid(painter.at(sella), (0, -16, 614), (13, 12, 9)), 91)
-
-
-def _brain(painter: Painter, patient: Patient, box: Box, inner: np.ndarray) -> None:
-    x, y, z = points = painter.at(box)
-    atrophy = painter.rng.uniform(0.6, 1.6)
-    fissure = np.maximum(1.6 * atrophy - np.abs(x), 640 - z)
-    brain = np.maximum(inner + 2.2 * atrophy + 0.8, fissure)
-    stem = np.maximum(np.sqrt(x**2 + (y - 6 - 0.12 * (640 - z)) ** 2) - 14, np.maximum(585 - z, z - 648))
-    below = z < 628
-    cerebrum = np.where(below & (y > -10), np.maximum(brain, 0.8), brain)
-    folds = np.abs(painter.noise(box, 9.0)) * 9 - 1.1 * atrophy  # sulci: sheets that dive in from the surface
-    sulci = np.maximum(folds, -(inner + 22))
-    cortex = np.maximum(brain, -np.where(inner > -22, sulci, 9.0))
-    painter.fill(box, cortex, Tissue.GREY_MATTER, 90)
-    white = np.maximum(cerebrum + 4.5, 4.2 - np.where(inner > -24, folds + 1.1, 9.0))
-    painter.fill(box, white, Tissue.WHITE_MATTER, 90)
-    side = (np.abs(x), y, z)
-    deep = np.minimum.reduce(
-        [
-            ellipsoid(side, (13, 2, 660), (9, 16, 10)),
-            ellipsoid(side, (26, -12, 660), (7, 20, 12)),
-            ellipsoid(side, (14, -30, 668), (6, 12, 12)),
-        ]
-    )
-    painter.fill(box, deep, Tissue.GREY_MATTER, 90)
-    swell = atrophy**0.7
-    ventricles = np.minimum.reduce(
-        [
-            ellipsoid(side, (9, -22, 676), (4.5 * swell, 22, 8 * swell), (0, 15, 0)),
-            ellipsoid(side, (17, 20, 676), (6 * swell, 20, 9 * swell), (25, 0, -12)),
-            ellipsoid(side, (0, -2, 658), (2.2 * swell, 14, 10)),
-            ellipsoid(side, (0, 22, 628), (7 * swell, 5, 9)),
-        ]
-    )
-    painter.fill(box, ventricles, Tissue.CSF, 90)
-    tentorium = np.maximum(np.abs(z - 640 - 0.25 * (y - 20)) - 1.2, 18 - np.sqrt(x**2 + (y - 6) ** 2))
-    tentorium = np.maximum.reduce([tentorium, inner + 3, -4 - y])
-    painter.fill(box, tentorium, Tissue.CSF, 90)
-    painter.fill(box, np.maximum(stem, inner + 2), Tissue.WHITE_MATTER, 90)
-    del points
