@@ -66,6 +66,19 @@ def test_every_seed_is_another_patient():
     assert np.mean(np.abs(images[0] - images[1])) > 30
 
 
+def test_a_brain_fills_its_skull_and_has_folds(patient):
+    """Cerebrospinal fluid is a tenth of a braincase (posterior fossa and temporal lobes held nothing else); grey matter lines folds."""
+    region, phantom = patient
+    if region is not Region.HN:
+        assert not np.isin(phantom.tissue, (Tissue.GREY_MATTER, Tissue.WHITE_MATTER)).any()
+        return
+    inside = phantom.label == 90
+    height = phantom.geometry.origin_xyz[2] + 4.0 * np.arange(len(inside))
+    for part in (inside, inside & ((height > 600) & (height < 632))[:, None, None]):
+        assert np.mean(phantom.tissue[part] == Tissue.CSF) < 0.3
+        assert 0.2 < np.mean(phantom.tissue[part] == Tissue.GREY_MATTER) < 0.75
+
+
 def test_painting_is_reproducible():
     def once():
         rng = np.random.default_rng(5)

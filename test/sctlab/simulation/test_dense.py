@@ -92,3 +92,15 @@ def test_couch_goes_and_a_femur_has_fatty_marrow():
     assert SPINE in np.unique(
         phantom_from_ct(read_ct(SHARED / "abdomen_ct_crlm_1004/ct.nii.gz"), None, (3, 3, 5)).label
     )
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no real images beside the checkout")
+def test_a_femoral_head_in_its_socket_is_bone():
+    """Even spongy bone of 230 HU whose cortex the acetabulum's covers: half of it was blood."""
+    ct = read_ct(SHARED / "pair_mrct_sts_044/ct.nii.gz")
+    phantom = phantom_from_ct(ct, None, (2.0, 2.0, 3.0))
+    z, y, x = np.indices(phantom.hu.shape)
+    head = (z > 42) & (z < 50) & (np.hypot(y - 51, x - 53) < 8)  # found by looking; voxels of (3, 2, 2) mm
+    bright = head & (phantom.hu > 150)
+    assert bright.sum() > 500
+    assert np.mean(phantom.tissue[bright] == Tissue.BLOOD) < 0.05
