@@ -43,7 +43,7 @@ class ProductError(Exception):
             parts.append(f"expected {expected}")
         if advice:
             parts.append(advice)
-        super().__init__(" ".join("; ".join(parts).split()))
+        super().__init__(" ".join("; ".join(parts).replace("?; ", "? ").split()))
 
     def __reduce__(self) -> tuple:
         # Worker processes send errors back: rebuild from the four parts, not from the joined message.

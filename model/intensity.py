@@ -16,6 +16,7 @@ CONTRAST_HU = (500.0, 1600.0)  # between air and soft tissue; scatter flattens a
 PLAIN_HU = 300.0  # nearer to HU than this is a bad calibration, no offset
 LARGEST_RANGE_HU = 20_000.0
 NO_AIR_HU = -200.0  # nothing darker: neither air nor gas nor the fill of a masked image
+FAT_BELOW_HU = -50.0  # a hundredth of a body in HU is darker, of MRs (a little below 0 by their filters) nothing
 NO_TISSUE_HU = 600.0  # further from soft tissue than a badly calibrated CBCT gets
 AGREEMENT_HU = 350.0  # between the offsets that air and tissue imply
 # What exports add: a lost rescale intercept, or numbers made positive.
@@ -122,6 +123,13 @@ def check_cbct(source: Volume) -> list[Finding]:
     wild = _wild_voxels(source.array, bottom, top)
     if wild is not None:
         return [wild]
+    if bottom > NO_AIR_HU and float(np.percentile(_sample(source.array), 1)) < FAT_BELOW_HU:
+        return [
+            Finding(
+                f"values run from {low:g} to {high:g}, with fat and nothing as dark as air (-1000 HU): a part of a body "
+                "without air or gas, whose scale can't be checked"
+            )
+        ]
     if bottom > NO_AIR_HU:
         return [
             Finding(

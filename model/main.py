@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from sctlab_model.errors import ExitCode, InputError, ProductError, meant
 from sctlab_model.io.atomic import file_error
+from sctlab_model.io.paths import expand_home
 from sctlab_model.processors import start_process
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name that is no UTF-8 must not end the run that names it
             stream.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(expand_home(sys.argv[1:] if arguments is None else arguments))
     if not options.debug:
         warnings.filterwarnings("ignore")
     before = _on_sigterm(_terminate)

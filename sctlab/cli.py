@@ -18,6 +18,7 @@ from rich.console import Console
 from sctlab.workflow.signals import Terminated, sigterm_as_interrupt
 from sctlab_model.errors import ExitCode, InputError, ProductError, meant
 from sctlab_model.io.atomic import file_error
+from sctlab_model.io.paths import expand_home
 from sctlab_model.processors import start_process
 
 # name → (module, attribute, one line for the listing). The attribute is a function or a typer.Typer.
@@ -119,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name that is no UTF-8 must not end the run that names it
             stream.reconfigure(errors="backslashreplace")
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = expand_home(sys.argv[1:] if arguments is None else arguments)
     sys.exit(run(lambda: app.main(arguments, prog_name="sctlab", standalone_mode=False), debug="--debug" in arguments))
 
 

@@ -8,20 +8,28 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from sctlab.reporting import counted
 from sctlab_model.errors import InputError
 from sctlab_model.io.child import read_in_child
 from sctlab_model.io.grids import DEFAULT_MAX_VOXELS, checked_grid
+from sctlab_model.io.paths import not_a_file
 from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 _SERIES, _MODALITY, _POSITION, _ORIENTATION = "0020|000e", "0008|0060", "0020|0032", "0020|0037"
+_DESCRIPTION, _PIXEL_SPACING, _BITS = "0008|103e", "0028|0030", "0028|0100"
+_RESCALE = {"RescaleIntercept": "0028|1052", "RescaleSlope": "0028|1053"}
+# Transfer syntaxes that store pixels as they are: implicit and explicit, little and big endian.
+_PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+_SUFFIXES = (".dcm", ".ima", ".dicom")
 LARGEST_GAP = 3.0  # times the usual distance of slices; beyond it slices are missing
+LARGEST_HU = 1_000_000
 SECOND_PITCH = 3  # equal wide gaps in a row that make a pitch of the protocol (thin skull base, thick above)
 
 
@@ -33,6 +41,7 @@ class _Slice:
     spacing_xy: tuple[float, float]
     size_xy: tuple[int, int]
     series: str
+    description: str
 
 
 def is_dicom_folder(path: str | Path) -> bool:
@@ -50,7 +59,8 @@ def read_dicom_series(folder: str | Path, *, tolerance_mm: float = 0.02) -> Volu
     spacing. A gap of two or more times an otherwise constant pitch isn't uneven: slices were lost there.
 
     Args:
-        folder: The series' files; other files that are not DICOM are left alone.
+        folder: The series' files; other files that are not DICOM are left alone, and so are a DICOMDIR and copies of
+            a slice, which are noted.
         tolerance_mm: Deviation of slice positions that counts as none.
 
     Returns:
@@ -65,7 +75,7 @@ def read_dicom_series(folder: str | Path, *, tolerance_mm: float = 0.02) -> Volu
     geometry, notes = checked_grid(
         tuple(found["array"].shape[::-1]), tuple(found["spacing"]), tuple(found["origin"]), axes, str(folder)
     )
-    return Volume(found["array"], geometry, str(folder), notes)
+    return Volume(found["array"], geometry, str(folder), (*found["notes"], *notes))
 
 
 def series_in_child(path: str, tolerance_mm: float) -> dict[str, Any]:
@@ -77,20 +87,14 @@ def series_in_child(path: str, tolerance_mm: float) -> dict[str, Any]:
         "spacing": grid.spacing_xyz,
         "origin": grid.origin_xyz,
         "direction": grid.direction,
+        "notes": volume.notes,
     }
 
 
 def _read_series(folder: Path, tolerance_mm: float) -> Volume:
-    slices = _headers(folder)
+    slices, notes = _without_copies(_headers(folder))
     first = slices[0]
-    for name, values in (("series", {s.series for s in slices}), ("image sizes", {s.size_xy for s in slices})):
-        if len(values) > 1:
-            raise InputError(
-                folder,
-                found=f"{len(values)} {name}: {', '.join(map(str, sorted(values)))}"[:300],
-                expected="one",
-                advice="put one series into a folder of its own",
-            )
+    _refuse_several(folder, slices)
     for other in slices:
         if not np.allclose(other.axes, first.axes, atol=1e-3):
             raise InputError(
@@ -106,7 +110,7 @@ def _read_series(folder: Path, tolerance_mm: float) -> Volume:
                 expected=f"{first.spacing_xy} mm like the first slice",
             )
     if len(slices) < 3:
-        raise InputError(folder, found=f"{len(slices)} slices", expected="at least 3")
+        raise InputError(folder, found=counted(len(slices), "slice"), expected="at least 3")
     slices.sort(key=lambda s: float(s.position @ s.axes[:, 2]))
     local = np.array([s.position @ s.axes for s in slices])  # in the slices' own axes
     gaps = np.diff(local[:, 2])
@@ -114,7 +118,7 @@ def _read_series(folder: Path, tolerance_mm: float) -> Volume:
         k = int(gaps.argmin())
         raise InputError(
             folder,
-            found=f"{slices[k].path.name} and {slices[k + 1].path.name} at one position",
+            found=f"{slices[k].path.name} and {slices[k + 1].path.name} at one position, with other contents",
             expected="one slice a position",
             advice="separate the phases or reconstructions",
         )
@@ -123,7 +127,8 @@ def _read_series(folder: Path, tolerance_mm: float) -> Volume:
     if before_gap is not None:
         raise InputError(
             folder,
-            found=f"a gap of {gaps[before_gap]:.1f} mm after {slices[before_gap].path.name}",
+            found=f"a gap of {gaps[before_gap]:.1f} mm between {slices[before_gap].path.name} and "
+            f"{slices[before_gap + 1].path.name}",
             expected=f"about {usual:.1f} mm",
             advice="slices are missing: export the whole series",
         )
@@ -137,8 +142,46 @@ def _read_series(folder: Path, tolerance_mm: float) -> Volume:
         geometry = Geometry(
             size, (*first.spacing_xy, float(gaps.mean())), tuple(slices[0].position), tuple(first.axes.ravel())
         )
-        return Volume(pixels, geometry, str(folder))
-    return _resampled(pixels, local, first, usual, str(folder))
+        return Volume(pixels, geometry, str(folder), notes)
+    return replace(_resampled(pixels, local, first, usual, str(folder)), notes=notes)
+
+
+def _without_copies(slices: list[_Slice]) -> tuple[list[_Slice], tuple[str, ...]]:
+    """Every slice once, and a note of files that hold another one's bytes: exports and disks are often merged."""
+    kept: list[_Slice] = []
+    at: dict[tuple[str, bytes], _Slice] = {}
+    for item in slices:
+        known = at.setdefault((item.series, item.position.tobytes()), item)
+        if known is item or known.path.read_bytes() != item.path.read_bytes():
+            kept.append(item)
+    copies = len(slices) - len(kept)
+    return kept, (f"{counted(copies, 'file')} left out: copies of other slices",) if copies else ()
+
+
+def _refuse_several(folder: Path, slices: list[_Slice]) -> None:
+    """Several series, or slices of several sizes.
+
+    Raises:
+        InputError: There are; with how many files each has, and one of them.
+    """
+    for what, of in (("series", lambda s: s.series), ("image sizes", lambda s: s.size_xy)):
+        groups: dict[object, list[_Slice]] = {}
+        for item in slices:
+            groups.setdefault(of(item), []).append(item)
+        if len(groups) > 1:
+            parts = [
+                counted(len(group), "file")
+                + (f" of '{group[0].description[:40]}'" if group[0].description else "")
+                + f" such as {group[0].path.name}"
+                for group in sorted(groups.values(), key=len, reverse=True)[:3]
+            ]
+            more = f", and {len(groups) - 3} more" if len(groups) > 3 else ""
+            raise InputError(
+                folder,
+                found=f"{len(groups)} {what}: {', '.join(parts)}{more}",
+                expected="one",
+                advice="put one series into a folder of its own",
+            )
 
 
 def _missing_after(gaps: np.ndarray, usual: float, tolerance_mm: float) -> int | None:
@@ -161,14 +204,39 @@ def _is_dicom(path: Path) -> bool:
         return handle.read(132)[128:] == b"DICM"
 
 
+def _files(folder: Path) -> list[Path]:
+    """DICOM files of a folder, sorted by name, without the index of a disk (DICOMDIR).
+
+    Raises:
+        InputError: None, or one that is called a DICOM file and is none: a slice that was lost on the way.
+    """
+    entries = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir())
+    files = [p for p in entries if p.is_file() and p.name.upper() != "DICOMDIR" and _is_dicom(p)]
+    broken = [p for p in entries if p.suffix.lower() in _SUFFIXES and p not in files]
+    if files and broken:
+        raise InputError(
+            broken[0],
+            found="no DICOM file (its magic word is missing)" if broken[0].is_file() else not_a_file(broken[0]),
+            expected="a slice, as its name says",
+            advice="copy the series again",
+        )
+    if not files:
+        below = sorted(p for p in folder.rglob("*") if p.is_dir() and is_dicom_folder(p))
+        raise InputError(
+            folder,
+            found="no DICOM file" + (f", but some in {below[0].relative_to(folder)}" if below else ""),
+            expected="a CT series",
+            advice=f"give {below[0]}" if below else "",
+        )
+    return files
+
+
 def _headers(folder: Path) -> list[_Slice]:
     import SimpleITK as sitk
 
     if not folder.is_dir():
         raise InputError(folder, found="no such folder", expected="a folder of DICOM files")
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and _is_dicom(p))
-    if not files:
-        raise InputError(folder, found="no DICOM file", expected="a CT series")
+    files = _files(folder)
     slices = []
     for path in files:
         reader = sitk.ImageFileReader()
@@ -184,6 +252,10 @@ def _headers(folder: Path) -> list[_Slice]:
             raise InputError(
                 path, found=f"modality {modality}", expected="CT", advice="put the CT series into a folder of its own"
             )
+        if reader.GetSize()[2:] not in ((), (1,)):
+            raise InputError(
+                path, found="several frames in one file", expected="one slice a file", advice="export as single frames"
+            )
         try:
             position = np.array([float(v) for v in _value(reader, _POSITION).split("\\")])
             row_column = np.array([float(v) for v in _value(reader, _ORIENTATION).split("\\")]).reshape(2, 3)
@@ -193,15 +265,65 @@ def _headers(folder: Path) -> list[_Slice]:
             ) from error
         if len(position) != 3 or not np.isfinite(position).all() or not np.isfinite(row_column).all():
             raise InputError(path, found=f"position {position.tolist()}", expected="three finite numbers")
-        if reader.GetSize()[2:] not in ((), (1,)):
-            raise InputError(
-                path, found="several frames in one file", expected="one slice a file", advice="export as single frames"
-            )
+        _check_fields(reader, path)
         axes = np.column_stack([*row_column, np.cross(*row_column)])
         slices.append(
-            _Slice(path, position, axes, reader.GetSpacing()[:2], reader.GetSize()[:2], _value(reader, _SERIES))
+            _Slice(
+                path,
+                position,
+                axes,
+                reader.GetSpacing()[:2],
+                reader.GetSize()[:2],
+                *(_value(reader, key) for key in (_SERIES, _DESCRIPTION)),
+            )
         )
     return slices
+
+
+def _check_fields(reader: Any, path: Path) -> None:
+    """Fields that GDCM replaces by a default where they are missing or no numbers, and pixels that it makes up.
+
+    Raises:
+        InputError: Such a field, or fewer bytes than pixels.
+    """
+    spacing = _numbers(_value(reader, _PIXEL_SPACING))
+    if len(spacing) != 2 or not min(spacing) > 0:
+        text = _value(reader, _PIXEL_SPACING)
+        raise InputError(path, found=f"PixelSpacing '{text[:40]}'", expected="two positive numbers")
+    for name, key in _RESCALE.items():
+        text = _value(reader, key)
+        if text and (len(_numbers(text)) != 1 or (name == "RescaleSlope" and _numbers(text) == [0])):
+            raise InputError(path, found=f"{name} '{text[:40]}'", expected="a number that makes HU of the pixels")
+    width, height = reader.GetSize()[:2]
+    bits = _numbers(_value(reader, _BITS)) or [0]
+    if _transfer_syntax(path) in _PLAIN and path.stat().st_size < width * height * bits[0] / 8:
+        raise InputError(
+            path,
+            found=f"{path.stat().st_size} bytes",
+            expected=f"{width}x{height} pixels of {bits[0]:g} bits",
+            advice="the file is damaged: copy it again",
+        )
+
+
+def _numbers(text: str) -> list[float]:
+    """Numbers of a DICOM string; none where one of them is no finite number."""
+    try:
+        numbers = [float(part) for part in text.split("\\")]
+    except ValueError:
+        return []
+    return numbers if np.isfinite(numbers).all() else []
+
+
+def _transfer_syntax(path: Path) -> str:
+    """How a DICOM file stores its pixels, from its first group, which is always explicit and little endian; empty where
+    it doesn't say."""
+    with path.open("rb") as handle:
+        start = handle.read(4096)
+    at = start.find(b"\x02\x00\x10\x00UI", 132)
+    if at < 0:
+        return ""
+    length = int.from_bytes(start[at + 6 : at + 8], "little")
+    return start[at + 8 : at + 8 + length].decode("ascii", "replace").strip("\0 ")
 
 
 @contextmanager
@@ -233,12 +355,21 @@ def _pixels(slices: list[_Slice]) -> np.ndarray:
             raise InputError(
                 item.path, found="pixels can't be decoded", expected="a supported transfer syntax"
             ) from error
+        if plane.dtype.kind not in "iuf" or plane.size != np.prod(item.size_xy):
+            raise InputError(item.path, found="a picture in colour", expected="one number a pixel")
         plane = plane.reshape(plane.shape[-2:])
-        if plane.dtype.kind not in "iuf":
-            raise InputError(item.path, found=f"pixels of type {plane.dtype}", expected="numbers")
+        if not np.isfinite(plane).all() or np.abs(plane).max() > LARGEST_HU:
+            raise InputError(
+                item.path,
+                found=f"values from {plane.min():g} to {plane.max():g}",
+                expected=f"HU, at most {LARGEST_HU:,}",
+                advice="check rescale slope and intercept",
+            )
         planes.append(plane)
     stack = np.stack(planes)
-    return stack.astype(np.float32 if stack.dtype.kind == "f" else np.int16)
+    whole = stack.dtype.kind in "iu"
+    fits = whole and stack.min() >= -(1 << 15) and stack.max() < 1 << 15  # metal may reach 64,000 HU
+    return stack.astype(np.int16 if fits else np.int32 if whole else np.float32)
 
 
 def _resampled(pixels: np.ndarray, local: np.ndarray, first: _Slice, gap_mm: float, name: str) -> Volume:

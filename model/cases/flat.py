@@ -20,6 +20,7 @@ from sctlab_model.cases.image import single_case
 from sctlab_model.cases.layouts import CaseList, Layout, LeftOut, Selection, register
 from sctlab_model.cases.types import Case, Region, Task
 from sctlab_model.errors import InputError, ProductError
+from sctlab_model.io.content import content_of
 from sctlab_model.io.paths import SUFFIXES, split_suffix
 
 
@@ -179,6 +180,8 @@ def _left_out(root: Path, cases: list[Case]) -> list[LeftOut]:
             left.append(
                 LeftOut(path.name, "a DICOM file" if is_dicom(path) else f"images of type {suffix} aren't read")
             )
+        elif (content := content_of(path)) is not None and content.suffix in SUFFIXES:  # an image under another name
+            left.append(LeftOut(path.name, f"{content.what} whose name doesn't end in {content.suffix}"))
     return left
 
 

@@ -118,6 +118,9 @@ def _fields(raw: bytes, path: Path) -> tuple[dict[str, str], int | None]:
             raise refuse(f"{len(text)} characters of {name}", f"at most {MAX_FIELD_LENGTH}")
         if name in fields:
             raise refuse(f"{name} stands twice in the header", "each field once")
+        # Digits and spaces of other scripts would pass for numbers here, and nowhere else.
+        if not text.isascii() and name not in ("data file", "content"):
+            raise refuse(f"{name}: {_short(text)}", "plain letters and digits (ASCII)")
         fields[name] = text.strip()
     if position <= len(raw) and len(raw) == MAX_HEADER_BYTES:
         raise refuse(f"a header of more than {MAX_HEADER_BYTES} bytes", "an empty line that ends it")

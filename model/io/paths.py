@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from sctlab_model.errors import InputError
@@ -23,6 +24,20 @@ def split_suffix(path: str | Path) -> tuple[str, str]:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)], suffix
     return Path(name).stem, Path(name).suffix
+
+
+def expand_home(arguments: Sequence[str]) -> list[str]:
+    """Words of a command line with `~` as the home folder, also behind the `=` of an option, where no shell expands it.
+
+    Example:
+        >>> expand_home(["--task", "mri"])
+        ['--task', 'mri']
+    """
+    expanded = []
+    for word in arguments:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        expanded.append(option + equals + (os.path.expanduser(value) if value.startswith("~") else value))  # noqa: PTH111
+    return expanded
 
 
 def not_a_file(path: str | Path) -> str:

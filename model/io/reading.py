@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sctlab_model.errors import InputError
+from sctlab_model.io.content import Content, content_of
 from sctlab_model.io.grids import DEFAULT_MAX_VOXELS
 from sctlab_model.io.header import ImageHeader, read_voxels
 from sctlab_model.io.metaimage import read_metaimage_header
@@ -25,6 +26,8 @@ _READERS: dict[str, Callable[..., ImageHeader]] = {
     ".nrrd": read_nrrd_header,
     ".nhdr": read_nrrd_header,
 }
+# First bytes that tell no more than the name: of header and voxels apart, and of a stream that stops or is damaged.
+_SAME = {".mhd": (".mha",), ".nhdr": (".nrrd",), ".nii.gz": (".nii.gz", ".gz")}
 
 
 def read_header(path: str | Path, *, components: int = 1, max_voxels: int = DEFAULT_MAX_VOXELS) -> ImageHeader:
@@ -43,10 +46,18 @@ def read_header(path: str | Path, *, components: int = 1, max_voxels: int = DEFA
     if not path.is_file():
         raise InputError(path, found=not_a_file(path), expected="an image file")
     if suffix not in _READERS:
-        raise InputError(path, found=f"unknown suffix '{suffix}'", expected="one of " + ", ".join(SUFFIXES))
+        found = f"unknown suffix '{suffix}'" if suffix else "a name without suffix"
+        raise InputError(path, found=found, expected="one of " + ", ".join(SUFFIXES), advice=_what_it_is(path))
     try:
         with np.errstate(all="ignore"):  # values that are no numbers are refused, in one sentence
             return _READERS[suffix](path, components=components, max_voxels=max_voxels)
+    except InputError as error:
+        content = content_of(path)
+        if content is None or content.suffix in _SAME.get(suffix, (suffix,)):
+            raise
+        raise InputError(
+            path, found=content.what, expected=f"what its name says ({suffix})", advice=_remedy(path, content)
+        ) from error
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -97,6 +108,13 @@ def read_values(header: ImageHeader, needed_bytes: int | None = None) -> np.ndar
         raise _unreadable(header.path, error) from error
     if array.dtype.kind == "f":
         bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+        if not bad and array.dtype.itemsize == 8 and max(array.max(), -array.min()) > np.finfo(np.float32).max:
+            raise InputError(
+                header.path,
+                found="values beyond what float32 holds (3.4e38)",
+                expected="intensities",
+                advice="check scale and type of the voxels",
+            )
         if bad:
             raise InputError(
                 header.path,
@@ -111,6 +129,22 @@ def read_mask(path: str | Path, *, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volu
     """Read a mask; every voxel above zero belongs to it. Returns a boolean volume."""
     volume = read_volume(path, max_voxels=max_voxels)
     return volume.with_array(volume.array > 0)
+
+
+def _what_it_is(path: Path) -> str:
+    """Advice for a file with another suffix: what it seems to be, and what to do with it."""
+    content = content_of(path)
+    if content is not None:
+        return f"it is {content.what}: {_remedy(path, content)}"
+    headers = [p for s in (".mhd", ".nhdr", ".hdr") if (p := path.with_suffix(s)).is_file()]
+    if not headers:
+        return ""
+    readable = headers[0].suffix in _READERS
+    return f"give its header, {headers[0].name}" if readable else "write header and voxels into one .nii.gz"
+
+
+def _remedy(path: Path, content: Content) -> str:
+    return content.advice or f"call it {split_suffix(path)[0]}{content.suffix}"
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:

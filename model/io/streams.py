@@ -21,6 +21,7 @@ MAX_DEFLATE_RATIO = 1032  # zlib can't do better (https://zlib.net/zlib_tech.htm
 _WINDOW_BITS = {"zlib": 15, "gzip": 31}
 _MEMORY_LEVEL = 9
 _BLOCK = 1 << 18
+_EMPTY_MEMBERS = 1000  # in a row; bgzip ends a file with one
 _PIECE = 1 << 22
 
 
@@ -125,11 +126,20 @@ class VoxelStream:
     def _inflate(self, most: int) -> bytes:
         """At most `most` inflated bytes; none at the verified end of the stream."""
         assert self._inflater is not None
+        empty = 0
         try:
             while True:
                 if self._inflater.eof:
                     if not self._another_member():
                         return b""
+                    empty += 1
+                    if empty > _EMPTY_MEMBERS:  # megabytes of them hold nothing and take minutes
+                        raise InputError(
+                            self.where,
+                            found=f"more than {_EMPTY_MEMBERS} empty members of a gzip file in a row",
+                            expected="compressed data",
+                            advice="the file is damaged: copy it again",
+                        )
                     self._inflater = zlib.decompressobj(_WINDOW_BITS[self.encoding])
                 if not self._waiting:
                     self._waiting = self._handle.read(min(_BLOCK, self._left)) or b""

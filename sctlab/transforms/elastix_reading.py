@@ -32,7 +32,7 @@ MAX_FILE_BYTES = 1 << 30
 MAX_CHAIN = 16
 NO_INITIAL = "NoInitialTransform"
 KINDS = ("EulerTransform", "AffineTransform", "TranslationTransform", "BSplineTransform", "RecursiveBSplineTransform")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _LINE = re.compile(r'\(\s*([A-Za-z_][\w-]*)((?:\s+(?:"[^"]*"|[^\s"()]+))*)\s*\)\s*(//.*)?')
 _WORD = re.compile(r'"([^"]*)"|([^\s"()]+)')
 

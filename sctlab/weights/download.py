@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from sctlab_model.errors import InputError, ResourceError, WeightsError
 from sctlab_model.io.atomic import writing_error
+from sctlab_model.io.content import content_of
 
 ENDPOINT = "https://huggingface.co"
 TIMEOUT_S = 20
@@ -85,11 +86,8 @@ def fetch_url(
 
 def other_file(path: Path) -> str:
     """What stands in the place of a file that was fetched: the pointer of Git LFS, or a page; nothing where neither does."""
-    with path.open("rb") as handle:
-        head = handle.read(64).lstrip()
-    if head.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS, not the file that it stands for"
-    return "a web page" if head.startswith(b"<") else ""
+    content = content_of(path)
+    return content.what if content is not None and content.what.startswith(("a pointer of", "a web page")) else ""
 
 
 def _persist(url: str, part: Path, size: int | None, progress: Progress | None, pause: Callable[[float], None]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from sctlab_model.intensity import check_cbct, check_clipped, check_mr, check_noise, find_offset
 from sctlab_model.io.reading import read_volume
-from sctlab_model.volume import Volume
+from sctlab_model.volume import Geometry, Volume
 
 REAL = ("abdomen_ct/ct.nii.gz", "hn_ct_openkbp_109/ct.nii.gz", "thorax_ct/ct.nii.gz")
 
@@ -98,3 +98,16 @@ def test_a_class_of_one_value(cbct: Volume) -> None:
     """Bright voxels that are all clipped to one value have no width to make bins of."""
     array = np.where(cbct.array > -400, np.float32(3071), cbct.array.astype(np.float32))
     assert find_offset(cbct.with_array(array)).tissue == 3071
+
+
+def test_a_crop_without_air_is_told_from_an_mr() -> None:
+    """Fat is negative in HU: a part of a body without air or gas is warned of, an MR of the same part refused."""
+    random = np.random.default_rng(0)
+    tissue = np.where(random.random((10, 30, 30)) < 0.2, -100.0, 45.0)
+    tissue = np.repeat(np.repeat(tissue, 3, 1), 3, 2) + random.normal(0, 12, (10, 90, 90))
+    tissue[:, 40:50, 40:50] += 500
+    grid = Geometry((90, 90, 10), (1, 1, 3))
+    (crop,) = check_cbct(Volume(tissue.astype(np.int16), grid))
+    assert (crop.level, "a part of a body" in crop.text) == ("warn", True)
+    (other,) = check_cbct(Volume((tissue + 130).astype(np.int16), grid))
+    assert other.level == "refuse"

@@ -17,7 +17,7 @@ def write_series(
     folder, positions, *, normal=(0.0, 0.0, 1.0), series="1.2.3.4", modality="CT", value=None, shape=(20, 24)
 ):
     """Slices whose HU is their position along z plus a ramp along y; files named in another order."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     row = np.array([1.0, 0, 0])
     column = np.cross(np.array(normal), row)
     for k, position in enumerate(positions):
@@ -117,8 +117,94 @@ def test_two_series_in_one_folder_are_refused(tmp_path):
     other = write_series(tmp_path / "t", [(0, 0, z) for z in range(20, 30, 2)], series="1.2.3.5")
     for path in other.iterdir():
         path.rename(folder / f"other_{path.name}")
-    with pytest.raises(InputError, match="2 series"):
+    with pytest.raises(
+        InputError, match=r"2 series: 5 files such as 00\.dcm, 5 files such as other_00\.dcm; expected one"
+    ):
         read_dicom_series(folder)
+
+
+def test_copies_of_slices_are_taken_once(tmp_path):
+    """And noted; a disk's index is no slice. Another file at one position is refused."""
+    folder = write_series(tmp_path / "s", [(0, 0, z) for z in (0, 2, 4, 6)])
+    for path in list(folder.iterdir())[:2]:
+        (folder / f"copy of {path.name}").write_bytes(path.read_bytes())
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    volume = read_dicom_series(folder)
+    assert volume.geometry.size_xyz[2] == 4
+    assert volume.notes == ("2 files left out: copies of other slices",)
+    other = write_series(tmp_path / "t", [(0, 0, z) for z in (0, 2, 4, 6)], value=7)
+    next(other.iterdir()).rename(folder / "other.dcm")
+    with pytest.raises(InputError, match="at one position, with other contents"):
+        read_dicom_series(folder)
+
+
+def test_slices_that_were_lost_in_copying_are_not_passed_over(tmp_path):
+    folder = write_series(tmp_path / "above" / "s", [(0, 0, z) for z in (0, 2, 4, 6)])
+    (folder / "04.dcm").write_bytes(b"")
+    with pytest.raises(InputError, match=r"04\.dcm: no DICOM file.*copy the series again"):
+        read_dicom_series(folder)
+    (folder / "04.dcm").unlink()
+    (folder / "05.DCM").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"05\.DCM: a link to nothing"):
+        read_dicom_series(folder)
+    (folder / "05.DCM").unlink()
+    with pytest.raises(InputError, match=r"no DICOM file, but some in s;.*give .*/above/s"):
+        read_dicom_series(folder.parent)
+
+
+def changed(folder, tag, text):
+    """Give an element of every slice another value (implicit little endian, as `write_series` writes)."""
+    key = b"".join(part.to_bytes(2, "little") for part in tag)
+    for path in folder.iterdir():
+        raw = path.read_bytes()
+        at = raw.index(key, 132)
+        length = int.from_bytes(raw[at + 4 : at + 8], "little")
+        value = text if isinstance(text, bytes) else text.encode() + b" " * (len(text) % 2)
+        path.write_bytes(raw[: at + 4] + len(value).to_bytes(4, "little") + value + raw[at + 8 + length :])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("tag", "text", "words"),
+    [
+        ((0x28, 0x30), "", "PixelSpacing ''"),
+        ((0x28, 0x30), "0\\0", "PixelSpacing"),
+        ((0x28, 0x30), "nan\\nan", "PixelSpacing"),
+        ((0x28, 0x1052), "abc", "RescaleIntercept 'abc'"),
+        ((0x28, 0x1053), "nan", "RescaleSlope 'nan'"),
+        ((0x28, 0x1053), "0", "RescaleSlope '0'"),
+        ((0x28, 0x1053), "1e300", "check rescale slope"),
+        ((0x28, 0x10), (60000).to_bytes(2, "little"), "expected 24x60000 pixels of 16 bits"),
+    ],
+)
+def test_what_the_library_makes_up_is_refused(tmp_path, tag, text, words):
+    """Without PixelSpacing it says 1 mm; a slope that is no number it leaves out; missing rows it takes from anywhere."""
+    folder = write_series(tmp_path / "s", [(0, 0, z) for z in (0, 2, 4, 6)])
+    with pytest.raises(InputError, match=words):
+        read_dicom_series(changed(folder, tag, text))
+
+
+def test_metal_beyond_16_bits_is_kept(tmp_path):
+    """65,000 HU came out as -536."""
+    folder = write_series(tmp_path / "s", [(0, 0, z) for z in (0, 2, 4, 6)], value=30_000)
+    volume = read_dicom_series(changed(folder, (0x28, 0x1053), "2"))
+    assert (volume.array == 60_000).all()
+
+
+def test_colour_is_one_sentence(tmp_path):
+    for k in range(3):
+        image = sitk.GetImageFromArray(np.zeros((1, 12, 10, 3), np.uint8), isVector=True)
+        tags = {"0020|0032": f"0\\0\\{3 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|000e": "1.2", "0008|0060": "CT",
+                "0028|0030": "2\\2", "0008|0016": "1.2.840.10008.5.1.4.1.1.2"}  # fmt: skip
+        for key, text in tags.items():
+            image.SetMetaData(key, text)
+        image.SetOrigin((0.0, 0.0, 3.0 * k))
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(tmp_path / f"{k}.dcm"))
+        writer.Execute(image)
+    with pytest.raises(InputError, match="a picture in colour"):
+        read_dicom_series(tmp_path)
 
 
 def test_a_folder_without_dicom_is_refused(tmp_path):
