@@ -31,7 +31,7 @@ TOLERANCE = 1e-6
 # What differs between two runs of the same code: times, versions, places.
 VOLATILE = re.compile(
     r"second|time|date|revision|version|created|path|filename|folder|machine|host|platform|memory|cpu|duration|elapsed|sha256"
-    r"|^predictions$|^cohort$|^code$|^source$|^pairs$|speed|throughput|it_s|samples_s"
+    r"|^predictions$|^cohort$|^code$|^source$|^pairs$|speed|throughput|it_s|samples_s|per_s$|^waiting"
 )
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
@@ -159,6 +159,8 @@ def compare(before: Path, after: Path) -> int:
     found = Comparison()
     steps_before, steps_after = (json.loads((p / "steps.json").read_text(encoding="utf-8")) for p in (before, after))
     for name in sorted({*steps_before, *steps_after}):
+        if name.startswith("simulate") and not (name in steps_before and name in steps_after):
+            continue  # `--inputs` took the cohorts of the other record
         codes = [s.get(name, {}).get("exit_code", "not run") for s in (steps_before, steps_after)]
         (found.same if codes[0] == codes[1] else found.different).append(
             f"exit code of {name}: {codes[0]}" + ("" if codes[0] == codes[1] else f" -> {codes[1]}")
@@ -166,6 +168,8 @@ def compare(before: Path, after: Path) -> int:
     names = sorted({p.relative_to(root) for root in (before, after) for p in root.rglob("*") if p.is_file()})
     for name in names:
         if name.name in ("steps.json", "tiny.yaml") or name.suffix in (".part", ".lock"):
+            continue
+        if ".tfevents." in name.name or "cache" in name.parts:  # named by time, process and content key
             continue
         here, there = before / name, after / name
         if not here.is_file() or not there.is_file():
