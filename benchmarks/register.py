@@ -25,8 +25,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from registration_motion import MEASURES, MOTIONS, Motion, make_motion, motion_errors
+from registration_motion import MEASURES, MOTIONS, Motion, make_motion, motion_errors, rough
 from registration_pairs import CASES, MODALITIES, Pair, errors, load_ct, make_pair, simulated_pairs
+
+from sctlab_model.volume import Volume
 
 HERE = Path(__file__).parent
 FIELDS = ("pair", "method", "body_mm", "edges_mm", "p95_mm", "edges_p95_mm", "folds_percent", "smallest_determinant",
@@ -40,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     for pair, motion in pairs(options, done):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "pair.pkl"
-            path.write_bytes(pickle.dumps((pair, None if motion is None else motion.ct_cavity)))
+            path.write_bytes(pickle.dumps((pair, motion and motion.ct_cavity, motion and motion.ct_labels)))
             for method in options.methods.split(","):
                 if (pair.name, method) in done:
                     continue
@@ -88,6 +90,8 @@ def measure(
         command += ["--python", options.convexadam]
     if method == "itk-impact":
         command += ["--python", *options.impact]
+    if method == "ants-syn":
+        command += ["--python", options.ants]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode or not result.is_file():
         return row | {"note": (finished.stderr.strip().splitlines() or ["no result"])[-1][:160]}
@@ -98,12 +102,11 @@ def measure(
 
 def one(options: argparse.Namespace) -> None:
     """One method on one pair, in this process (ours, elastix) or in the peer's."""
-    pair, known = pickle.loads(Path(options.pair).read_bytes())
+    pair, known, labels = pickle.loads(Path(options.pair).read_bytes())
     grid = pair.fixed.geometry
     if options.method.startswith(("ours", "rigid", "sliding", "articulated")):
         import torch
 
-        from sctlab.registration.cavity import cavity_by_wall, find_cavity
         from sctlab.registration.elastix.register import BONE_HU
         from sctlab.registration.engine.register import register
         from sctlab.registration.presets import default_preset, find_presets
@@ -111,14 +114,13 @@ def one(options: argparse.Namespace) -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         preset = options.method.partition(":")[2] or default_preset(pair.task, pair.region)
         preset = "rigid" if options.method == "rigid" else preset
-        if options.method in ("sliding", "sliding-known", "sliding-wall", "articulated"):
+        if options.method.startswith(("sliding", "articulated")):
             preset = f"{preset}-{options.method.partition('-')[0]}"
         started, processor = time.perf_counter(), time.process_time()
         chosen = find_presets(preset)
         cavity = None
         if chosen[0].sliding:
-            finder = cavity_by_wall if options.method == "sliding-wall" else find_cavity
-            cavity = known if options.method == "sliding-known" else finder(pair.moving)
+            cavity = cavity_of(options.method, pair, known, labels)
         bone = pair.moving.with_array(pair.moving.array > BONE_HU)
         result = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=chosen, cavity=cavity, bone=bone)
         field = result.displacement_mm(grid)
@@ -141,6 +143,19 @@ def one(options: argparse.Namespace) -> None:
         save(options.result, field, time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6)
     else:
         peer(options, pair)
+
+
+def cavity_of(method: str, pair: Pair, known: Volume | None, labels: Volume | None) -> Volume | None:
+    """The cavity that a method takes: the truth's, that of the CT's labels (as they are or 2 mm off), or one that is found."""
+    from sctlab.registration.cavity import cavity_by_labels, cavity_by_wall, find_cavity
+
+    if method == "sliding-known":
+        return known
+    if method in ("sliding-labels", "sliding-labels-2mm"):
+        if labels is None:
+            raise ValueError(f"{pair.name}: no labels")
+        return cavity_by_labels(pair.moving, labels if method == "sliding-labels" else rough(labels, 2.0, 0))
+    return cavity_by_wall(pair.moving) if method == "sliding-wall" else find_cavity(pair.moving)
 
 
 def peer(options: argparse.Namespace, pair: Pair) -> None:
@@ -283,6 +298,7 @@ def main() -> None:
     go.add_argument("--seeds", default="0,1,2")
     go.add_argument("--methods", default="rigid,ours,convexadam,elastix,itk-impact")
     go.add_argument("--convexadam", default=sys.executable, help="Python that has convexadam")
+    go.add_argument("--ants", default=sys.executable, help="Python that has antspyx")
     go.add_argument(
         "--impact",
         nargs=2,

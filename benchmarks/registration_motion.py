@@ -8,7 +8,7 @@ rigid bodies, each turned against the one below; what lies between bones follows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +43,14 @@ class Motion:
         cavity: Signed distance in mm to the slip surface on the fixed grid, positive inside; None without one.
         ct_cavity: The cavity in the CT (bool); None without one.
         bodies: Rigid bodies on the fixed grid, 0 elsewhere; None without any.
+        ct_labels: Organ labels of the CT (TotalSegmentator's `total` ids), which the truth's cavity comes from; None without.
     """
 
     pair: Pair
     cavity: np.ndarray | None = None
     ct_cavity: Volume | None = None
     bodies: np.ndarray | None = None
+    ct_labels: Volume | None = None
 
 
 def make_motion(kind: str, data: Path, modality: str, seed: int) -> Motion:
@@ -58,8 +60,23 @@ def make_motion(kind: str, data: Path, modality: str, seed: int) -> Motion:
         return _articulated(f"{kind}/{modality}/{seed}", data, random)
     case = "abdomen" if kind == "sliding" else "trunk"
     ct = load_ct(case, data)
-    cavity = _labelled_cavity(ct, data) if case == "abdomen" else _enhanced_cavity(ct)
-    return _sliding(f"{kind}/{modality}/{seed}", ct, cavity, CASES[case][2], random)
+    labels = read_volume((data / CASES[case][0]).with_name("labels.nii.gz")) if case == "abdomen" else None
+    cavity = _enhanced_cavity(ct) if labels is None else _labelled_cavity(ct, labels)
+    return replace(_sliding(f"{kind}/{modality}/{seed}", ct, cavity, CASES[case][2], random), ct_labels=labels)
+
+
+def rough(labels: Volume, error_mm: float, seed: int) -> Volume:
+    """Labels whose borders lie `error_mm` off in the mean, in patches of some centimetres, as a segmenter's do.
+
+    A smooth random displacement whose length is 2 * `error_mm` in the mean: half of that is along a border's normal.
+    """
+    random, grid = np.random.default_rng([seed, 7]), labels.geometry
+    width = 12.0 / np.array(grid.spacing_xyz[::-1])
+    noise = np.stack([ndimage.gaussian_filter(random.standard_normal(grid.shape_zyx), width) for _ in range(3)])
+    noise *= 2 * error_mm / np.sqrt((noise**2).sum(0)).mean()
+    steps = np.array(grid.spacing_xyz[::-1])[:, None, None, None]
+    where = np.indices(grid.shape_zyx) + noise / steps
+    return labels.with_array(ndimage.map_coordinates(labels.array, where, order=0, mode="nearest"))
 
 
 def motion_errors(motion: Motion, displacement: np.ndarray) -> dict[str, float]:
@@ -151,9 +168,8 @@ def _flow(points: np.ndarray, inside: np.ndarray, grid: Geometry, random: np.ran
     return points
 
 
-def _labelled_cavity(ct: Volume, data: Path) -> np.ndarray:
+def _labelled_cavity(ct: Volume, labels: Volume) -> np.ndarray:
     """From organ labels: organs and what lies between them, without bones and muscles."""
-    labels = read_volume((data / CASES["abdomen"][0]).with_name("labels.nii.gz"))
     label = resample(labels, ct.geometry, interpolation="nearest", outside=0).array.astype(int)
     closed = _closed(np.isin(label, ORGANS), 24.0, ct.geometry)
     return _tidy(closed & ~np.isin(label, WALL) & (ct.array < BONE_HU), ct.geometry)

@@ -87,7 +87,36 @@ def itk_impact(pair):
     return np.moveaxis(field, -1, 0)[::-1] / float(pair["spacing"]), time.perf_counter() - started
 
 
+def ants_syn(pair):
+    """ANTs SyN without a rigid part, on mutual information, in four levels as `antsRegistrationSyN.sh` takes them."""
+    import ants
+
+    started = time.perf_counter()
+    spacing = (float(pair["spacing"]),) * 3
+    images = {
+        name: ants.from_numpy(np.ascontiguousarray(pair[name].T, dtype=np.float32), spacing=spacing)  # x, y, z
+        for name in ("fixed", "moving", "fixed_mask", "moving_mask")
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        found = ants.registration(
+            images["fixed"],
+            images["moving"],
+            type_of_transform="SyNOnly",
+            initial_transform="Identity",
+            outprefix=f"{folder}/",
+            mask=images["fixed_mask"],
+            moving_mask=images["moving_mask"],
+            syn_metric="mattes",
+            reg_iterations=(100, 70, 50, 20),
+            random_seed=1,
+        )
+        field = next(path for path in found["fwdtransforms"] if path.endswith(".nii.gz"))
+        along_xyz = ants.image_read(field).numpy()  # [x, y, z, 3 (x, y, z)] in mm
+    return along_xyz.T[::-1] / spacing[0], time.perf_counter() - started
+
+
 METHODS = {
+    "ants-syn": ants_syn,
     "convexadam": convexadam,
     "convexadam-smooth": lambda pair: convexadam(pair, lambda_weight=3.0),
     "convexadam-fine": lambda pair: convexadam(pair, grid_sp=4, disp_hw=4),

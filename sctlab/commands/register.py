@@ -56,7 +56,10 @@ def pairs(
     fixed: Annotated[Path | None, typer.Option(help="One pair: the fixed image.")] = None,
     moving: Annotated[Path | None, typer.Option(help="One pair: the moving image.")] = None,
     fixed_mask: Annotated[Path | None, typer.Option(help="One pair: the body on the fixed image's grid.")] = None,
-    moving_labels: Annotated[Path | None, typer.Option(help="One pair: labels on the moving image's grid.")] = None,
+    moving_labels: Annotated[
+        Path | None,
+        typer.Option(help="One pair: labels on the moving image's grid; the CT's also say where organs slide."),
+    ] = None,
     fixed_labels: Annotated[
         Path | None, typer.Option(help="One pair: the same labels on the fixed image's grid.")
     ] = None,

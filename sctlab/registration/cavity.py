@@ -1,7 +1,8 @@
-"""The cavity in which organs slide along the wall: thorax and abdomen inside ribs, muscles and spine, found in a CT.
+"""The cavity in which organs slide along the wall: thorax and abdomen inside ribs, muscles and spine.
 
-`find_cavity` asks its finders in turn: first the organs that the anatomy network sees, then the wall by intensities. One
-that knows more goes before them: a function under `register_cavity_finder`.
+Labels of the CT know best (`cavity_by_labels`). Without them `find_cavity` asks its finders in turn: first the organs that the
+anatomy network sees, then the wall by intensities. One that knows more goes before them: a function under
+`register_cavity_finder`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 
-from sctlab_model.anatomy.classes import FILE_IDS, INDEX
+from sctlab_model.anatomy.classes import BONES, INDEX, to_classes
 from sctlab_model.anatomy.shipped import is_here
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
@@ -40,6 +41,7 @@ ORGANS = ("spleen", "kidney_right", "kidney_left", "gallbladder", "liver", "stom
 WALL = ("sacrum", "spine", "spinal_cord", "ribs", "sternum", "hips", "femora", "humeri", "shoulder_girdle", "outer_fat",
         "gluteal_muscles", "back_muscles", "iliopsoas")  # fmt: skip
 BETWEEN_MM = 24.0  # half the width of fat and vessels between organs that counts as inside
+FEWEST_VOXELS = 400  # of 3 mm (11 ml) that make an organ, or bone, of a label map
 STIFFNESS = 4.0  # of the thickness along the wall, against one observation
 
 
@@ -84,17 +86,43 @@ def cavity_by_organs(ct: Volume) -> Volume | None:
         labels = see_anatomy(coarse).labels.array
     except ProductError:  # too small, or nothing in it
         return None
-    organs = ndimage.binary_opening(_of(labels, ORGANS))
+    return _around_organs(to_classes(labels), coarse)
+
+
+def cavity_by_labels(ct: Volume, labels: Volume) -> Volume | None:
+    """The organs of a label map and what lies between them, without its bones and muscles.
+
+    Args:
+        ct: HU; any grid.
+        labels: TotalSegmentator's `total` ids (version 2), on the CT's grid or another one.
+
+    Returns:
+        bool on an axial grid of 3 mm voxels; None where the map can't be a whole one of the trunk: less than a litre of organs,
+        fewer than two of them, or no bone (a map of some organs leaves others outside).
+    """
+    grid = _axial_grid(ct.geometry)
+    classes = resample(
+        labels.with_array(to_classes(labels.array)), grid, interpolation="nearest", outside=INDEX["background"]
+    ).array.astype(np.uint8)
+    organs = np.count_nonzero(np.bincount(classes.ravel(), minlength=len(INDEX))[_indices(ORGANS)] >= FEWEST_VOXELS)
+    if organs < 2 or np.isin(classes, BONES).sum() < FEWEST_VOXELS:
+        return None
+    return _around_organs(classes, resample(ct, grid, interpolation="linear", outside=AIR_HU))
+
+
+def _around_organs(classes: np.ndarray, coarse: Volume) -> Volume | None:
+    """What organs fill and enclose, from a class map [z, y, x] on the grid of a CT; None below a litre of organs or cavity."""
+    organs = ndimage.binary_opening(np.isin(classes, _indices(ORGANS)))
     if organs.sum() * VOXEL_MM**3 < LITRE_MM3:
         return None
     bone = coarse.array > BONE_HU
-    soft = _closed(organs) & ~_of(labels, WALL) & ~(bone & ~organs)
+    soft = _closed(organs) & ~np.isin(classes, _indices(WALL)) & ~(bone & ~organs)
     cavity = _largest(ndimage.gaussian_filter(_largest(soft).astype(np.float32), 1.0, mode="nearest") > 0.5)
-    return Volume(cavity, grid, "cavity") if cavity.sum() * VOXEL_MM**3 >= LITRE_MM3 else None
+    return Volume(cavity, coarse.geometry, "cavity") if cavity.sum() * VOXEL_MM**3 >= LITRE_MM3 else None
 
 
-def _of(labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    return np.isin(labels, FILE_IDS[[INDEX[name] for name in names]])
+def _indices(names: tuple[str, ...]) -> list[int]:
+    return [INDEX[name] for name in names]
 
 
 def _closed(mask: np.ndarray) -> np.ndarray:

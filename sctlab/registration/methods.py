@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sctlab.registration.cavity import find_cavity
+from sctlab.registration.cavity import cavity_by_labels, find_cavity
 from sctlab.registration.elastix.register import BONE_HU, register_elastix
 from sctlab.registration.pairs import Pair, PairFiles, exchanged
 from sctlab.registration.settings import Method, RegistrationSettings
@@ -159,12 +159,7 @@ def _with_engine(pair: Pair, settings: RegistrationSettings) -> MethodResult:
     # The engine's rigidity follows the moving image; the CT is the one that shows bone.
     bone = None if pair.ct_is_fixed else pair.moving.with_array(pair.moving.array > BONE_HU)
     presets = presets_of(settings, pair.task, pair.region)
-    cavity: Volume | None = None
-    notes: tuple[str, ...] = ()
-    if any(preset.sliding for preset in presets):
-        cavity = find_cavity(pair.fixed if pair.ct_is_fixed else pair.moving)
-        if cavity is None:
-            notes = ("no cavity was found in the CT: nothing slides, the field is smooth",)
+    cavity, notes = _cavity_of(pair) if any(preset.sliding for preset in presets) else (None, ())
     result = register(
         pair.fixed,
         pair.moving,
@@ -177,8 +172,29 @@ def _with_engine(pair: Pair, settings: RegistrationSettings) -> MethodResult:
         seed=settings.seed,
     )
     if cavity is not None and result.sliding is None:
-        notes = ("the CT's cavity has no surface within what is registered: nothing slides, the field is smooth",)
+        notes = (
+            *notes,
+            "the CT's cavity has no surface within what is registered: nothing slides, the field is smooth",
+        )
     return MethodResult(result.transform, result.device, notes, spread=result.spread, details=result.record())
+
+
+def _cavity_of(pair: Pair) -> tuple[Volume | None, tuple[str, ...]]:
+    """The cavity of the CT, from its labels where they show one, and what the record says about that."""
+    ct, labels = (pair.fixed, pair.fixed_labels) if pair.ct_is_fixed else (pair.moving, pair.moving_labels)
+    said: tuple[str, ...] = ()
+    if labels is not None:
+        cavity = cavity_by_labels(ct, labels)
+        if cavity is not None:
+            return cavity, ("the cavity in which organs slide comes from the CT's labels",)
+        said = (
+            "the CT's labels show no cavity (expected: TotalSegmentator's total ids of two organs or more, a litre of "
+            "them, and of bones): it is looked for in the CT",
+        )
+    cavity = find_cavity(ct)
+    if cavity is None:
+        said = (*said, "no cavity was found in the CT: nothing slides, the field is smooth")
+    return cavity, said
 
 
 def _version(package: str) -> str:

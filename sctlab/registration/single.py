@@ -65,6 +65,8 @@ def register(
     task: Task | None = None,
     region: Region = Region.AB,
     fixed_mask: Image | None = None,
+    fixed_labels: Image | None = None,
+    moving_labels: Image | None = None,
 ) -> RegisteredPair:
     """Register two images in memory.
 
@@ -75,6 +77,8 @@ def register(
         task: What the source is; by its values when left out.
         region: Chooses the preset.
         fixed_mask: The body on the fixed grid; computed when left out.
+        fixed_labels, moving_labels: TotalSegmentator's `total` ids on either grid: the CT's say where organs slide (presets
+            with `sliding`), both together are compared.
 
     Raises:
         InputError: Images or settings that can't be used.
@@ -86,8 +90,10 @@ def register(
     """
     check_settings(settings)
     images = as_volume(fixed), as_volume(moving)
-    source, ct = reversed(images) if settings.convention is Convention.SOURCE_TO_CT else images
+    ct_is_fixed = settings.convention is Convention.SOURCE_TO_CT
+    source, ct = reversed(images) if ct_is_fixed else images
     mask = None if fixed_mask is None else as_volume(fixed_mask)
+    on_fixed, on_moving = (None if labels is None else as_volume(labels) for labels in (fixed_labels, moving_labels))
     pair = make_pair(
         source,
         ct,
@@ -96,6 +102,8 @@ def register(
         convention=settings.convention,
         mask=None if mask is None else mask.with_array(mask.array > 0),
         mask_is_fixed=True,
+        ct_labels=on_fixed if ct_is_fixed else on_moving,
+        source_labels=on_moving if ct_is_fixed else on_fixed,
     )
     check_overlap(pair, AffineTransform(np.eye(3)))
     result = register_pair(pair, settings)
@@ -130,7 +138,7 @@ def register_files(
 
     Args:
         fixed, moving, settings, task, region, fixed_mask: As for `register`.
-        fixed_labels, moving_labels: The same labels on both grids, for their overlap.
+        fixed_labels, moving_labels: The same labels on both grids, for their overlap; the CT's also say where organs slide.
 
     Raises:
         InputError, RegistrationError: As for `register`; recorded in `out/failure.json` as well.

@@ -11,7 +11,13 @@ from scipy.ndimage import distance_transform_edt
 
 from sctlab.dicom import read_dicom_series
 from sctlab.registration import cavity as module
-from sctlab.registration.cavity import cavity_by_organs, cavity_by_wall, find_cavity, register_cavity_finder
+from sctlab.registration.cavity import (
+    cavity_by_labels,
+    cavity_by_organs,
+    cavity_by_wall,
+    find_cavity,
+    register_cavity_finder,
+)
 from sctlab_model.io.reading import read_volume
 from sctlab_model.volume import Geometry, Volume, resample
 
@@ -112,6 +118,37 @@ def test_organs_of_the_network_bound_the_cavity(monkeypatch: pytest.MonkeyPatch)
 
     labels[:] = np.where(np.indices(labels.shape)[0] < 3, labels, 0)  # a quarter of a litre
     assert cavity_by_organs(Volume(hu, box)) is None
+
+
+def labelled() -> tuple[Volume, Volume]:
+    """A CT of 40 HU and its labels on a grid of its own: liver, fat, bowel, and a spine that reaches between them."""
+    box = Geometry((120, 100, 40), (1.5, 1.5, 3.0), (-88.5, -73.5, -58.5))
+    labels = np.zeros(box.shape_zyx, np.int32)
+    labels[:, 20:80, 16:56], labels[:, 20:80, 68:104] = 5, 18
+    labels[:, 68:80, 40:80] = 29
+    coarse = Geometry((60, 50, 40), (3.0, 3.0, 3.0), (-88.5, -73.5, -58.5))
+    return Volume(np.full(coarse.shape_zyx, 40.0, np.float32), coarse), Volume(labels, box)
+
+
+def test_labels_bound_the_cavity_without_any_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "is_here", lambda: False)
+    ct, labels = labelled()
+    found = cavity_by_labels(ct, labels)
+    assert found is not None
+    assert found.array[:, 15:32, 10:50].all()  # the fat between organs as well
+    assert not found.array[:, 36:39, 22:38].any()  # spine
+    assert not found.array[:, :6].any()
+    assert not found.array[..., 56:].any()
+
+
+@pytest.mark.parametrize(
+    "kept", [(5, 29), (5, 18), (1,)], ids=["one organ and bone", "organs without bone", "a mask of ones"]
+)
+def test_labels_of_some_organs_are_no_cavity(kept: tuple[int, ...]) -> None:
+    """A liver alone would slide along the bowel beside it."""
+    ct, labels = labelled()
+    some = np.where(np.isin(labels.array, kept), labels.array, 0) if kept != (1,) else (labels.array > 0).astype(int)
+    assert cavity_by_labels(ct, labels.with_array(some)) is None
 
 
 def test_a_real_cavity_agrees_with_its_organs_labels(shared_data: Path) -> None:

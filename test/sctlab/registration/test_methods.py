@@ -10,9 +10,10 @@ import pytest
 from sctlab.registration import methods
 from sctlab.registration.methods import register_pair
 from sctlab.registration.pairs import make_pair
-from sctlab.registration.settings import RegistrationSettings
+from sctlab.registration.settings import Convention, RegistrationSettings
 from sctlab.transforms.data import BSplineTransform, DisplacementField
 from sctlab_model.cases import Region, Task
+from sctlab_model.volume import Volume
 
 PRESET = """
 base: cbct-th-sliding
@@ -43,3 +44,39 @@ def test_organs_slide_where_the_ct_shows_a_cavity(
     else:
         assert result.details["sliding"] is None
         assert ("no cavity" if known == "none" else "no surface") in result.notes[0]
+
+
+@pytest.mark.parametrize("convention", list(Convention))
+def test_labels_of_the_ct_say_where_organs_slide(
+    cbct_sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, convention: Convention
+) -> None:
+    """The CT's, whichever image is fixed; the finders aren't asked. Labels that show none are named, and they are."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(PRESET)
+    ct, source = cbct_sample.ct, cbct_sample.source
+    labels = ct.with_array(np.ones(ct.array.shape, np.uint8))
+    right = ct.with_array(np.broadcast_to(np.arange(ct.array.shape[2]) > ct.array.shape[2] / 2, ct.array.shape))
+    asked: list[Volume] = []
+
+    def by_labels(image: Volume, map_: Volume) -> Volume | None:
+        assert image.array.shape == map_.array.shape == ct.array.shape
+        return right if map_.array.any() else None
+
+    monkeypatch.setattr(methods, "cavity_by_labels", by_labels)
+    monkeypatch.setattr(methods, "find_cavity", asked.append)
+    settings = RegistrationSettings(presets=(str(path),), convention=convention)
+    for known in (True, False):
+        pair = make_pair(
+            source,
+            ct,
+            task=Task.CBCT,
+            region=Region.TH,
+            convention=convention,
+            mask=cbct_sample.mask,
+            ct_labels=labels if known else labels.with_array(np.zeros_like(labels.array)),
+        )
+        result = register_pair(pair, settings)
+        assert "labels" in result.notes[0]
+        assert (result.details["sliding"] is not None) is known
+        assert bool(asked) is not known
+    assert "nothing slides" in result.notes[1]
