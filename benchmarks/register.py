@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -237,22 +238,44 @@ def table(options: argparse.Namespace) -> None:
 
 
 def places(options: argparse.Namespace) -> None:
-    """Markdown: the errors by place on pairs whose motion is known, means over their seeds."""
+    """Markdown: the errors by place on pairs whose motion is known, means over their seeds, and over all pairs of a kind.
+
+    Where a mean is one of three pairs or more its 95 % interval stands beside it, and so does the paired difference from the
+    reference: of the error beside the slip surface where organs slide, over the body where a neck bends.
+    """
     rows = [r for r in read(Path(options.csv)) if r["body_mm"]]
-    columns = ("body_mm", "edges_mm", "p95_mm", *MEASURES, "folds_percent", "processor_seconds", "memory_gb")
-    print("| pairs | method | n | " + " | ".join(columns) + " |")
-    print("|---" * (3 + len(columns)) + "|")
-    for group in sorted({r["pair"].rpartition("/")[0] for r in rows}):
-        for method in dict.fromkeys(r["method"] for r in rows):
-            mine = [r for r in rows if r["method"] == method and r["pair"].rpartition("/")[0] == group]
-            if mine:
-                values = [[float(r[k]) for r in mine if r.get(k)] for k in columns]
-                texts = [f"{np.mean(v):.2f}" if v else "" for v in values]
-                print(f"| {group} | {method} | {len(mine)} | " + " | ".join(texts) + " |")
+    columns = ("body_mm", "edges_mm", "p95_mm", *MEASURES, "folds_percent", "smallest_determinant",
+               "processor_seconds", "memory_gb")  # fmt: skip
+    print("| pairs | method | n | " + " | ".join(columns) + f" | − {options.reference} [95 %] |")
+    print("|---" * (4 + len(columns)) + "|")
+    kinds = {"sliding*": lambda p: p.startswith("sliding"), "articulated*": lambda p: p.startswith("articulated")}
+    named = {g: partial(_of_group, g) for g in sorted({r["pair"].rpartition("/")[0] for r in rows})}
+    for group, belongs in (named | kinds).items():
+        inside = [r for r in rows if belongs(r["pair"])]
+        judged = "slip_mm" if group.startswith("sliding") else "body_mm"
+        ours = {r["pair"]: float(r[judged]) for r in inside if r["method"] == options.reference}
+        for method in dict.fromkeys(r["method"] for r in inside):
+            mine = [r for r in inside if r["method"] == method]
+            texts = [_mean_of([float(r[k]) for r in mine if r.get(k)]) for k in columns]
+            both = [float(r[judged]) - ours[r["pair"]] for r in mine if r["pair"] in ours]
+            away = _mean_of(both, "+.2f") if method != options.reference else ""
+            print(f"| {group} | {method} | {len(mine)} | " + " | ".join((*texts, away)) + " |")
+
+
+def _of_group(group: str, pair: str) -> bool:
+    return pair.rpartition("/")[0] == group
+
+
+def _mean_of(values: list[float], sign: str = ".2f") -> str:
+    """The mean, with its interval from three values on; nothing of none."""
+    if len(values) < 3:
+        return format(np.mean(values), sign) if values else ""
+    mean, low, high = (format(v, sign) for v in paired(values))
+    return f"{mean} [{low}, {high}]"
 
 
 def paired(differences: list[float], rounds: int = 5000) -> tuple[float, float, float]:
-    """Mean of paired differences with its bootstrap interval."""
+    """Mean of values, such as paired differences, with its bootstrap interval."""
     values = np.array(differences)
     random = np.random.default_rng(0)
     means = values[random.integers(len(values), size=(rounds, len(values)))].mean(1)
@@ -317,6 +340,7 @@ def main() -> None:
     show.add_argument("--reference", default="ours")
     by_place = commands.add_parser("places")
     by_place.add_argument("csv")
+    by_place.add_argument("--reference", default="ours")
     options = parser.parse_args()
     {"run": run, "one": one, "table": table, "places": places}[options.command](options)
 

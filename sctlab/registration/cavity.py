@@ -38,9 +38,10 @@ LITRE_MM3 = 1e6
 # What slides, and what it slides along (names of `sctlab_model.anatomy.classes`).
 ORGANS = ("spleen", "kidney_right", "kidney_left", "gallbladder", "liver", "stomach", "pancreas", "lungs", "bowel",
           "urinary_bladder", "heart")  # fmt: skip
+ADRENALS = (8, 9)  # ids of `total` that the anatomy network's classes leave out; they go with the kidneys
 WALL = ("sacrum", "spine", "spinal_cord", "ribs", "sternum", "hips", "femora", "humeri", "shoulder_girdle", "outer_fat",
         "gluteal_muscles", "back_muscles", "iliopsoas")  # fmt: skip
-BETWEEN_MM = 24.0  # half the width of fat and vessels between organs that counts as inside
+BETWEEN_MM = 36.0  # half the width of fat and vessels between organs that counts as inside
 FEWEST_VOXELS = 400  # of 3 mm (11 ml) that make an organ, or bone, of a label map
 STIFFNESS = 4.0  # of the thickness along the wall, against one observation
 
@@ -101,9 +102,9 @@ def cavity_by_labels(ct: Volume, labels: Volume) -> Volume | None:
         fewer than two of them, or no bone (a map of some organs leaves others outside).
     """
     grid = _axial_grid(ct.geometry)
-    classes = resample(
-        labels.with_array(to_classes(labels.array)), grid, interpolation="nearest", outside=INDEX["background"]
-    ).array.astype(np.uint8)
+    known = to_classes(labels.array)
+    known[np.isin(labels.array, ADRENALS)] = INDEX["kidney_right"]
+    classes = resample(labels.with_array(known), grid, interpolation="nearest", outside=0).array.astype(np.uint8)
     organs = np.count_nonzero(np.bincount(classes.ravel(), minlength=len(INDEX))[_indices(ORGANS)] >= FEWEST_VOXELS)
     if organs < 2 or np.isin(classes, BONES).sum() < FEWEST_VOXELS:
         return None
