@@ -240,7 +240,7 @@ def table(options: argparse.Namespace) -> None:
 def places(options: argparse.Namespace) -> None:
     """Markdown: the errors by place on pairs whose motion is known, means over their seeds, and over all pairs of a kind.
 
-    Where a mean is one of three pairs or more its 95 % interval stands beside it, and so does the paired difference from the
+    Where a mean is one of five pairs or more its 95 % interval stands beside it, and so does the paired difference from the
     reference: of the error beside the slip surface where organs slide, over the body where a neck bends.
     """
     rows = [r for r in read(Path(options.csv)) if r["body_mm"]]
@@ -267,8 +267,8 @@ def _of_group(group: str, pair: str) -> bool:
 
 
 def _mean_of(values: list[float], sign: str = ".2f") -> str:
-    """The mean, with its interval from three values on; nothing of none."""
-    if len(values) < 3:
+    """The mean, with its interval from five values on; nothing of none."""
+    if len(values) < 5:
         return format(np.mean(values), sign) if values else ""
     mean, low, high = (format(v, sign) for v in paired(values))
     return f"{mean} [{low}, {high}]"
