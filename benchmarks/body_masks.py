@@ -3,8 +3,8 @@
     python benchmarks/body_masks.py SHARED_DATA [--images NAME,...] [--changes WORD,...] [--pairs 300] > body_masks.txt
 
 Every image is brought to voxels of about 3 mm; the mask of the unchanged image is what a changed one is asked for (cut,
-turned or with the added limb as the image is). A mask is wrong below a Dice of 0.97, and silently wrong if it has no note
-that the unchanged image's mask hasn't. Of the wrong ones that say so, or that were refused, the number is given, too.
+turned or with the added limb as the image is). A mask is wrong below a Dice of 0.97, and silently wrong if it has no note.
+Of the wrong ones that say so, or that were refused, the number is given, too.
 """
 
 from __future__ import annotations
@@ -372,7 +372,7 @@ MR_VALUES: dict[str, Change] = {
 # --- asking ------------------------------------------------------------------------------------------------------------
 
 
-def ask(array: np.ndarray, spacing: np.ndarray, wanted: np.ndarray, task: Task, said: bool) -> tuple[str, float]:
+def ask(array: np.ndarray, spacing: np.ndarray, wanted: np.ndarray, task: Task) -> tuple[str, float]:
     """'right', 'noted', 'refused' or 'silent', and the Dice."""
     array = np.ascontiguousarray(array, dtype=np.float32)
     volume = Volume(array, Geometry(array.shape[::-1], tuple(float(s) for s in spacing[::-1])), "changed")
@@ -383,7 +383,7 @@ def ask(array: np.ndarray, spacing: np.ndarray, wanted: np.ndarray, task: Task, 
     overlap = dice(found.array, wanted)
     if overlap >= RIGHT:
         return "right", overlap
-    return ("noted" if found.notes and not said else "silent"), overlap
+    return ("noted" if found.notes else "silent"), overlap
 
 
 def main() -> None:
@@ -411,7 +411,7 @@ def main() -> None:
             apart = spacing * [1, 2, 2] if change.endswith("6 mm") else spacing
             if wanted.sum() < 20:
                 continue
-            verdict, overlap = ask(array, apart, wanted, task, bool(reference.notes))
+            verdict, overlap = ask(array, apart, wanted, task)
             outcome[verdict] += 1
             by_change.setdefault(change if "+" not in change[1:] else "pairs", Counter())[verdict] += 1
             if verdict != "right":

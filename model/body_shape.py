@@ -96,6 +96,9 @@ def cut_off_boards(body: np.ndarray, spacing: np.ndarray) -> bool:
         turned = np.moveaxis(body, axis, 1)  # a view
         bulk = np.flatnonzero(np.moveaxis(thick, axis, 1).any(axis=(0, 2)))
         below = rows.mean() > bulk.mean()
+        # A body, or an arm, that the image's border cuts has sharp corners there.
+        if turned[:, -1 if below else 0].any():
+            continue
         if below:
             turned[:, rows[0] :] = False
         else:

@@ -63,7 +63,7 @@ def _head_outline(painter: Painter) -> np.ndarray:
     result = _smooth_minimum(_smooth_minimum(cranium, face, 14), _smooth_minimum(chin, neck, 14), 14)
     nose = capsule((x, y, z), np.array([0, -106, 628.0]), np.array([0, -124, 600.0]), 6, 11)
     result = _smooth_minimum(result, nose, 7)
-    root = capsule((np.abs(x), y, z), np.array([58, -4, 618.0]), np.array([72, -2, 620.0]), 12, 8)  # holds the ears on
+    root = capsule((np.abs(x), y, z), np.array([55, 2, 606.0]), np.array([63, 2, 636.0]), 12, 11)  # holds the ears on
     result = _smooth_minimum(result, root, 6)
     box = painter.box(*_EARS)
     if box is not None:
@@ -78,8 +78,8 @@ def _ears(points: Points) -> np.ndarray:
     """Distance to the ears: shells that lie against the head in front and stand off behind."""
     x, y, z = points
     side = (np.abs(x), y, z)
-    shell = ellipsoid(side, (75, 6, 624), (5.5, 16, 29), (-12, 0, -24))
-    hollow = ellipsoid(side, (81, 2, 624), (5, 9, 16), (-12, 0, -24))  # the concha
+    shell = ellipsoid(side, (73, 6, 625), (5.5, 16, 27), (-12, 6, -24))
+    hollow = ellipsoid(side, (79, 2, 625), (5, 9, 15), (-12, 6, -24))  # the concha
     return np.maximum(shell, -hollow)
 
 
