@@ -29,7 +29,7 @@ def named_like_labels(stem: str) -> bool:
 def count_labels(array: np.ndarray) -> int | None:
     """How many labels a label map has, background included; None for an image.
 
-    Labels are whole numbers, none below zero, at most 256 different ones, and most voxels have a neighbour's value.
+    Labels are whole numbers from 0 on, at most 256 different ones, and most voxels have a neighbour's value.
     An 8-bit image has as few values, and neighbours that differ.
 
     Args:
@@ -37,7 +37,7 @@ def count_labels(array: np.ndarray) -> int | None:
     """
     sample = array.ravel()[:: max(1, array.size // SAMPLES)]
     values, counts = np.unique(sample, return_counts=True)
-    if not 2 <= values.size <= MOST_LABELS or values[0] < 0 or (values != np.rint(values)).any():
+    if not 2 <= values.size <= MOST_LABELS or values[0] != 0 or (values != np.rint(values)).any():
         return None
     background = values[counts.argmax()]
     equal = []

@@ -249,9 +249,10 @@ def _headers(folder: Path) -> list[_Slice]:
                 raise InputError(path, found="a damaged DICOM file", expected="a complete one") from error
         modality = _value(reader, _MODALITY)
         if modality and modality != "CT":
-            raise InputError(
-                path, found=f"modality {modality}", expected="CT", advice="put the CT series into a folder of its own"
-            )
+            advice = "put the CT series into a folder of its own"
+            if modality == "MR":
+                advice += "; an MR is converted first: `dcm2niix -z y -o FOLDER SERIES`"
+            raise InputError(path, found=f"modality {modality}", expected="CT", advice=advice)
         if reader.GetSize()[2:] not in ((), (1,)):
             raise InputError(
                 path, found="several frames in one file", expected="one slice a file", advice="export as single frames"

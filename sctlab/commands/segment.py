@@ -14,6 +14,7 @@ from sctlab.anatomy.comparing import OrganChange, compare_anatomy
 from sctlab.workflow.locking import one_at_a_time
 from sctlab_model.case_output import check_writable
 from sctlab_model.cases import Region
+from sctlab_model.errors import InputError
 from sctlab_model.io.paths import refuse_replacing
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume, written_suffix
@@ -45,6 +46,7 @@ def segment(
     from sctlab_model.anatomy.classes import FILE_IDS, NAMES
     from sctlab_model.anatomy.network import read_network
     from sctlab_model.anatomy.segmenter import see_anatomy
+    from sctlab_model.label_maps import count_labels
 
     written_suffix(out)
     refuse_replacing(out, image, against, weights)
@@ -54,6 +56,10 @@ def segment(
         None if p is None else read_dicom_series(p) if p.is_dir() else read_volume(p) for p in (image, against)
     )
     assert volume is not None
+    for path, given in ((image, volume), (against, other)):
+        labels = None if given is None else count_labels(given.array)
+        if labels is not None:
+            raise InputError(path, found=f"{labels} labels, no image", expected="a CT, CBCT, MR or sCT")
     seen = see_anatomy(volume, network)
     with one_at_a_time(out.absolute()):  # labels and picture of one image
         write_volume(seen.labels, out)

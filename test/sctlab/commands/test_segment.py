@@ -47,3 +47,14 @@ def test_it_says_what_it_took_intensities_for(
     assert segment(tmp_path / "image.mha", tmp_path / "labels.mha", "--no-picture") == 0
     assert words in " ".join(capsys.readouterr().out.split())
     assert read_volume(tmp_path / "labels.mha").geometry == grid
+
+
+def test_a_label_map_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = Geometry((24, 20, 12), (4.0, 4.0, 4.0))
+    array = np.zeros(grid.shape_zyx, np.uint8)
+    array[:, 4:16, 4:20] = 5
+    array[:, 8:12, 8:12] = 7
+    write_volume(Volume(array, grid), tmp_path / "image.mha")
+    assert segment(tmp_path / "image.mha", tmp_path / "labels.mha") == 2
+    assert "3 labels, no image" in capsys.readouterr().err
+    assert not (tmp_path / "labels.mha").exists()
