@@ -58,7 +58,8 @@ def _without_labels(cases: list[Case], root: Path) -> tuple[list[Case], list[Lef
     """
     from sctlab_model.label_maps import named_like_labels  # here, because it loads NumPy
 
-    images, left_out = [], []
+    images: list[Case] = []
+    left_out: list[LeftOut] = []
     for case in cases:
         labels = _labels_in(case.source_file) if named_like_labels(case.id) else None
         if labels is None:
