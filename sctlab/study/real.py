@@ -139,7 +139,7 @@ def judge_network(plan: StudyPlan, out: Path, cell: Cell, fold: int, name: str) 
     sct = read_volume(prediction_files(folder, case)[0])
     values, notes = measure(sct, source, body, ct=ct, ct_body=ct_body), list[str]()
     if image.labels is not None:
-        seen = segmented(segmenter_of(files.segmenter), sct, notes)
+        seen = segmented(segmenter_of(image.segmenter), sct, notes)
         labels = read_volume(image.labels).array
         values |= measure_organs(sct, labels, image, None if seen is None else seen.array)
     _write(folder, values, notes)
@@ -216,10 +216,10 @@ def _needs_own(files: StudyFiles, name: str) -> bool:
 
 
 def _key(files: StudyFiles, name: str, inputs: list[str]) -> str:
-    """By the image's settings, sizes and times of its files, and the segmenter."""
+    """By the image's settings, and sizes and times of its files."""
     image = files.plan.real[name]
     stamps = [f"{p.stat().st_size} {p.stat().st_mtime_ns}" if p.is_file() else "missing" for p in image.files]
-    settings = {"image": image.model_dump(mode="json"), "files": stamps, "segmenter": files.segmenter}
+    settings = {"image": image.model_dump(mode="json"), "files": stamps}
     return content_key("study-real/1", settings=settings, inputs=inputs)
 
 

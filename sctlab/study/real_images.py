@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from sctlab.evaluation.segmentation import NONE, make_segmenter
 from sctlab_model.anatomy.classes import CLASSES
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError, meant
@@ -42,6 +43,7 @@ class RealImage(Settings):
         region: Of the body.
         labels: Organs of the source, outlined on it; on its grid.
         organs: Which of them count, by the names of the anatomy network's classes (`liver`, `spine`, …).
+        segmenter: Of `sctlab evaluate`: labels the sCT, for the Dice of these organs; `none` leaves it out.
         ct: The patient's own CT in the same frame of reference, not registered.
     """
 
@@ -50,12 +52,15 @@ class RealImage(Settings):
     region: Region | None = None
     labels: Path | None = None
     organs: dict[str, Organ] = Field(default_factory=dict)
+    segmenter: str = NONE
     ct: Path | None = None
 
     @model_validator(mode="after")
     def _labelled(self) -> RealImage:
         if bool(self.organs) != (self.labels is not None):
             raise ValueError("labels and organs belong together: the file, and what its values are")
+        if self.segmenter != NONE and self.labels is None:
+            raise ValueError(f"segmenter {self.segmenter} has no labels of the source to be compared with")
         for name in self.organs:
             if name not in TOTAL_IDS:
                 raise ValueError(f"organs.{name} is none of {', '.join(TOTAL_IDS)} {meant(name, TOTAL_IDS)}".rstrip())
@@ -67,11 +72,12 @@ class RealImage(Settings):
         return tuple(p for p in (self.source, self.labels, self.ct) if p is not None)
 
     def check(self) -> None:
-        """Look at the files' headers.
+        """Look at the files' headers, and load the segmenter.
 
         Raises:
             InputError: One that can't be read, or labels on another grid than the source.
         """
+        make_segmenter(self.segmenter)
         grid, *_ = (read_header(path).geometry for path in self.files)
         if self.labels is not None and not read_header(self.labels).geometry.same_grid(grid):
             raise InputError(

@@ -69,6 +69,7 @@ def test_shipped_plans_can_run(name: str, tmp_path: Path) -> None:
             "real.mr is of task cbct, which no network learns",
         ),
         ("device: cpu", "real: {mr: {source: a, task: mri, labels: b}}", "labels and organs belong together"),
+        ("device: cpu", "real: {mr: {source: a, task: mri, segmenter: anatomy}}", "has no labels of the source"),
         (
             "device: cpu",
             "real: {mr: {source: a, task: mri, labels: b, organs: {livr: {labels: [5]}}}}",

@@ -79,6 +79,7 @@ def real_images(plan: StudyPlan, out: Path) -> dict[str, dict[str, Any]]:
         "region": "HN",
         "labels": folder / "truth" / "labels_source.mha",
         "organs": {"spinal_cord": {"labels": [79], "hu": [20, 60]}, "liver": {"labels": [5], "hu": [40, 70]}},
+        "segmenter": plan.segmenter,
         "ct": folder / "truth" / "ct_aligned.mha",
     }
     real = {"stand-in": image, "unlabelled": {k: image[k] for k in ("source", "task")}}
