@@ -34,6 +34,8 @@ CASES: dict[str, tuple[str, float, str]] = {
     # Behind the others in the alphabet: the place there is part of the seed.
     "trunk": ("abdomen_ct_crlm_1004/ct.nii.gz", 3.0, "AB"),
     "upper-body": ("hn_ct_openkbp_109/ct.nii.gz", 3.0, "HN"),
+    "upper-leg": ("pair_mrct_sts_044/ct.nii.gz", 3.0, "AB"),
+    "upper-leg-2": ("rt_pair_sts_018/CT/image", 3.0, "AB"),
 }
 MODALITIES = ("mr", "cbct")
 

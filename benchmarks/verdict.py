@@ -15,7 +15,8 @@
     python benchmarks/verdict.py fit --out model.json
     python benchmarks/verdict.py judge --model model.json --out benchmarks/verdict.json        # once
     python benchmarks/verdict.py cross --all --out benchmarks/verdict_cross.json   # each anatomy by a model of the others
-    python benchmarks/verdict.py fit --all --out sctlab/registration/judge/calibration.json    # what is shipped
+    python benchmarks/verdict.py fit --all --out sctlab/registration/judge/calibration.json    # what is shipped, but for its
+    python benchmarks/verdict_places.py fit benchmarks/verdict_places.csv                      # model of one place
 
 `verdict_planting.py` says what is planted. Of OTHERS the first case of each region was taken.
 """

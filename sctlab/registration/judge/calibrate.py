@@ -20,9 +20,9 @@ SILENT = ((), ("information",), ("self-similarity",), ("information", "self-simi
 # looked like a failure. Windows tell of places.
 NOT_GROSS = ("without data", "place gain", "place mm")
 NOT_ERROR = ("without data",)
-# Signals of the local model: how much better one place fits elsewhere, and how far windows of the whole body wander, which is
-# what this image's windows do anyway. More of them learn the calibrated anatomies by heart.
-LOCAL = ("place gain", "elsewhere mean mm")
+# Signals of the local model: how far the judge's own registration moves one place, how much better one fits elsewhere, and how
+# far windows of the whole body wander, which is what this image's windows do anyway. More learn the calibrated anatomies by heart.
+LOCAL = ("refit place mm", "place gain", "elsewhere mean mm")
 SPECIFICITY = 0.90  # of the local model on sound registrations: a doubtful one costs a look
 MISSED_FAILURES, FALSE_FAILURES = 0.5, 3.0  # per cent of failures below the threshold; of sound ones above it, at most
 PENALTIES = {"gross": 1.0, "local": 30.0}  # inverse strength of the logistic models' regularisation
@@ -44,6 +44,45 @@ def fit_model(rows: Sequence[dict[str, Any]], *, gross: Sequence[str], command: 
     calibrations = {"+".join(sorted(silent)): _fit(rows, frozenset(silent), gross) for silent in possible}
     cases = len({row["case"] for row in rows})
     return JudgeModel(command=command, cases=cases, registrations=len(rows), calibrations=calibrations)
+
+
+def fit_places(model: JudgeModel, rows: Sequence[dict[str, Any]]) -> JudgeModel:
+    """A model with its calibrations of one place (`local`) fitted anew, on rows that have all of `LOCAL`.
+
+    Args:
+        model: Whose other parts stay as they are.
+        rows: `anatomy`, `kind`, `signals`, `worst_mm` of sound registrations and of such with an error in one place.
+    """
+    return model.model_copy(update={"calibrations": {k: _with_places(c, rows) for k, c in model.calibrations.items()}})
+
+
+def _with_places(calibration: Calibration, rows: Sequence[dict[str, Any]]) -> Calibration:
+    from sklearn.model_selection import GroupKFold
+
+    sound = np.array([row["kind"].startswith("sound") for row in rows])
+    worst = np.array([row["worst_mm"] for row in rows])
+    cases = np.array([row["anatomy"] for row in rows])
+    table = np.array([[transformed(n, row["signals"][n]) for n in LOCAL] for row in rows])
+    # A signal that other models know keeps its scale.
+    mean = {n: round(float(v), 6) for n, v in zip(LOCAL, table.mean(0), strict=True)} | calibration.mean
+    scale = {n: round(float(v), 6) for n, v in zip(LOCAL, table.std(0), strict=True)} | calibration.scale
+    x = np.clip((table - [mean[n] for n in LOCAL]) / [scale[n] for n in LOCAL], -CLIP, CLIP)
+    usual = {n: round(float(v), 5) for n, v in zip(LOCAL, x[sound].mean(0), strict=True)} | calibration.sound
+    fine, wrong = sound & (worst < FINE_MM), ~sound & (worst > LOCAL_MM)
+    used = np.flatnonzero(fine | wrong)
+    held_out = np.full(len(rows), np.nan)
+    for train, test in GroupKFold(min(FOLDS, len(set(cases[used])))).split(used, groups=cases[used]):
+        weights, intercept = _free(x[used[train]], wrong[used[train]])
+        held_out[used[test]] = 1 / (1 + np.exp(-(x[used[test]] @ weights + intercept)))
+    return calibration.model_copy(
+        update={
+            "mean": mean,
+            "scale": scale,
+            "sound": usual,
+            "local": _linear(LOCAL, *_free(x[used], wrong[used])),
+            "local_threshold": round(float(np.nanpercentile(held_out[fine], 100 * SPECIFICITY)), 4),
+        }
+    )
 
 
 def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Sequence[str]) -> Calibration:

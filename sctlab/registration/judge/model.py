@@ -60,6 +60,10 @@ class Calibration(BaseModel):
         spread = float(np.interp(log_error, at, size))
         return log_error + self.missed[0] * spread, log_error + self.missed[1] * spread
 
+    def local_probability(self, signals: dict[str, float]) -> float:
+        """That an error worth a look is somewhere, 0 to 1."""
+        return _sigmoid(_value(self.local, self.sound | self.standard(signals)))
+
     def standard(self, signals: dict[str, float]) -> dict[str, float]:
         """Signals in standard deviations; without those that are missing."""
         return {
@@ -107,7 +111,7 @@ class JudgeModel(Record):
         calibration = self.calibrations["+".join(sorted(silent))]
         standard = calibration.standard(signals)
         known = calibration.sound | standard
-        gross, local = (_sigmoid(_value(m, known)) for m in (calibration.gross, calibration.local))
+        gross, local = _sigmoid(_value(calibration.gross, known)), calibration.local_probability(signals)
         log_error = _value(calibration.error, known)
         low, high = calibration.interval(log_error)
         verdict, reasons = Verdict.TRUSTED, []
@@ -174,6 +178,8 @@ def _reasons(model: Linear, standard: dict[str, float], signals: dict[str, float
             reasons.append(f"the bodies' surfaces lie {signals[name]:.0f} mm apart on average")
         elif name == "place gain":
             reasons.append(f"one place fits better elsewhere, by {signals[name]:.1f} deviations of the agreement")
+        elif name == "refit place mm":
+            reasons.append(f"registered once more by the judge, one place moves on by {signals[name]:.0f} mm")
         elif name in ("place mm", "elsewhere mean mm", "elsewhere p95 mm"):
             which = {"place": "in one place", "elsewhere mean": "on average"}.get(name.removesuffix(" mm"), "in places")
             reasons.append(f"the images fit better {signals[name]:.0f} mm away, {which}")

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from sctlab.registration.judge.view import nearest_rigid
 from sctlab.registration.pairs import Pair
-from sctlab.registration.quality import best_rigid
 from sctlab.transforms.apply import apply_to_image
 from sctlab.transforms.data import Transform
-from sctlab.transforms.field import displacement_field, grid_points
 from sctlab_model.anatomy.judge import asymmetry_of, look_at
 from sctlab_model.anatomy.network import SPACING_MM, AnatomyNetwork
 from sctlab_model.anatomy.shipped import NETWORK, is_here, load_network
@@ -24,7 +23,6 @@ from sctlab_model.volume import Volume
 # Chosen on simulated pairs: sound chests and abdomens have 0.28 and more, CBCTs 0.83 and more, mirrored ones the same below 0; of
 # heads in MR, in which the network tells hardly anything, sound ones have −0.14 to 0.26.
 OPPOSITE = -0.5
-POINTS_MM = 12.0  # between those that tell the rigid motion
 LEAST_ASYMMETRY = 0.07  # of either image; below it the network tells one side from the other by next to nothing
 
 
@@ -79,9 +77,6 @@ def as_registered(pair: Pair, transform: Transform) -> tuple[Volume, Volume]:
     Only by the rigid motion nearest to the transform: a mirrored image that was bent until it fits looks like the other one.
     """
     grid = pair.fixed.geometry.resized((SPACING_MM,) * 3)
-    coarse = grid.resized((POINTS_MM,) * 3)
-    points = grid_points(coarse).reshape(-1, 3)
-    vectors = displacement_field(transform, coarse).vectors.reshape(3, -1).T
-    rigid = best_rigid(points, points + vectors)
+    rigid = nearest_rigid(transform, grid)
     outside = float(pair.moving.array.min())
     return pair.fixed, apply_to_image(pair.moving, rigid, grid, interpolation="linear", outside=outside)

@@ -7,17 +7,20 @@ is a shift of an array.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
+from sctlab.registration.judge.exchanged import exchanged_ends
 from sctlab.registration.judge.mirror import best_mirrored, best_turned, coarser, moved_by
-from sctlab.registration.judge.places import full_map, look_elsewhere
-from sctlab.registration.judge.view import LEAST_VOXELS, Looker, View, moved
+from sctlab.registration.judge.places import look_elsewhere
+from sctlab.registration.judge.refit import better_places, lengths_mm, refit_signals
+from sctlab.registration.judge.view import LEAST_VOXELS, Looker, View, moved, nearest_rigid
 from sctlab.registration.judge.witnesses import Witness, witnesses
 from sctlab.registration.pairs import Pair
 from sctlab.transforms.data import Transform
+from sctlab_model.errors import InputError
 from sctlab_model.volume import Volume, triple
 
 SHIFT_MM, TURN_DEGREES = 20.0, 10.0
@@ -37,10 +40,11 @@ class Evidence:
         signals: By name, each larger when worse. `<witness> shift`, `turn` and `mirror` are the agreement of the
             perturbed solution as a share of the solution's own (1: no optimum); `<witness> blunt …` the same relative to
             what the fixed image loses against itself (0: as sharp as it can be, 1: no optimum, more: another is better);
-            `elsewhere …` and `place …` how far away and how much better windows fit; `body gap mm` the mean distance
+            `elsewhere …` and `place …` how far away and how much better windows fit; `refit …` how far the judge's own
+            registration moves on from the solution; `exchanged …` of `exchanged_ends`; `body gap mm` the mean distance
             between both bodies' surfaces.
-        residual_mm: How far away windows fit better, as a mean of those around each place of the body, on a coarse grid;
-            `UNKNOWN_MM` where nothing tells.
+        residual_mm: How far away the images fit better, by the judge's own registration, on a coarse grid; `UNKNOWN_MM`
+            outside the body.
         left_out: Witnesses that stayed silent because the engine optimised them.
         untold: Of `shift`, `turn` and `mirror` those of which no witness can tell anything, because they leave this image as
             it is; there are no such signals then.
@@ -48,7 +52,7 @@ class Evidence:
 
     signals: dict[str, float]
     residual_mm: Volume | None = None
-    left_out: tuple[str, ...] = field(default=())
+    left_out: tuple[str, ...] = ()
     untold: tuple[str, ...] = ()
 
 
@@ -63,11 +67,23 @@ def collect_evidence(pair: Pair, transform: Transform, optimised: frozenset[str]
     Raises:
         InputError: Next to nothing of the body has data in both images.
     """
-    return question(Looker(pair).look(transform), optimised)
+    looker = Looker(pair)
+    view = looker.look(transform)
+    try:
+        unbent = looker.look(nearest_rigid(transform, pair.fixed.geometry))
+    except InputError:
+        unbent = None
+    return question(view, optimised, unbent)
 
 
-def question(view: View, optimised: frozenset[str] = frozenset()) -> Evidence:
-    """What the witnesses that may speak say of a view."""
+def question(view: View, optimised: frozenset[str] = frozenset(), unbent: View | None = None) -> Evidence:
+    """What the witnesses that may speak say of a view.
+
+    Args:
+        view: Under the solution.
+        optimised: As for `collect_evidence`.
+        unbent: Under the rigid motion nearest to the solution; without it nothing is said about exchanged ends.
+    """
     chosen = witnesses(optimised)
     signals: dict[str, float] = {"without data": 1 - float(view.data[view.mask].mean())}
     itself = replace(view, moving=view.fixed)
@@ -84,11 +100,14 @@ def question(view: View, optimised: frozenset[str] = frozenset()) -> Evidence:
         signals |= {f"{name} blunt {k}": _blunt(said[k], own[k]) for k in PERTURBED if k in told}
         if witness.local:
             local.append(asked)
-    found = look_elsewhere(view, local)
-    signals |= found.signals()
+    signals |= look_elsewhere(view, local).signals()
+    field = better_places(view)
+    signals |= refit_signals(field, view)
+    if unbent is not None:
+        signals |= exchanged_ends(unbent, [cls for cls in chosen.values() if cls.local])
     if view.body_gap_mm is not None:
         signals["body gap mm"] = view.body_gap_mm
-    shown = np.nan_to_num(full_map(found.shown_mm(), view), nan=UNKNOWN_MM).astype(np.float32)
+    shown = np.nan_to_num(lengths_mm(field, view), nan=UNKNOWN_MM).astype(np.float32)
     untold = tuple(k for k in PERTURBED if not any(f"{name} {k}" in signals for name in chosen))
     return Evidence(signals, Volume(shown, view.grid), tuple(sorted(set(witnesses()) - set(chosen))), untold)
 
@@ -125,7 +144,8 @@ def _trials(view: View) -> _Trials:
     def agreement(other: View) -> float:
         return float((_agreements(other) / np.maximum(own, 1e-3)).sum())
 
-    return _Trials(_turned(view), plain, best_turned(plain, agreement), best_mirrored(plain, agreement))
+    rival, mirrored = (best(plain, agreement).of(plain) for best in (best_turned, best_mirrored))
+    return _Trials(_turned(view), plain, rival, mirrored)
 
 
 def _agreements(view: View) -> np.ndarray:

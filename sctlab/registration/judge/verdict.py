@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sctlab.registration.judge.exchanged import said_exchanged
 from sctlab.registration.judge.model import JudgeModel
 from sctlab.registration.judge.signals import collect_evidence
 from sctlab.registration.judge.view import MARGIN_MM, judge_grid
@@ -22,12 +23,16 @@ MOST_FOLDS = 0.001
 UNUSABLE_MM = 8.0  # a predicted mean error that nobody should learn from unseen
 MOST_WITHOUT_DATA = 0.4
 MOST_INVERSE_MM, MOST_SPREAD_MM = 10.0, 8.0  # 95th percentiles
-MIRRORED = 1.0  # the mirrored image agrees better than the solution
 # What the calibration holds: voxels of 4 mm (slices of up to 5), bodies of 115 mm and more along every axis, whole fields of
 # view. Right pairs beyond it reached probabilities of failure of 0.91, wrong ones 0.95 and more: no `failed` below this there.
 COARSEST_MM, THINNEST_MM = 5.0, 115.0
 SURE = 0.93
 NOT_FAILED = "not called failed"  # begins a reason; what is failed for another one does not say it
+_EXCHANGED = {
+    "left-right": "mirrored anatomy: the mirrored image agrees better; left and right are exchanged in a header",
+    "front-back": "mirrored anatomy: the image mirrored from front to back agrees better; a header is wrong",
+    "head-feet": "mirrored anatomy: with its slices in reverse order the image agrees better; their order is wrong",
+}
 _UNTOLD = {
     "mirror": "the image is its own mirror image: exchanged sides can't be told",
     "turn": "turned by 10° the image stays as it is: wrong turns can't be told",
@@ -68,12 +73,9 @@ def judge_registration(
         ), None
     judgement = JudgeModel.shipped().judge(evidence.signals, frozenset(evidence.left_out))
     reasons = list(judgement.reasons)
-    if judgement.verdict is Verdict.FAILED and _looks_mirrored(evidence.signals):
-        reasons.insert(
-            0, "mirrored anatomy: the mirrored image agrees better; left and right are exchanged in a header"
-        )
     limits = _beyond_limits(quality)
     verdict = judgement.verdict
+    exchanged = said_exchanged(evidence.signals)
     if judgement.error_mm > UNUSABLE_MM and verdict is Verdict.TRUSTED:
         limits.append(f"the predicted error is above {UNUSABLE_MM:g} mm")
     # A header's exchanged sides are rare; an image that shows no place or turn leaves the result itself unconfirmed.
@@ -84,18 +86,12 @@ def judge_registration(
     if beyond and verdict is Verdict.FAILED and judgement.failure_probability < SURE:
         verdict = Verdict.DOUBTFUL
         limits.append(f"{NOT_FAILED}, because the judge has not seen such pairs: {', '.join(beyond)}")
+    if exchanged:
+        verdict = Verdict.FAILED
+        reasons.insert(0, _EXCHANGED[exchanged])
+        limits = [limit for limit in limits if not limit.startswith(NOT_FAILED)]
     limits += [_UNTOLD[what] for what in evidence.untold if what == "mirror"]
     return judgement.model_copy(update={"verdict": verdict, "reasons": reasons + limits}), evidence.residual_mm
-
-
-def _looks_mirrored(signals: dict[str, float]) -> bool:
-    """Whether every witness prefers the mirrored image to the solution, and to it shifted and turned."""
-    ratios = {name.removesuffix(" mirror"): value for name, value in signals.items() if name.endswith(" mirror")}
-    return bool(ratios) and all(
-        value > MIRRORED
-        and value > 1.05 * max(signals.get(f"{name} {k}", 0.0) for k in ("worst shift", "turn", "slid"))
-        for name, value in ratios.items()
-    )
 
 
 def _beyond_calibration(pair: Pair, quality: QualityRecord) -> list[str]:

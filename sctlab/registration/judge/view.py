@@ -9,9 +9,10 @@ import numpy as np
 from scipy import ndimage
 
 from sctlab.registration.pairs import Pair
+from sctlab.registration.quality import best_rigid
 from sctlab.transforms.apply import apply_to_image, apply_to_labels, field_of_view
-from sctlab.transforms.data import Transform
-from sctlab.transforms.field import displacement_field
+from sctlab.transforms.data import AffineTransform, Transform
+from sctlab.transforms.field import displacement_field, grid_points
 from sctlab_model.body import body_mask
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError
@@ -22,6 +23,7 @@ FINEST_MM = 5.0
 MOST_VOXELS = 150_000  # keeps the judge within seconds; the grid gets coarser instead
 MARGIN_MM = 8.0  # around the body: the skin counts
 LEAST_VOXELS = 200
+POINTS_MM = 12.0  # between those that tell the rigid motion
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,17 @@ def judge_grid(pair: Pair) -> Geometry:
     size = np.maximum(np.ceil((high - low) / spacing).astype(int) + 1, 5)
     origin = np.array(geometry.origin_xyz) + geometry.axes @ ((low + high - (size - 1) * spacing) / 2)
     return Geometry(tuple(size), (spacing,) * 3, tuple(origin), geometry.direction)
+
+
+def nearest_rigid(transform: Transform, geometry: Geometry) -> AffineTransform:
+    """The rigid motion nearest to a transform over an image's grid, fixed points to moving points.
+
+    A mirror image that was bent until it fits looks like the other one; turned and moved only, it doesn't.
+    """
+    coarse = geometry.resized((POINTS_MM,) * 3)
+    points = grid_points(coarse).reshape(-1, 3)
+    vectors = displacement_field(transform, coarse).vectors.reshape(3, -1).T
+    return best_rigid(points, points + vectors)
 
 
 def moved(data: np.ndarray, shift: tuple[int, ...]) -> np.ndarray:

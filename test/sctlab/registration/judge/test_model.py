@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from sctlab.registration.judge.calibrate import SILENT, fit_model
+from sctlab.registration.judge.calibrate import SILENT, fit_model, fit_places
 from sctlab.registration.judge.model import JudgeModel
 from sctlab.registration.judge.verdict import optimised_metrics
 from sctlab.registration.presets import PRESETS
@@ -94,3 +94,26 @@ def test_what_each_method_optimised():
     assert optimised_metrics(Method.RIGID, [PRESETS["rigid"]]) == {"mind"}
     assert optimised_metrics(Method.IMPACT, [PRESETS["mind"].changed(discrete=None)]) == {"mind"}
     assert optimised_metrics(Method.IMPACT, [PRESETS["mind"]]) == both  # the coarse search asks mutual information
+
+
+def test_the_model_of_one_place_is_fitted_apart_and_leaves_the_others_as_they_are(model):
+    rng = np.random.default_rng(8)
+    places = []
+    for number in range(80):
+        wrong = number % 2 == 1
+        signals = {
+            "refit place mm": rng.uniform(7, 14) if wrong else rng.uniform(1, 4),
+            "place gain": rng.uniform(1, 4),
+            "elsewhere mean mm": rng.uniform(1, 4),
+        }
+        kind, worst = ("local 10-20", 15.0) if wrong else ("sound", 2.0)
+        places.append({"anatomy": f"A{number % 5}", "kind": kind, "worst_mm": worst, "signals": signals})
+    fitted = fit_places(model, places)
+    for key, calibration in fitted.calibrations.items():
+        before = model.calibrations[key]
+        assert (calibration.gross, calibration.error) == (before.gross, before.error)
+        told = [calibration.local_probability(p["signals"]) >= calibration.local_threshold for p in places]
+        assert np.mean(told[1::2]) > 0.9
+        assert np.mean(told[::2]) < 0.2
+    row = rows(1, 2)[0]
+    assert fitted.judge(row["signals"]).error_mm == model.judge(row["signals"]).error_mm

@@ -107,7 +107,7 @@ def test_a_mirrored_image_gets_the_plane_that_suits_it():
 
     def trial(moving: np.ndarray) -> tuple[float, float]:
         view = coarser(View(image, moving, np.ones_like(inside), inside, inside, grid))
-        return agreement(best_mirrored(view, agreement)), agreement(best_turned(view, agreement))
+        return tuple(agreement(best(view, agreement).of(view)) for best in (best_mirrored, best_turned))
 
     mirrored, solution = trial(image)
     assert 0.5 * solution < mirrored < solution
