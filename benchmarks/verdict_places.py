@@ -23,11 +23,12 @@ import numpy as np
 from exclusion import residual
 from scipy.stats import spearmanr
 from verdict import OPTIMISED, anatomy
+from verdict_map import full_map, smoothed_mm
 from verdict_planting import bump, optimised, real, simulated, visible_places, worst_place_mm
 
 from sctlab.registration.judge.calibrate import FINE_MM, fit_places
 from sctlab.registration.judge.model import SHIPPED, JudgeModel
-from sctlab.registration.judge.places import full_map, look_elsewhere
+from sctlab.registration.judge.places import look_elsewhere
 from sctlab.registration.judge.refit import better_places, lengths_mm, refit_signals
 from sctlab.registration.judge.view import Looker
 from sctlab.registration.judge.witnesses import witnesses
@@ -87,7 +88,7 @@ def question(options: argparse.Namespace) -> None:
                     windows = look_elsewhere(view, [w(view.fixed, view.moving, view.spacing_mm) for w in chosen])
                     better = better_places(view)
                     true = resample(Volume(error.astype(np.float32), grid), view.grid, interpolation="linear").array
-                    maps = lengths_mm(better, view), full_map(windows.shown_mm(), view)
+                    maps = lengths_mm(better, view), full_map(smoothed_mm(windows), view)
                     at = np.isfinite(maps[0]) & np.isfinite(maps[1])
                     row = {
                         "case": pair.id,

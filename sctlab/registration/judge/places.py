@@ -34,8 +34,6 @@ STRUCTURE = 0.8  # of the median window's, which a telling window has at least f
 DEEP_MM = 10.0  # from the skin and from where data end, at least
 WORST_CM3 = 15.0  # the best-fitting other places of this volume make the signal
 LEAST_WINDOWS = 50
-# Standard deviation of the smoothing of the map that is shown: one window's own place is chosen among noise.
-SHOWN_MM = 20.0
 _FAR = -9.0  # deviations, of a place whose window lost most of its data
 _PER_MM = 0.02  # deviations: where places can't be told apart the solution's own is the best guess
 
@@ -55,16 +53,6 @@ class Elsewhere:
     gain: np.ndarray
     telling: np.ndarray
     cm3: float
-
-    def shown_mm(self) -> np.ndarray:
-        """`distance_mm` as a mean of the windows around; NaN where nothing tells."""
-        tells = np.isfinite(self.distance_mm)
-        sigma = SHOWN_MM / (10 * self.cm3 ** (1 / 3))
-        sums, weights = (
-            ndimage.gaussian_filter(part.astype(np.float32), sigma, mode="constant")
-            for part in (np.where(tells, self.distance_mm, 0.0), tells)
-        )
-        return np.where(tells, sums / np.maximum(weights, 1e-6), np.nan)
 
     def signals(self) -> dict[str, float]:
         """Means over the body, and the worst place in telling windows."""
@@ -113,14 +101,6 @@ def look_elsewhere(view: View, speaking: Sequence[Witness]) -> Elsewhere:
     telling = (structure >= STRUCTURE) & (halved(deep.astype(np.float32)) >= DEEP_MM)
     distance = np.where(enough, length[best], np.nan)
     return Elsewhere(distance, gain, telling, (2 * view.spacing_mm / 10) ** 3)
-
-
-def full_map(values: np.ndarray, view: View) -> np.ndarray:
-    """A map of `Elsewhere` on the view's own voxels; NaN outside the body and in an odd last layer."""
-    doubled = np.repeat(np.repeat(np.repeat(values, 2, 0), 2, 1), 2, 2)
-    missing = [(0, n - d) for n, d in zip(view.region.shape, doubled.shape, strict=True)]
-    padded = np.pad(doubled, missing, constant_values=np.nan)
-    return np.where(view.region & view.data, padded, np.nan)
 
 
 def _windows(view: View, witness: Witness, step: int) -> tuple[np.ndarray, np.ndarray]:
