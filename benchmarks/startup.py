@@ -1,10 +1,10 @@
 """Wall time until bad input is refused, and until the network is first called.
 
-    python benchmarks/startup.py --out benchmarks/startup.json           # half a minute
+    python benchmarks/startup.py --out benchmarks/startup.json           # two minutes
 
-Every refusal is a run of `process.py` from start to end, the best and the worst of `--repeats`; the time to the first
-network call is the median of `benchmarks/predict.py`. The machine's load stands beside them, and processor seconds (user +
-system, of all threads), which others on the machine change less.
+Every refusal is a run of `process.py` or `sctlab` from start to end, the best and the worst of `--repeats`; the time to the
+first network call is the median of `benchmarks/predict.py`. The machine's load stands beside them, and processor seconds
+(user + system, of all threads), which others on the machine change less.
 """
 
 from __future__ import annotations
@@ -56,6 +56,68 @@ def image(folder: Path) -> Path:
     )
 
 
+# Commands of `sctlab` with something that is refused without an image being computed; names are those of `make_wrong_files`.
+REFUSED = """
+train nope --pairs empty --out out
+train bad.yaml --pairs empty --out out
+train other.yaml --pairs empty --out out
+train mri --pairs missing --out out
+train demo-mri --pairs empty --out out
+train demo-mri --pairs empty --out out --fold x
+train demo-mri --pairs empty --out out --fold 77
+train demo-mri --pairs empty --out out --stage nope
+register missing out
+register empty out
+register out --fixed missing.mha --moving missing.mha
+register out --fixed bad.mha --moving bad.mha
+register out --fixed sound.mha --moving sound.mha --preset nope
+register out --fixed sound.mha --moving sound.mha --preset bad.yaml
+register apply missing.h5 bad.mha out.mha --like bad.mha
+register report empty
+evaluate missing --cohort empty --out out
+evaluate empty --cohort empty --out out
+segment missing.mha out.nii.gz
+segment bad.mha out.nii.gz
+segment sound.mha out.xyz
+segment sound.mha out.nii.gz --weights bad.pt
+study run nope out
+study run bad.yaml out
+study run other.yaml out
+study report empty
+study tables missing.csv out
+pack missing out
+pack bad.pt out --from-konfai --task mri
+pack missing.pt out --from-konfai --task mri
+pack empty out --from-konfai --task mri
+export-onnx empty
+simulate out --regions XX
+simulate out --spacing 1,2
+predict missing --out out
+predict empty --out out
+anatomy train missing.yaml out
+anatomy train bad.yaml out
+anatomy train other.yaml out
+features import missing.json missing.pth out.safetensors
+features trust missing.pt
+weights fetch nope
+weights fetch impact-mri --from missing
+weights fetch impact-mri --from empty
+compare missing missing
+rank missing empty
+gamma missing.mha missing.mha
+"""
+
+
+def make_wrong_files(folder: Path) -> None:
+    """What the commands of `REFUSED` are given."""
+    (folder / "empty").mkdir()
+    (folder / "bad.yaml").write_text("name: [x\n")
+    (folder / "other.yaml").write_text("nonsense: 1\n")
+    (folder / "bad.mha").write_text("this is not an image\n" * 100)
+    (folder / "bad.pt").write_text("nothing")
+    shutil.copy(image(SAMPLE), folder / "sound.mha")
+
+
 def spent() -> float:
     """Processor seconds of the processes that were waited for: what wall time would be on an idle machine."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -63,6 +125,20 @@ def spent() -> float:
 
 
 CASES: tuple[Callable[[Path], None], ...] = (no_input, empty_folder, empty_file, no_image, cut_image)
+
+
+def time_command(line: str, folder: Path) -> dict[str, float]:
+    """Exit code, seconds and processor seconds of one run of `sctlab`."""
+    start, before = time.perf_counter(), spent()
+    command = [sys.executable, "-m", "sctlab.cli", *line.split()]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"SCTLAB_WEIGHTS": "w"})
+    measured = {
+        "exit_code": done.returncode,
+        "seconds": round(time.perf_counter() - start, 2),
+        "processor_seconds": round(spent() - before, 2),
+    }
+    print(line, measured, flush=True)
+    return measured
 
 
 def main() -> None:
@@ -93,6 +169,10 @@ def main() -> None:
                 "message": message[:160],
             }
             print(spoil.__name__, refused[spoil.__name__], flush=True)
+        wrong = root / "wrong"
+        wrong.mkdir()
+        make_wrong_files(wrong)
+        commands = {line: time_command(line, wrong) for line in REFUSED.strip().splitlines()}
         report = root / "predict.json"
         command = [sys.executable, ROOT / "benchmarks" / "predict.py", "--repeats", options.repeats, "--out", report]
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
@@ -103,6 +183,7 @@ def main() -> None:
         "command": "python benchmarks/startup.py " + " ".join(sys.argv[1:]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
         "refused": refused,
+        "refused_by_sctlab": commands,
         "first_network_call_seconds": measured["cold_start_seconds"],
         "first_network_call_processor_seconds": measured["cold_start_processor_seconds"],
     }

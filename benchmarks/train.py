@@ -34,7 +34,8 @@ from sctlab.features import FeatureExtractor, load_extractor
 from sctlab.training.batch import Batch
 from sctlab.training.cache import PreparedCase
 from sctlab.training.dataset import PatchDataset, batches
-from sctlab.training.losses import L1, FeatureL1, SynthesisLoss
+from sctlab.training.loss_terms import FeatureL1, SynthesisLoss
+from sctlab.training.losses import L1
 from sctlab.training.plan import Patch
 from sctlab_model.network import build_network
 from sctlab_model.recipe import Recipe

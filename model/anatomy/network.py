@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sctlab_model.anatomy.classes import CLASSES, NAMES
+from sctlab_model.anatomy.settings import METADATA, NetworkSettings, network_record
 from sctlab_model.anatomy.unet import unet_stages
 from sctlab_model.cases import Region
 from sctlab_model.errors import WeightsError
 from sctlab_model.image_statistics import Statistics
 from sctlab_model.io.atomic import atomic_path
-from sctlab_model.settings import Settings
 
-METADATA = "extractor"  # the key under which extractors' files describe their network
 SPACING_MM = 3.0  # voxels that the network was trained on
 HU_BELOW = -300.0  # an image that reaches below this is in HU: magnitudes of an MR are not negative
 # Voxels [z, y, x] of what training shows at once, thin slabs too: features are normalised over such a piece.
@@ -29,30 +27,6 @@ PIECES = ((16, 112, 144), (32, 96, 128), (48, 80, 112), (64, 80, 80))
 _HU_RANGE, _HU_UNIT = (-1024.0, 1600.0), 40.0  # logarithmic: soft tissues lie as far apart as bones
 _MR_TOP = 4.0
 HOUNSFIELD = Statistics.from_range(*_HU_RANGE)
-
-
-class NetworkSettings(Settings):
-    """Which U-Net of `dynamic_network_architectures`.
-
-    Args:
-        kind: `ResidualEncoderUNet` or `PlainConvUNet`.
-        features: Channels of every stage, the first at 6 mm; each further one halves the grid.
-        convolutions: A stage's convolutions (blocks, in the residual one).
-    """
-
-    kind: str = Field("ResidualEncoderUNet", pattern="^(ResidualEncoderUNet|PlainConvUNet)$")
-    features: tuple[int, ...] = (24, 48, 96, 160)
-    convolutions: int = Field(1, ge=1)
-
-    @property
-    def counts(self) -> list[int]:
-        """Convolutions, or blocks, of every stage."""
-        return [self.convolutions] * len(self.features)
-
-    @property
-    def stride(self) -> int:
-        """Voxels of the input per voxel of the deepest stage."""
-        return int(2 ** len(self.features))
 
 
 @dataclass(frozen=True)
@@ -210,14 +184,13 @@ def read_network(path: str | Path) -> AnatomyNetwork:
     """
     from safetensors import SafetensorError, safe_open
 
+    record = network_record(path)
     try:
         with safe_open(path, framework="pt") as handle:
-            metadata = dict(handle.metadata() or {})
             tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise WeightsError(path, found=f"can't be read ({error})", expected="a complete safetensors file") from error
     try:
-        record = json.loads(metadata[METADATA])
         network = AnatomyNetwork(NetworkSettings.model_validate(record["network"]))
         classes = tuple(record["classes"])
     except (KeyError, ValueError, TypeError) as error:

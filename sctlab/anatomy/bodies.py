@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
 from scipy import ndimage
 
+from sctlab.anatomy.settings import LabelledImage
 from sctlab.simulation.anatomy.build import build_phantom, default_grid
 from sctlab.simulation.fractions import Channel, fractions_from_hu, sample_tissue_fat
 from sctlab.simulation.from_ct import phantom_from_ct, read_ct, read_labels
@@ -26,26 +26,9 @@ from sctlab_model.anatomy.network import SPACING_MM
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import atomic_folder
-from sctlab_model.settings import Settings
 from sctlab_model.volume import Geometry
 
 _SPACING = (SPACING_MM,) * 3
-
-
-class LabelledImage(Settings):
-    """A real anatomy to make bodies of.
-
-    Args:
-        image: A CT in HU (file or DICOM folder), or a head label map with FreeSurfer ids.
-        labels: TotalSegmentator ids on the CT's grid; none for a label map.
-        copies: How many bodies are warped from it.
-        weight: How often it is shown, beside the other sources.
-    """
-
-    image: str
-    labels: str | None = None
-    copies: int = Field(12, ge=1)
-    weight: float = Field(1.0, gt=0)
 
 
 @dataclass(frozen=True)

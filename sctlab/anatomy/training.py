@@ -9,13 +9,11 @@ from time import process_time
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from sctlab.anatomy.bodies import (
     Body,
-    LabelledImage,
     procedural_body,
     read_bodies,
     read_phantom,
@@ -23,55 +21,19 @@ from sctlab.anatomy.bodies import (
     write_body,
 )
 from sctlab.anatomy.sampling import as_batch, draw_sample
+from sctlab.anatomy.settings import AnatomySettings
 from sctlab.features.checkpoints import read_pickled
 from sctlab.workflow.keys import content_key
 from sctlab_model.anatomy.classes import CLASSES, IGNORE
-from sctlab_model.anatomy.network import AnatomyNetwork, NetworkSettings, Output, read_network, write_network
+from sctlab_model.anatomy.network import AnatomyNetwork, Output, read_network, write_network
 from sctlab_model.cases import Region, read_json
 from sctlab_model.errors import InputError
 from sctlab_model.io.atomic import atomic_path, write_json
 from sctlab_model.monitor import Monitor
-from sctlab_model.settings import Settings
 from sctlab_model.volume import triple
 
 RUN = "run.json"  # the settings' key
 _TEMPERATURE, _POINTS = 0.1, 96
-
-
-class AnatomySettings(Settings):
-    """A training of the anatomy network.
-
-    Args:
-        network: The U-Net.
-        sources: Real anatomies that bodies are warped from.
-        procedural: Drawn bodies of each region.
-        real_share: Chance that a sample shows a real anatomy.
-        hu_share: Chance that a view is in HU (CT, CBCT, synthetic CT) and no MR.
-        iterations: Steps.
-        batch: Bodies a step, each seen twice.
-        learning_rate: At its highest (AdamW), after the first fiftieth; it falls to nothing along a cosine.
-        contrast_weight: Of the term that makes decoder features of two contrasts agree (InfoNCE).
-        region_weight: Of the slice's region.
-        start: A network's file whose weights are the first ones; random ones when left out.
-        seed: Of bodies, weights and samples.
-        bf16: Convolutions in bfloat16: about 1.5 times as fast on processors that have it.
-        save_every: Steps between checkpoints.
-    """
-
-    network: NetworkSettings = NetworkSettings()
-    sources: tuple[LabelledImage, ...] = ()
-    procedural: int = Field(24, ge=0)
-    real_share: float = Field(0.6, ge=0, le=1)
-    hu_share: float = Field(0.6, ge=0, le=1)
-    iterations: int = Field(20000, ge=1)
-    batch: int = Field(1, ge=1)
-    learning_rate: float = Field(0.003, gt=0)
-    contrast_weight: float = Field(0.1, ge=0)
-    region_weight: float = Field(0.2, ge=0)
-    start: str | None = None
-    seed: int = 0
-    bf16: bool = True
-    save_every: int = Field(50, ge=1)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from sctlab_model.case_output import check_writable
 from sctlab_model.monitor import ConsoleMonitor
 from sctlab_model.settings import load_yaml
 
@@ -33,9 +34,13 @@ def train(
 
     Result: OUT/anatomy.safetensors, for `sctlab segment --weights` and as an extractor in presets and recipes.
     """
-    from sctlab.anatomy.training import AnatomySettings, train_anatomy
+    from sctlab.anatomy.settings import AnatomySettings
+
+    settings = load_yaml(AnatomySettings, plan)  # refused before what trains is imported
+    check_writable(out)
+    from sctlab.anatomy.training import train_anatomy
 
     with ConsoleMonitor("anatomy") as monitor:
-        result = train_anatomy(load_yaml(AnatomySettings, plan), out, monitor)
+        result = train_anatomy(settings, out, monitor)
     Console().print(str(result.weights), soft_wrap=True, highlight=False)
     return 0

@@ -64,10 +64,9 @@ def evaluate(
     jobs: Annotated[int, typer.Option(help="Cases at a time.")] = 1,
 ) -> int:
     """Score predictions as the challenge does, and beyond."""
-    from sctlab.evaluation.cohort import evaluate_cohort
-    from sctlab.evaluation.report import group_cases
+    from sctlab.evaluation.predictions import check_predictions
     from sctlab.evaluation.settings import EvaluationSettings
-    from sctlab_model.monitor import ConsoleMonitor
+    from sctlab_model.cases import find_cohort
 
     settings = EvaluationSettings(
         reference=reference,
@@ -91,6 +90,13 @@ def evaluate(
         report=report,
         device=device,
     )
+    check_predictions(predictions)
+    find_cohort(cohort)
+    # From here on PyTorch is imported: what can be refused without it was.
+    from sctlab.evaluation.cohort import evaluate_cohort
+    from sctlab.evaluation.report import group_cases
+    from sctlab_model.monitor import ConsoleMonitor
+
     with ConsoleMonitor("evaluate") as monitor:
         result = evaluate_cohort(predictions, cohort, out, settings, jobs=jobs, monitor=monitor)
     console = Console()

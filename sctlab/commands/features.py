@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sctlab.features.registry import entries, load_extractor
-from sctlab.features.weights import download, local_weights
-from sctlab_model.errors import InputError
+from sctlab_model.cases import read_json
+from sctlab_model.errors import InputError, WeightsError
+from sctlab_model.io.paths import not_a_file
 from sctlab_model.monitor import ConsoleMonitor
 
 app = typer.Typer(
@@ -25,6 +25,9 @@ app = typer.Typer(
 @app.command("list")
 def list_extractors() -> None:
     """List the extractors: what each is, where its weights come from and whether they are here."""
+    from sctlab.features.registry import entries
+    from sctlab.features.weights import local_weights
+
     table = Table("name", "weights", "from", box=None, pad_edge=False)
     for name, entry in entries().items():
         if entry.package:
@@ -52,6 +55,9 @@ def download_extractor(
 
     Where no hash is known, the first download records it beside the file and says so.
     """
+    from sctlab.features.registry import entries
+    from sctlab.features.weights import download
+
     sources = {known: entry.source for known, entry in entries().items() if entry.source is not None}
     source = sources.get(name)
     if source is None:
@@ -67,6 +73,9 @@ def trust_torchscript(
     files: Annotated[list[Path], typer.Argument(help="TorchScript files (.pt) that may run on this computer.")],
 ) -> None:
     """Vouch for TorchScript files: they are code, and run only when their SHA-256 is recorded."""
+    for file in files:
+        if not file.is_file():
+            raise InputError(file, found=not_a_file(file), expected="a TorchScript file")
     from sctlab.features.trust import trust_file
 
     for file in files:
@@ -81,10 +90,15 @@ def import_extractor(
     configuration: Annotated[str, typer.Option(help="Configuration of the plans.")] = "3d_fullres",
 ) -> None:
     """Make an extractor of an nnU-Net model (TotalSegmentator's are): its encoder, decoder and head."""
-    from sctlab.features.extractors.nnunet import import_nnunet
-
     if out.suffix != ".safetensors":
         raise InputError(str(out), found=f"suffix '{out.suffix}'", expected=".safetensors")
+    read_json(plans)
+    if not checkpoint.is_file():
+        raise WeightsError(checkpoint, found=not_a_file(checkpoint), expected="nnU-Net's checkpoint_final.pth")
+    # From here on PyTorch is imported: what can be refused without it was.
+    from sctlab.features.extractors.nnunet import import_nnunet
+    from sctlab.features.registry import load_extractor
+
     extractor = load_extractor(import_nnunet(plans, checkpoint, out, configuration=configuration))
     table = Table("layer", "name", "channels", "stride", box=None, pad_edge=False)
     for index, layer in enumerate(extractor.layers):

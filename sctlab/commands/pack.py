@@ -7,7 +7,7 @@ from typing import Annotated, Literal, cast, get_args
 
 import typer
 
-from sctlab_model.bundle import StorageType
+from sctlab_model.bundle import StorageType, read_bundle
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError
 
@@ -48,15 +48,24 @@ def pack(
     """Turn runs into a weights bundle with provenance and a model card."""
     from rich.console import Console
 
+    from sctlab.training.plan import load_plan
+    from sctlab.training.run import Run
+    from sctlab.weights.apps import app_checkpoints, check_checkpoint
+
     if len(folders) < 2:
         raise InputError("pack", found=f"{len(folders)} folder", expected="one or more runs and the bundle to write")
     *sources, out = folders
     chosen = _storage(storage)
     if from_konfai:
-        from sctlab.training.konfai import pack_konfai
-
         if task is None:
             raise InputError("--task", found="not given", expected="mri or cbct")
+        for path in (file for source in sources for file in app_checkpoints(source)):
+            check_checkpoint(path)
+        if recipe is not None:
+            load_plan(recipe)
+        # From here on PyTorch is imported: what can be refused without it was.
+        from sctlab.training.konfai import pack_konfai
+
         bundle = pack_konfai(
             sources,
             out,
@@ -66,11 +75,11 @@ def pack(
             storage=chosen or "float32",
         )
     else:
+        plans = [Run(source).plan for source in sources]
         from sctlab.training.pack import pack_runs
-        from sctlab.training.run import Run
 
         # Demonstration weights live in the repository: half the size.
-        small = demonstration or Run(sources[0]).plan.recipe.name.startswith("demo")
+        small = demonstration or plans[0].recipe.name.startswith("demo")
         bundle = pack_runs(
             sources,
             out,
@@ -108,9 +117,10 @@ def export_onnx(
     precision: Annotated[str, typer.Option(help="fp32, fp16 or both.")] = "both",
 ) -> None:
     """Add ONNX files to a bundle: one a fold and precision, any batch and plane size, hashed in the manifest."""
-    from sctlab.training.onnx_export import export_bundle
-
     precisions = EXPORTS.get(precision)
     if precisions is None:
         raise InputError("--precision", found=f"'{precision}'", expected="fp32, fp16 or both")
+    read_bundle(bundle)  # refused before PyTorch is imported
+    from sctlab.training.onnx_export import export_bundle
+
     export_bundle(bundle, precisions)

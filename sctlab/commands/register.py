@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,15 +11,17 @@ from rich.table import Table
 
 from sctlab.commands.default import default_group
 from sctlab.commands.failures import print_failures
-from sctlab.registration.case import OVERVIEW, CaseResult
-from sctlab.registration.cohort import RegistrationResult, register_cohort
+from sctlab.registration.methods import check_settings
 from sctlab.registration.records import EXCLUSIONS, Verdict
-from sctlab.registration.report import REPORT, write_report
+from sctlab.registration.request import check_cohort, check_images, check_results
 from sctlab.registration.settings import Convention, Method, RegistrationSettings
-from sctlab.registration.single import register_files
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import ExitCode, InputError
 from sctlab_model.monitor import ConsoleMonitor, Monitor
+
+if TYPE_CHECKING:
+    from sctlab.registration.case import CaseResult
+    from sctlab.registration.cohort import RegistrationResult
 
 _DEFAULT = "pairs"
 
@@ -87,6 +89,10 @@ def pairs(
                 found=f"{len(paths)} folders with --fixed or --moving",
                 expected="OUT --fixed IMAGE --moving IMAGE",
             )
+        check_images(fixed, moving, *one_pair.values())
+        check_settings(settings)
+        from sctlab.registration.single import register_files
+
         with ConsoleMonitor("register") as monitor:
             case = register_files(
                 fixed,
@@ -113,6 +119,11 @@ def pairs(
             expected="--fixed and --moving",
             advice="a cohort has its own masks and labels",
         )
+    check_cohort(*paths)
+    check_settings(settings)
+    from sctlab.registration.cohort import register_cohort
+    from sctlab.registration.report import REPORT
+
     with ConsoleMonitor(f"register ({method})") as monitor:
         result = register_cohort(
             paths[0],
@@ -169,6 +180,9 @@ def report(
     folder: Annotated[Path, typer.Argument(help="OUT/<method>.")],
 ) -> int:
     """Write report.html and exclusions.json of a registered cohort again."""
+    check_results(folder)
+    from sctlab.registration.report import REPORT, write_report
+
     excluded = write_report(folder)
     ConsoleMonitor().info(f"{folder / REPORT}: {len(excluded)} proposed for exclusion")
     return ExitCode.OK
@@ -180,6 +194,8 @@ def _words(text: str) -> list[str]:
 
 def _report_case(case: CaseResult, monitor: Monitor) -> int:
     """What one pair's registration came to, in two lines."""
+    from sctlab.registration.case import OVERVIEW
+
     quality = case.quality
     before, after = quality.similarity.before, quality.similarity.after
     state = "was already registered with these settings" if case.skipped else f"registered in {quality.seconds} s"

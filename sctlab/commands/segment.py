@@ -41,17 +41,16 @@ def segment(
     Ids are TotalSegmentator's where it has the structure (the first id of a group: 27 for the whole spine); soft tissue that is
     left over and gas have ids from 201. A demonstration network: not for clinical use.
     """
-    from sctlab.anatomy.seeing import save_picture
     from sctlab.dicom import read_dicom_series
     from sctlab_model.anatomy.classes import FILE_IDS, NAMES
-    from sctlab_model.anatomy.network import read_network
-    from sctlab_model.anatomy.segmenter import see_anatomy
+    from sctlab_model.anatomy.settings import network_record
     from sctlab_model.label_maps import count_labels
 
     written_suffix(out)
     refuse_replacing(out, image, against, weights)
     check_writable(out.parent)
-    network = None if weights is None else read_network(weights)
+    if weights is not None:
+        network_record(weights)
     volume, other = (
         None if p is None else read_dicom_series(p) if p.is_dir() else read_volume(p) for p in (image, against)
     )
@@ -60,6 +59,12 @@ def segment(
         labels = None if given is None else count_labels(given.array)
         if labels is not None:
             raise InputError(path, found=f"{labels} labels, no image", expected="a CT, CBCT, MR or sCT")
+    # From here on PyTorch is imported: what can be refused without it was.
+    from sctlab.anatomy.seeing import save_picture
+    from sctlab_model.anatomy.network import read_network
+    from sctlab_model.anatomy.segmenter import see_anatomy
+
+    network = None if weights is None else read_network(weights)
     seen = see_anatomy(volume, network)
     with one_at_a_time(out.absolute()):  # labels and picture of one image
         write_volume(seen.labels, out)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sctlab.commands.default import default_group
+from sctlab_model.errors import InputError
 
 app = typer.Typer(
     cls=default_group("run"),
@@ -46,13 +47,14 @@ def run(
     ] = False,
 ) -> int:
     """Run a study: cohorts, training pairs, trainings, scores and the report."""
+    from sctlab.study.plan import load_study
+
+    study_plan = load_study(plan)
     from sctlab.reporting import counted
     from sctlab.study.cells import StudyFiles, estimate
-    from sctlab.study.plan import load_study
     from sctlab.study.run import run_study
     from sctlab_model.monitor import ConsoleMonitor
 
-    study_plan = load_study(plan)
     if dry_run:
         costs = estimate(StudyFiles(study_plan, out))
         for cost in costs:
@@ -71,6 +73,10 @@ def run(
 @app.command("report")
 def report(out: Annotated[Path, typer.Argument(help="Folder of a study.")]) -> None:
     """Make a study's tables and figures again."""
+    from sctlab.study.plan import PLAN
+
+    if not (out / PLAN).is_file():
+        raise InputError(out, found=f"no {PLAN}", expected="the folder of a study")
     from sctlab.study.report import report_study
 
     typer.echo(str(report_study(out)))

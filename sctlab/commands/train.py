@@ -31,19 +31,25 @@ def train(
     iterations: Annotated[int | None, typer.Option(help="Shorten every stage to so many iterations.")] = None,
 ) -> int:
     """Train the folds of a recipe on registered pairs."""
-    from sctlab.training.check import check_plan
-    from sctlab.training.cohort import TrainSettings, train_cohort
-    from sctlab.training.devices import launch
     from sctlab.training.plan import load_plan
-    from sctlab_model.device import describe_device
-    from sctlab_model.monitor import ConsoleMonitor
+    from sctlab.training.run import Run
+    from sctlab.training.setup import check_request
 
+    folds, stages = _folds(fold), None if stage is None else tuple(stage)
     plan = load_plan(recipe).shortened(iterations)
     if exclude is not None:
         plan = plan.excluding(exclude)
+    check_request(plan, pairs, Run(out), folds or (), stages or (), resume=resume)
+
+    # From here on PyTorch is imported.
+    from sctlab.training.check import check_plan
+    from sctlab.training.cohort import TrainSettings, train_cohort
+    from sctlab.training.devices import launch
+    from sctlab_model.device import describe_device
+    from sctlab_model.monitor import ConsoleMonitor
+
     check_plan(plan)
-    stages = None if stage is None else tuple(stage)
-    settings = TrainSettings(_folds(fold), stages, resume, cache, jobs)
+    settings = TrainSettings(folds, stages, resume, cache, jobs)
     fabric = launch(plan, device, devices, nodes)
     with ConsoleMonitor("training", quiet=not fabric.is_global_zero) as monitor:
         where = f"{fabric.world_size} x {describe_device(fabric.device)}"

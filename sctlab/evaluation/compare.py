@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, Field
 
-from sctlab.evaluation import figures
 from sctlab.evaluation.definitions import CHALLENGE_IMAGE, METRICS, used_metrics
 from sctlab.evaluation.records import CaseRecord, read_evaluation
 from sctlab.measures.statistics import PairedDifference, paired_difference
@@ -132,6 +131,8 @@ def compare_evaluations(a: str | Path, b: str | Path, out: str | Path | None = N
 
 def write_comparison(comparison: Comparison, out: Path) -> None:
     """`comparison.json` and `comparison.html` (one offline page with the picture)."""
+    from sctlab.evaluation import figures  # here, because it loads what draws
+
     record = comparison.record
     record.write(out / "comparison.json")
     page = render(

@@ -44,22 +44,30 @@ class Matched:
     spreads: dict[str, Path] = field(default_factory=dict)
 
 
+def check_predictions(predictions: Path) -> None:
+    """Refuse what is neither a folder nor a zip.
+
+    Raises:
+        InputError: Nothing is there, or another file.
+    """
+    if predictions.is_dir():
+        return
+    found = "" if zipfile.is_zipfile(predictions) else "a file that isn't a zip"
+    if not predictions.is_file():
+        found = "no such folder or zip"
+    if found:
+        raise InputError(predictions, found=found, expected="a folder of predictions, or a zip of sct_<ID>.mha")
+
+
 def unpacked(predictions: Path, scratch: Path) -> Path:
     """The folder of the predictions; a zip's images and JSON files are unpacked into `scratch`.
 
     Raises:
         InputError: No such folder or zip, or a damaged one.
     """
+    check_predictions(predictions)
     if predictions.is_dir():
         return predictions
-    if not predictions.is_file():
-        raise InputError(
-            predictions, found="no such folder or zip", expected="a folder of predictions, or a zip of sct_<ID>.mha"
-        )
-    if not zipfile.is_zipfile(predictions):
-        raise InputError(
-            predictions, found="a file that isn't a zip", expected="a folder of predictions, or a zip of sct_<ID>.mha"
-        )
     scratch.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(predictions) as archive:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from sctlab.evaluation import figures
 from sctlab.evaluation.definitions import METRICS
 from sctlab.evaluation.ranking import (
     BOOTSTRAP_SAMPLES,
@@ -250,6 +249,8 @@ def _write(result: RankResult, out: Path) -> None:
             ]
         )
     write_text(out / "ranking.csv", text.getvalue())
+    from sctlab.evaluation import figures  # here, because it loads what draws
+
     picture = figures.ranking(result.ranking, result.stability, result.significant)
     page = render(
         "ranking.html",

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import rankdata
 
 from sctlab.evaluation.definitions import METRICS
 from sctlab.measures.statistics import holm, wilcoxon_p
@@ -96,7 +95,7 @@ def rank_scores(scores: Mapping[str, Mapping[str, float | None]], scheme: Scheme
         raise InputError("rank", found="no metric of the scheme", expected=f"one of {', '.join(scheme.metrics)}")
     table = np.array([[_number(scores[n].get(m)) for m in metrics] for n in names])
     ranks, group_ranks, total = _places(table, metrics, scheme)
-    places = rankdata(np.round(total, 9), method="min").astype(int)
+    places = _ranks(np.round(total, 9)).astype(int)
     order = sorted(range(len(names)), key=lambda i: (total[i], names[i]))
 
     def ordered(values: np.ndarray) -> tuple[float, ...]:
@@ -152,7 +151,7 @@ def bootstrap_places(
     for sample in range(samples):
         chosen = random.integers(0, values.shape[1], values.shape[1])
         table = _means(values[:, chosen])
-        places[sample] = rankdata(np.round(_places(table, metrics, scheme)[2], 9), method="min")
+        places[sample] = _ranks(np.round(_places(table, metrics, scheme)[2], 9))
         counts[np.arange(len(methods)), places[sample] - 1] += 1
     low, high = (tuple(int(v) for v in np.percentile(places, q, axis=0, method="nearest")) for q in (2.5, 97.5))
     return Stability(counts / samples, low, high, samples)
@@ -224,13 +223,21 @@ def read_leaderboard(path: Path) -> dict[str, dict[str, float | None]]:
     return result
 
 
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """1 for the smallest; equal values share the better rank."""
+    from scipy.stats import rankdata  # here, because it takes a second to import
+
+    ranks: np.ndarray = rankdata(values, method="min")
+    return ranks
+
+
 def _places(
     table: np.ndarray, metrics: Sequence[str], scheme: Scheme
 ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
     """Ranks [method, metric], mean rank by group, and mean over the groups."""
     cost = np.stack([-_better(table[:, k], m) for k, m in enumerate(metrics)], axis=1)
     cost = np.where(np.isfinite(table), cost, np.inf)  # no value is worse than any
-    ranks = np.stack([rankdata(column, method="min") for column in cost.T], axis=1)
+    ranks = np.stack([_ranks(column) for column in cost.T], axis=1)
     groups = {}
     for heading, members in scheme.groups.items():
         columns = [k for k, m in enumerate(metrics) if m in members]

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata, wilcoxon
 
 BOOTSTRAP_SAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -65,6 +64,8 @@ def wilcoxon_p(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray)
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if np.count_nonzero(difference) < 2:
         return None
+    from scipy.stats import wilcoxon  # here, because it takes a second to import
+
     return float(wilcoxon(difference).pvalue)
 
 
@@ -93,6 +94,8 @@ def rank_biserial(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarr
     difference = difference[difference != 0]
     if difference.size == 0:
         return None
+    from scipy.stats import rankdata  # here, because it takes a second to import
+
     ranks = rankdata(np.abs(difference))
     return float((ranks * np.sign(difference)).sum() / ranks.sum())
 

@@ -13,13 +13,14 @@ from sctlab.registration.methods import check_settings, device_in_words
 from sctlab.registration.pairs import PairFiles, find_case_folders
 from sctlab.registration.records import Verdict
 from sctlab.registration.report import write_report
+from sctlab.registration.request import check_cohort
 from sctlab.registration.scratch import remove_stale
 from sctlab.registration.settings import RegistrationSettings
 from sctlab.workflow.cases import run_cases
 from sctlab.workflow.locking import one_run
 from sctlab.workflow.outcomes import Outcome, exit_code
 from sctlab_model.case_output import check_writable
-from sctlab_model.cases import CaseKey, Region, Task, is_cohort
+from sctlab_model.cases import CaseKey, Region, Task
 from sctlab_model.errors import ExitCode, InputError
 from sctlab_model.io.atomic import remove_stale_parts
 from sctlab_model.monitor import Monitor
@@ -85,13 +86,10 @@ def register_cohort(
         InputError: Nothing can be registered with these settings, no cohort, or a result would replace its own input.
     """
     cohort, out = Path(cohort), Path(out)
+    check_cohort(cohort, out)
     check_settings(settings)
-    if not cohort.is_dir():
-        raise InputError(cohort, found="no such folder", expected="a cohort with Task1/ or Task2/")
     cohort, root = cohort.absolute(), (out / settings.method).absolute()  # workers of a cluster may start elsewhere
-    if not is_cohort(cohort):
-        raise InputError(cohort, found="neither Task1/ nor Task2/ in it", expected="a SynthRAD cohort")
-    if cohort.resolve() in (root.resolve(), out.resolve()):
+    if cohort.resolve() == root.resolve():
         raise InputError(out, found="the cohort's own folder", expected="another folder for the registered pairs")
     folders = [c for c in find_case_folders(cohort, task=task, region=region) if c[0].name not in exclude]
     if cases:

@@ -9,8 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sctlab.registration.cavity import cavity_by_labels, find_cavity
-from sctlab.registration.elastix.register import BONE_HU, register_elastix
 from sctlab.registration.pairs import Pair, PairFiles, exchanged
 from sctlab.registration.settings import Method, RegistrationSettings
 from sctlab.transforms.data import Transform
@@ -52,6 +50,8 @@ def register_pair(pair: Pair, settings: RegistrationSettings) -> MethodResult:
         RegistrationError: No usable transform.
     """
     if settings.method is Method.ELASTIX:
+        from sctlab.registration.elastix.register import register_elastix
+
         result = register_elastix(
             pair.fixed,
             pair.moving,
@@ -128,7 +128,6 @@ def check_settings(settings: RegistrationSettings) -> None:
     from sctlab.registration.presets import find_presets
     from sctlab_model.device import choose_device
 
-    choose_device(settings.device)
     if settings.presets and settings.method is not Method.IMPACT:
         raise InputError(
             "--preset",
@@ -138,6 +137,7 @@ def check_settings(settings: RegistrationSettings) -> None:
         )
     if settings.presets:
         find_presets(",".join(settings.presets))
+    choose_device(settings.device)  # last, because it loads torch
 
 
 def device_in_words(settings: RegistrationSettings) -> str:
@@ -154,6 +154,7 @@ def device_in_words(settings: RegistrationSettings) -> str:
 
 
 def _with_engine(pair: Pair, settings: RegistrationSettings) -> MethodResult:
+    from sctlab.registration.elastix.register import BONE_HU
     from sctlab.registration.engine.register import register
 
     # The engine's rigidity follows the moving image; the CT is the one that shows bone.
@@ -182,6 +183,8 @@ def _with_engine(pair: Pair, settings: RegistrationSettings) -> MethodResult:
 def _cavity_of(pair: Pair) -> tuple[Volume | None, tuple[str, ...]]:
     """The cavity of the CT, from its labels where they show one, and what the record says about that."""
     ct, labels = (pair.fixed, pair.fixed_labels) if pair.ct_is_fixed else (pair.moving, pair.moving_labels)
+    from sctlab.registration.cavity import cavity_by_labels, find_cavity  # here, because it loads torch
+
     said: tuple[str, ...] = ()
     if labels is not None:
         cavity = cavity_by_labels(ct, labels)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from sctlab.features import load_extractor
 from sctlab.registration.engine.settings import Articulated, FeatureTerm, Level, Preset, Sliding
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError, ProductError, meant
@@ -159,4 +158,6 @@ def _checked(term: FeatureTerm, path: Path, key: str) -> FeatureTerm:
 @lru_cache
 def _layer_names(extractor: str) -> tuple[str, ...]:
     """Layers of an extractor; remembered, because a cohort asks once for each case and a network takes seconds to load."""
+    from sctlab.features import load_extractor
+
     return tuple(layer.name for layer in load_extractor(extractor).layers)

@@ -14,6 +14,7 @@ from sctlab.registration.case import PARTIAL, CaseResult, as_int16, register_cas
 from sctlab.registration.methods import check_settings, register_back, register_pair
 from sctlab.registration.pairs import PairFiles, check_overlap, make_pair
 from sctlab.registration.records import QualityRecord
+from sctlab.registration.request import check_images
 from sctlab.registration.scratch import remove_stale
 from sctlab.registration.settings import Convention, RegistrationSettings
 from sctlab.transforms.apply import apply_to_image, field_of_view
@@ -22,7 +23,6 @@ from sctlab.workflow.locking import one_run
 from sctlab.workflow.signals import sigterm_as_interrupt
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
-from sctlab_model.io.paths import not_a_file
 from sctlab_model.io.reading import read_volume
 from sctlab_model.monitor import Monitor
 from sctlab_model.volume import Geometry, Volume
@@ -143,10 +143,8 @@ def register_files(
     Raises:
         InputError, RegistrationError: As for `register`; recorded in `out/failure.json` as well.
     """
+    check_images(fixed, moving, fixed_mask, moving_labels, fixed_labels)
     check_settings(settings)
-    for path in (fixed, moving, fixed_mask, moving_labels, fixed_labels):
-        if path is not None and not path.is_file():
-            raise InputError(path, found=not_a_file(path), expected="an image")
     ct_is_fixed = settings.convention is Convention.SOURCE_TO_CT
     source, ct = (moving, fixed) if ct_is_fixed else (fixed, moving)
     if task is None:

@@ -12,15 +12,12 @@ from pydantic import Field, model_validator
 
 from sctlab.cohort.pairs import patient_of
 from sctlab.cohort.parameters import check_strata, read_parameters
-from sctlab.evaluation.closer import extractor_of
-from sctlab.evaluation.segmentation import NONE, make_segmenter
 from sctlab.registration.methods import check_settings
 from sctlab.registration.settings import Convention, Method, RegistrationSettings
 from sctlab.simulation.settings import SimulationSettings, case_id
 from sctlab.study.real_images import RealImage
-from sctlab.training.check import check_plan
 from sctlab.training.losses import Loss
-from sctlab.training.objectives.supervised import SupervisedSettings
+from sctlab.training.objective_settings import SupervisedSettings
 from sctlab.training.plan import AnyObjective, TrainingPlan, load_plan
 from sctlab_model.cases import Task, find_image, is_cohort
 from sctlab_model.device import choose_device
@@ -28,6 +25,7 @@ from sctlab_model.errors import InputError, ProductError, meant
 from sctlab_model.settings import Settings, load_yaml, validate
 
 Exclusion = Literal["none", "failed", "rule", "random"]
+PLAN = "plan.json"  # what a study's folder keeps of its plan
 DEFAULT_EXCLUSION: Exclusion = "failed"
 # What a study says of every training, whatever the recipe says, and by which of its own keys.
 SETS: dict[str, dict[str, str]] = {
@@ -158,7 +156,7 @@ class StudyPlan(Settings):
     split_seed: int = Field(0, ge=0)
     stratify_by: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
-    segmenter: str = NONE
+    segmenter: str = "none"
     real: dict[str, RealImage] = Field(default_factory=dict)
     recipe: dict[Task, str] = Field({Task.MRI: "small-mri", Task.CBCT: "small-cbct"}, min_length=1)
     changes: dict[str, Any] = Field(default_factory=dict)
@@ -265,12 +263,21 @@ def load_study(name_or_path: str) -> StudyPlan:
 
 
 def check_study(plan: StudyPlan, where: str | Path = "plan") -> None:
-    """Refuse cells that cannot exist: truth without truth, an extractor without weights, a cohort that is too small."""
+    """Refuse cells that cannot exist: truth without truth, an extractor without weights, a cohort that is too small.
+
+    What needs no network is refused first, before PyTorch is imported.
+    """
     for name, cohort in plan.cohorts.items():
         if cohort.folder is not None:
             _check_folder(plan, where, name, cohort)
         else:
             _check_size(plan, where, f"cohorts.{name}", cohort)
+    tasks = sorted({cohort.of_task for cohort in plan.cohorts.values()})
+    for task in tasks:
+        try:
+            load_plan(plan.recipe[task])
+        except ProductError as error:
+            raise type(error)(line_of(where, f"recipe.{task}"), found=f"recipe.{task}: {error}") from error
     for name, pairs in plan.pairs.items():
         if pairs.registered:
             try:
@@ -282,16 +289,14 @@ def check_study(plan: StudyPlan, where: str | Path = "plan") -> None:
             image.check()
         except ProductError as error:
             raise type(error)(line_of(where, f"real.{name}"), found=f"real.{name}: {error}") from error
+    from sctlab.training.check import check_plan
+
     try:
         choose_device(plan.device)
     except ProductError as error:
         raise type(error)(line_of(where, "device"), found=f"device: {error}") from error
     _check_measures(plan, where)
-    for task in sorted({cohort.of_task for cohort in plan.cohorts.values()}):
-        try:
-            load_plan(plan.recipe[task])
-        except ProductError as error:
-            raise type(error)(line_of(where, f"recipe.{task}"), found=f"recipe.{task}: {error}") from error
+    for task in tasks:
         for loss in plan.losses or ("recipe",):
             for supervision in plan.supervision:
                 key = f"losses.{loss}" if plan.losses else f"supervision.{supervision}"
@@ -305,6 +310,9 @@ def check_study(plan: StudyPlan, where: str | Path = "plan") -> None:
 
 def _check_measures(plan: StudyPlan, where: str | Path) -> None:
     """Extractors and segmenter of the scores: what can't be loaded is said before hours of training."""
+    from sctlab.evaluation.closer import extractor_of
+    from sctlab.evaluation.segmentation import make_segmenter
+
     for name in plan.features:
         try:
             extractor_of(name)

@@ -19,10 +19,10 @@ from sctlab.study.folds import left_out
 from sctlab.study.illustrations import illustrations
 from sctlab.study.methods import methods_paragraph
 from sctlab.study.names import digits_of, label_of
-from sctlab.study.plan import StudyPlan
+from sctlab.study.plan import PLAN, StudyPlan
 from sctlab.study.real import real_rows
 from sctlab.study.real_report import columns_of, real_picture, real_tables
-from sctlab.study.run import FAILURES, PLAN
+from sctlab.study.run import FAILURES
 from sctlab.study.scores import is_score
 from sctlab.study.scoring import score_references
 from sctlab.study.tables import build_tables, read_scores, tables_csv, tables_latex

@@ -15,7 +15,7 @@ from sctlab.registration.settings import RegistrationSettings
 from sctlab.simulation.cohort import simulate_cohort
 from sctlab.study.cells import RATES, PairSet, StudyFiles
 from sctlab.study.folds import left_out, split_of, study_cases, usable_pairs
-from sctlab.study.plan import StudyPlan
+from sctlab.study.plan import PLAN, StudyPlan
 from sctlab.study.planted import PLANTED, plant_case
 from sctlab.study.real import judge_real_images
 from sctlab.study.scoring import score_cell, unlabelled_cases, unscored
@@ -33,7 +33,7 @@ from sctlab_model.errors import ExitCode, InputError, ProductError
 from sctlab_model.io.atomic import write_json
 from sctlab_model.monitor import Monitor
 
-PLAN, FAILURES = "plan.json", "failures.json"
+FAILURES = "failures.json"
 
 
 @dataclass(frozen=True)

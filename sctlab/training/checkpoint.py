@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from sctlab_model.cases import read_json
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.io.atomic import atomic_path, write_json
 from sctlab_model.io.paths import not_a_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -32,6 +31,8 @@ def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], values:
     Raises:
         InputError: The disk is full or the folder can't be written; the checkpoint before stays.
     """
+    from safetensors.torch import save  # here, because it loads torch, and a run is refused without
+
     # A copy of each: safetensors refuses tensors that share memory.
     data = save({k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()})
     digest = hashlib.sha256(data).hexdigest()
@@ -84,6 +85,9 @@ def load_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[st
         raise WeightsError(
             path, found=f"SHA-256 {found}", expected=values["sha256"], advice="the checkpoint was altered"
         )
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
         return load(data), values
     except SafetensorError as error:
@@ -106,6 +110,8 @@ def pack_networks(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
 
 def pack_optimisers(optimisers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
     """The state of each parameter as `optimiser.<index>.<name>` or `optimisers.<optimiser>.<index>.<name>`."""
+    import torch
+
     tensors: dict[str, Tensor] = {}
     for name, optimiser in optimisers.items():
         prefix = _prefix(name, "optimiser", "optimisers")
@@ -142,6 +148,8 @@ def restore_networks(networks: dict[str, nn.Module], tensors: dict[str, Tensor],
 
 def restore_optimisers(optimisers: dict[str, torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
     """Put back what `pack_optimisers` took; settings (learning rate, …) stay as they are."""
+    import torch
+
     for name, optimiser in optimisers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in part(tensors, _prefix(name, "optimiser", "optimisers")).items():
@@ -151,5 +159,5 @@ def restore_optimisers(optimisers: dict[str, torch.optim.Optimizer], tensors: di
         # A fused optimiser walks memory, not indices: its state must lie as the parameter does (channels_last).
         for parameter, values in optimiser.state.items():
             for entry, value in values.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.ndim:
                     values[entry] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)

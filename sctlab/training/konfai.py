@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +14,7 @@ from sctlab.features.checkpoints import Inert, read_pickled
 from sctlab.training.card import model_card
 from sctlab.training.pack import CARD, INTENDED_USE
 from sctlab.training.plan import load_plan
+from sctlab.weights.apps import CHECKPOINT, app_checkpoints, check_checkpoint
 from sctlab.workflow.locking import one_at_a_time
 from sctlab_model.bundle import (
     MANIFEST,
@@ -49,7 +49,8 @@ def read_konfai(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: Not a checkpoint, objects other than tensors and numbers in it, or another network.
     """
-    state = read_pickled(path, "a KonfAI checkpoint (.pt)", inert="konfai")
+    check_checkpoint(path)
+    state = read_pickled(path, CHECKPOINT, inert="konfai")
     networks = _networks(state)
     if networks is None:
         raise WeightsError(
@@ -98,49 +99,6 @@ def _plain(value: Tensor, kind: str, name: str, path: Path) -> Tensor:
     if wrong:
         raise WeightsError(path, found=f"{wrong} in {name}", expected="plain floating-point numbers")
     return value
-
-
-def app_checkpoints(path: Path) -> list[Path]:
-    """A checkpoint as it is; of an app's folder those that its app.json names, or all `.pt` where it names none.
-
-    Raises:
-        WeightsError: A folder without app.json, a damaged one, or one that names files that aren't there.
-    """
-    if not path.is_dir():
-        return [path]
-    manifest = path / "app.json"
-    if not manifest.is_file():
-        raise WeightsError(path, found="a folder without app.json", expected="checkpoints (.pt), or a KonfAI app")
-    files = [path / name for name in app_models(manifest)] or sorted(path.glob("*.pt"))
-    # By name, not by where links lead: in a cache of the hub's client each file is a link out of the folder.
-    missing = [f.name for f in files if not f.is_file() or _leads_out(f, path)]
-    if missing or not files:
-        raise WeightsError(
-            manifest,
-            found=f"no {', '.join(missing) or 'checkpoint'} in its folder",
-            expected="the app's checkpoints (.pt)",
-        )
-    return files
-
-
-def _leads_out(file: Path, folder: Path) -> bool:
-    return not file.is_relative_to(folder) or ".." in file.relative_to(folder).parts
-
-
-def app_models(manifest: Path) -> list[str]:
-    """File names of the checkpoints that an app.json names; empty where it names none.
-
-    Raises:
-        WeightsError: It can't be read, or isn't one.
-    """
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8-sig"))
-        named = content.get("models") or []
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise WeightsError(manifest, found=f"can't be read ({error})", expected="a KonfAI app's app.json") from error
-    if not isinstance(named, list) or not all(isinstance(n, str) and 0 < len(n) < 250 and "\0" not in n for n in named):
-        raise WeightsError(manifest, found=f"models: {str(named)[:80]}", expected="a list of file names")
-    return [name if name.endswith(".pt") else f"{name}.pt" for name in named]
 
 
 def _networks(state: Any) -> Mapping[str, Any] | None:

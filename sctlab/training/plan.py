@@ -13,8 +13,7 @@ from sctlab.cohort.pairs import Failed
 from sctlab.training.contrast import ContrastSettings
 from sctlab.training.densities import DensitySettings
 from sctlab.training.losses import L1, Loss
-from sctlab.training.objectives.base import ObjectiveSettings, objective_type, settings_types
-from sctlab.training.objectives.supervised import SupervisedSettings
+from sctlab.training.objective_settings import ObjectiveSettings, SupervisedSettings, settings_types
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError, meant
 from sctlab_model.io.atomic import write_text
@@ -258,7 +257,7 @@ class TrainingPlan(Settings):
     @property
     def pairing(self) -> Literal["paired", "shuffled"]:
         """Whether a sample's target is its own patient's or another's."""
-        return objective_type(self.objective).pairing
+        return self.objective.pairing
 
     @property
     def selected_by(self) -> Literal["mae", "unpaired"]:

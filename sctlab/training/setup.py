@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sctlab.cohort.load import Cohort, CohortRecord, load_cohort
-from sctlab.cohort.pairs import Pair
+from sctlab.cohort.pairs import Pair, find_pairs
 from sctlab.cohort.parameters import strata_of
 from sctlab.cohort.splits import FoldsRecord, make_folds
 from sctlab.training.cache import prepare_case
@@ -18,10 +18,37 @@ from sctlab.training.run import CHECKS, COHORT, FOLDS, PLAN, Run
 from sctlab.workflow.cases import run_cases
 from sctlab.workflow.locking import one_at_a_time
 from sctlab.workflow.outcomes import refuse_broken
+from sctlab_model.case_output import check_writable
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError
 from sctlab_model.monitor import Monitor
 from sctlab_model.processors import available_cpus
+
+
+def check_request(
+    plan: TrainingPlan, pairs: Path, run: Run, folds: Sequence[int], stages: Sequence[str], *, resume: bool
+) -> None:
+    """Refuse what needs neither an image nor PyTorch to be refused, before it is imported.
+
+    Args:
+        plan: The resolved plan.
+        pairs: Cohort, or the output of `sctlab register`.
+        run: Where the run is to lie.
+        folds, stages: Those asked for by number and name; empty for all.
+        resume: Checkpoints may be there.
+
+    Raises:
+        InputError: No such fold or stage, no cohort, no case of the task in it, a folder that can't be written to, or
+            checkpoints in it.
+    """
+    check_choice(plan, folds, stages, 1)
+    if not pairs.is_dir():
+        raise InputError("--pairs", found=f"{pairs} is no folder", expected="a cohort or registered pairs")
+    find_pairs(pairs, plan.recipe.task, target=plan.data.target, failed=plan.data.failed)
+    check_writable(run.folder)
+    if not resume:
+        chosen = [s for s in plan.stages if not stages or s.name in stages]
+        refuse_checkpoints(run, folds or range(plan.data.folds), chosen)
 
 
 def check_choice(plan: TrainingPlan, folds: Sequence[int], stages: Sequence[str], processes: int) -> None:

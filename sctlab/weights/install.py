@@ -11,6 +11,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from sctlab.weights.apps import app_models
 from sctlab.weights.download import ENDPOINT, FETCH_AGAIN, TIMEOUT_S, fetch_url, hub_url, other_file
 from sctlab.weights.registry import PublishedFile, PublishedWeights
 from sctlab.workflow.locking import one_at_a_time
@@ -201,8 +202,6 @@ def _with_the_files_of_apps(weights: PublishedWeights, get: Callable[[PublishedF
     Raises:
         WeightsError: An app.json that names none, or a file elsewhere.
     """
-    from sctlab.training.konfai import app_models
-
     groups = []
     for group in weights.groups:
         if group.app is not None:

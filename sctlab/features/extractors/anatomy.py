@@ -12,7 +12,8 @@ from sctlab.features.extractor import FeatureExtractor, Statistics, crop_to_stri
 from sctlab.features.registry import register, register_architecture
 from sctlab.features.unet import unet_layers
 from sctlab_model.anatomy.classes import CLASSES
-from sctlab_model.anatomy.network import AnatomyNetwork, NetworkSettings, blocks, normalised, read_network
+from sctlab_model.anatomy.network import AnatomyNetwork, blocks, normalised, read_network
+from sctlab_model.anatomy.settings import NetworkSettings
 from sctlab_model.anatomy.shipped import network_path
 from sctlab_model.anatomy.unet import unet_stages
 

@@ -6,7 +6,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from sctlab.registration.engine.distances import DISTANCES
 from sctlab_model.settings import Settings
 
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
@@ -17,6 +16,8 @@ Number = Annotated[int, Field(strict=True, gt=0)]
 
 
 def _known_distance(name: str) -> str:
+    from sctlab.registration.engine.distances import DISTANCES  # here, because it loads torch
+
     if name not in DISTANCES:
         raise ValueError(f"'{name}' is none of " + ", ".join(DISTANCES))
     return name

@@ -11,16 +11,14 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from sctlab.training.objective_settings import ObjectiveSettings, announce, settings_types
 from sctlab_model.network import build_network
 from sctlab_model.network.base import SynthesisNetwork
-from sctlab_model.settings import Settings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -29,14 +27,6 @@ if TYPE_CHECKING:
     from sctlab.training.plan import Optimiser, TrainingPlan
 
 GENERATOR = "generator"  # the network that validates and goes into a bundle
-
-
-class ObjectiveSettings(Settings):
-    """Base of what a plan says under `objective`; a subclass narrows `kind` to its own name."""
-
-    takes_losses: ClassVar[bool] = True  # the plan's `losses`, which need pairs
-
-    kind: str
 
 
 class Objective(ABC):
@@ -53,8 +43,6 @@ class Objective(ABC):
     """
 
     settings: ClassVar[type[ObjectiveSettings]]
-    # Where the target of a sample comes from: the same place of the same patient, or any place of another patient.
-    pairing: ClassVar[Literal["paired", "shuffled"]] = "paired"
     # Nothing but the generator sees the source, which casts it to the plan's precision anyway: the loader may do it.
     source_for_generator_only: ClassVar[bool] = False
 
@@ -139,23 +127,15 @@ _REGISTRY: dict[type[ObjectiveSettings], type[Objective]] = {}
 def register(objective: Registered) -> Registered:
     """Class decorator: make an objective known by its settings' `kind`."""
     _REGISTRY[objective.settings] = objective
+    announce(objective.settings)
     return objective
 
 
-@cache
-def settings_types() -> tuple[type[ObjectiveSettings], ...]:
-    """The settings of every objective: each module of this package is imported for it, and those that other packages
-    announce as entry points of the group `sctlab.objectives`."""
+def objective_type(settings: ObjectiveSettings) -> type[Objective]:
+    """The objective of some settings: each module of this package is imported for it."""
     package = importlib.import_module("sctlab.training.objectives")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-    for point in entry_points(group="sctlab.objectives"):
-        point.load()
-    return tuple(_REGISTRY)
-
-
-def objective_type(settings: ObjectiveSettings) -> type[Objective]:
-    """The objective of some settings."""
     return _REGISTRY[type(settings)]
 
 
@@ -218,4 +198,13 @@ def _average_gradients(parameters: Sequence[nn.Parameter], world: int) -> None:
         start += gradient.numel()
 
 
-__all__ = ["GENERATOR", "Objective", "ObjectiveSettings", "adamw", "build_objective", "frozen", "register"]
+__all__ = [
+    "GENERATOR",
+    "Objective",
+    "ObjectiveSettings",
+    "adamw",
+    "build_objective",
+    "frozen",
+    "register",
+    "settings_types",
+]

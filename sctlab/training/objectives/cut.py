@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sctlab.training.objectives.base import GENERATOR, Objective, ObjectiveSettings, adamw, frozen, register
+from sctlab.training.objective_settings import CutSettings
+from sctlab.training.objectives.base import GENERATOR, Objective, adamw, frozen, register
 from sctlab.training.objectives.networks import (
-    DiscriminatorSettings,
     Projectors,
     discriminator_loss,
     is_real,
@@ -27,39 +26,6 @@ if TYPE_CHECKING:
     from sctlab.training.plan import TrainingPlan
 
 
-class CutSettings(ObjectiveSettings):
-    """CUT. Defaults are the paper's.
-
-    Args:
-        layers: Of the generator's encoder, 0 being its input.
-        patches: Places per image and layer that are compared; drawn in the body.
-        temperature: Of the contrast.
-        gan_weight: Of the adversarial term.
-        nce_weight: Of the contrast between source and sCT.
-        identity: Also between a CT and what the generator makes of it; the mean of both counts then.
-        projection: Width of the space that features are compared in.
-        discriminator: See there.
-    """
-
-    takes_losses: ClassVar[bool] = False
-
-    kind: Literal["cut"] = "cut"
-    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2, 3, 4), min_length=1)
-    patches: int = Field(256, ge=2, le=4096)
-    temperature: float = Field(0.07, gt=0)
-    gan_weight: float = Field(1.0, gt=0)
-    nce_weight: float = Field(1.0, gt=0)
-    identity: bool = True
-    projection: int = Field(256, ge=8, le=2048)
-    discriminator: DiscriminatorSettings = DiscriminatorSettings()
-
-    @model_validator(mode="after")
-    def _once(self) -> CutSettings:
-        if len(set(self.layers)) < len(self.layers):
-            raise ValueError(f"layers repeat: {self.layers}")
-        return self
-
-
 @register
 class Cut(Objective):
     """Generator and projectors against one discriminator.
@@ -70,7 +36,6 @@ class Cut(Objective):
     """
 
     settings = CutSettings
-    pairing = "shuffled"
 
     def __init__(self, plan: TrainingPlan) -> None:
         super().__init__(plan)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from sctlab.features import Statistics, load_extractor
-from sctlab.training.losses import mean_over
-from sctlab.training.objectives.base import GENERATOR, Objective, ObjectiveSettings, adamw, frozen, register
+from sctlab.training.loss_terms import mean_over
+from sctlab.training.objective_settings import CycleGanSettings
+from sctlab.training.objectives.base import GENERATOR, Objective, adamw, frozen, register
 from sctlab.training.objectives.networks import (
-    DiscriminatorSettings,
     discriminator_loss,
     is_real,
     middle,
@@ -26,27 +25,6 @@ if TYPE_CHECKING:
     from sctlab.training.plan import TrainingPlan
 
 
-class CycleGanSettings(ObjectiveSettings):
-    """CycleGAN with a structure term. The weight of the cycles is the first paper's; that of the structure is ours.
-
-    Args:
-        cycle_weight: Of the L1 between an image and what comes back of it; over both directions.
-        identity_weight: Of the L1 between a CT and what the generator makes of it; 0 leaves it out.
-        structure_weight: Of the L1 between self-similarity features of source and sCT, in the body; 0 leaves it out.
-        structure: Extractor of the structure term; it has to be comparable across modalities.
-        discriminator: Of both.
-    """
-
-    takes_losses: ClassVar[bool] = False
-
-    kind: Literal["cyclegan"] = "cyclegan"
-    cycle_weight: float = Field(10.0, gt=0)
-    identity_weight: float = Field(0.0, ge=0)
-    structure_weight: float = Field(5.0, ge=0)
-    structure: Literal["mind-2d", "mind-2d-r2"] = "mind-2d"
-    discriminator: DiscriminatorSettings = DiscriminatorSettings()
-
-
 @register
 class CycleGan(Objective):
     """A generator and its inverse, a discriminator for each side.
@@ -56,7 +34,6 @@ class CycleGan(Objective):
     """
 
     settings = CycleGanSettings
-    pairing = "shuffled"
 
     def __init__(self, plan: TrainingPlan) -> None:
         super().__init__(plan)

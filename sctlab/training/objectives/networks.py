@@ -7,38 +7,9 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from sctlab_model.settings import Settings
-
-
-class DiscriminatorSettings(Settings):
-    """The patch discriminator of pix2pix and CycleGAN (Isola et al. 2017, appendix 6.1.2): C64-C128-C256-C512.
-
-    Args:
-        channels: Of the first layer; they double up to eight times as many.
-        layers: Convolutions of stride 2; 3 see 70 x 70 pixels.
-        learning_rate: Adam's, at the plan's own rate; the schedule multiplies both alike.
-        betas: Adam's.
-    """
-
-    channels: int = Field(64, ge=4, le=512)
-    layers: int = Field(3, ge=1, le=5)
-    learning_rate: float = Field(2e-4, gt=0, le=1)
-    betas: tuple[float, float] = (0.5, 0.999)
-
-    def build(self) -> PatchDiscriminator:
-        """The network."""
-        return PatchDiscriminator(self.channels, self.layers)
-
-    def optimiser(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:
-        """Adam over some discriminators."""
-        return torch.optim.Adam(
-            [p for network in networks for p in network.parameters()], lr=self.learning_rate, betas=self.betas
-        )
 
 
 class PatchDiscriminator(nn.Module):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import Field
 from torch import Tensor
 
-from sctlab.training.losses import SynthesisLoss
-from sctlab.training.objectives.base import GENERATOR, Objective, ObjectiveSettings, adamw, frozen, register
+from sctlab.training.loss_terms import SynthesisLoss
+from sctlab.training.objective_settings import RegGanSettings
+from sctlab.training.objectives.base import GENERATOR, Objective, adamw, frozen, register
 from sctlab.training.objectives.networks import (
-    DiscriminatorSettings,
     RegistrationNetwork,
     discriminator_loss,
     is_real,
@@ -22,26 +21,6 @@ from sctlab.training.objectives.networks import (
 if TYPE_CHECKING:
     from sctlab.training.batch import Batch
     from sctlab.training.plan import TrainingPlan
-
-
-class RegGanSettings(ObjectiveSettings):
-    """RegGAN. The plan's `losses` compare the moved sCT with the CT; the paper's is an L1 of weight 20.
-
-    Args:
-        smoothness_weight: Of the squared differences between neighbouring displacements (pixels).
-        gan_weight: Of the adversarial term.
-        drift_weight: Of the squared length of the mean displacement (pixels) over the bodies of a batch. What all pairs share
-            is no misalignment of one of them: without this term nothing holds the generator in place. 0 is the paper's.
-        channels: Of the registration network's finest stage.
-        discriminator: See there.
-    """
-
-    kind: Literal["reggan"] = "reggan"
-    smoothness_weight: float = Field(10.0, gt=0)
-    gan_weight: float = Field(1.0, gt=0)
-    drift_weight: float = Field(0.0, ge=0)
-    channels: int = Field(16, ge=4, le=128)
-    discriminator: DiscriminatorSettings = DiscriminatorSettings(learning_rate=1e-4)
 
 
 @register

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from sctlab.training.losses import SynthesisLoss
-from sctlab.training.objectives.base import GENERATOR, Objective, ObjectiveSettings, adamw, register
+from sctlab.training.loss_terms import SynthesisLoss
+from sctlab.training.objective_settings import SupervisedSettings
+from sctlab.training.objectives.base import GENERATOR, Objective, adamw, register
 
 if TYPE_CHECKING:
     from sctlab.training.batch import Batch
     from sctlab.training.plan import TrainingPlan
-
-
-class SupervisedSettings(ObjectiveSettings):
-    """`losses` of the plan, and nothing else."""
-
-    kind: Literal["supervised"] = "supervised"
 
 
 @register

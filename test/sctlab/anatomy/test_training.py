@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from sctlab.anatomy import sampling, training
-from sctlab.anatomy.bodies import Body, LabelledImage, make_body, phantom_classes, read_bodies, write_body
+from sctlab.anatomy.bodies import Body, make_body, phantom_classes, read_bodies, write_body
 from sctlab.anatomy.sampling import as_batch, draw_sample
-from sctlab.anatomy.training import AnatomySettings, loss_terms, train_anatomy
+from sctlab.anatomy.settings import AnatomySettings, LabelledImage
+from sctlab.anatomy.training import loss_terms, train_anatomy
 from sctlab.simulation.anatomy.build import build_phantom, default_grid
 from sctlab_model.anatomy.classes import IGNORE, INDEX, NAMES
-from sctlab_model.anatomy.network import NetworkSettings, Output
+from sctlab_model.anatomy.network import Output
+from sctlab_model.anatomy.settings import NetworkSettings
 from sctlab_model.cases import Region
 from sctlab_model.errors import InputError, WeightsError
 

@@ -12,7 +12,8 @@ from sctlab.features import Statistics, load_extractor
 from sctlab.features.extractors.anatomy import Anatomy
 from sctlab.features.registry import save_extractor
 from sctlab_model.anatomy.classes import CLASSES
-from sctlab_model.anatomy.network import AnatomyNetwork, NetworkSettings
+from sctlab_model.anatomy.network import AnatomyNetwork
+from sctlab_model.anatomy.settings import NetworkSettings
 
 
 @pytest.fixture(scope="module")

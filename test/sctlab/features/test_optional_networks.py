@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from sctlab.features import FeatureExtractor, load_extractor, registry, wrap_module
 from sctlab.features.extractor import z_score
 from sctlab.training.batch import Batch
-from sctlab.training.losses import SynthesisLoss
+from sctlab.training.loss_terms import SynthesisLoss
 from sctlab.training.plan import TrainingPlan
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sctlab.registration import methods
 from sctlab.registration.methods import register_pair
 from sctlab.registration.pairs import make_pair
 from sctlab.registration.settings import Convention, RegistrationSettings
@@ -34,7 +33,7 @@ def test_organs_slide_where_the_ct_shows_a_cavity(
     start = ct.array.shape[2] / 2 if known == "half" else -1
     inside = np.broadcast_to(np.arange(ct.array.shape[2]) > start, ct.array.shape)
     cavity = None if known == "none" else ct.with_array(inside)
-    monkeypatch.setattr(methods, "find_cavity", lambda image: cavity)
+    monkeypatch.setattr("sctlab.registration.cavity.find_cavity", lambda image: cavity)
     pair = make_pair(cbct_sample.source, ct, task=Task.CBCT, region=Region.TH, mask=cbct_sample.mask)
     result = register_pair(pair, RegistrationSettings(presets=(str(path),)))
     assert isinstance(result.transform.steps[0], DisplacementField if known == "half" else BSplineTransform)
@@ -62,8 +61,8 @@ def test_labels_of_the_ct_say_where_organs_slide(
         assert image.array.shape == map_.array.shape == ct.array.shape
         return right if map_.array.any() else None
 
-    monkeypatch.setattr(methods, "cavity_by_labels", by_labels)
-    monkeypatch.setattr(methods, "find_cavity", asked.append)
+    monkeypatch.setattr("sctlab.registration.cavity.cavity_by_labels", by_labels)
+    monkeypatch.setattr("sctlab.registration.cavity.find_cavity", asked.append)
     settings = RegistrationSettings(presets=(str(path),), convention=convention)
     for known in (True, False):
         pair = make_pair(

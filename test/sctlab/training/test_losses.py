@@ -16,7 +16,8 @@ from sctlab.features.extractors.sam import Sam2Hiera
 from sctlab.features.extractors.vgg import Vgg
 from sctlab.features.trust import trust_file
 from sctlab.training.batch import Batch
-from sctlab.training.losses import L1, FeatureL1, ImpactSynth, SynthesisLoss
+from sctlab.training.loss_terms import FeatureL1, SynthesisLoss
+from sctlab.training.losses import L1, ImpactSynth
 from sctlab_model.errors import InputError
 from sctlab_model.recipe import Recipe
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from published_weights import PATHS, MakeRegistry
 
-from sctlab.training.konfai import app_checkpoints, pack_konfai
+from sctlab.training.konfai import pack_konfai
+from sctlab.weights.apps import app_checkpoints
 from sctlab.weights.install import FirstHashes, install
 from sctlab.weights.registry import read_registry
 from sctlab_model.bundle import read_bundle
