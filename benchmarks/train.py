@@ -1,6 +1,7 @@
 """The network step of training: iterations/s and memory by precision, layout, compilation and extractor.
 
-    python benchmarks/train.py --out benchmarks/train_<device>.csv           # reference setting on a GPU
+    python benchmarks/train.py                                               # reference setting on a GPU, as a table
+    python benchmarks/train.py --out benchmarks/train_<device>.csv           # the same, and kept
     OMP_NUM_THREADS=1 python benchmarks/train.py --small --reference --out benchmarks/train_cpu.csv
     python benchmarks/train.py --loader runs/mri                             # share of time a real run waited for data
 
@@ -29,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from markdown import markdown
 
 from sctlab.features import FeatureExtractor, load_extractor
 from sctlab.training.batch import Batch
@@ -60,8 +62,6 @@ def main() -> None:
     if options.loader is not None:
         print(f"{options.loader}: waited for data {logged_share(options.loader):.2%} of the time")
         return
-    if options.out is None:
-        parser.error("--out is needed")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[dict[str, object]] = []
     for arguments in work(device, options.extractors.split(","), options.small, options.reference):
@@ -69,10 +69,12 @@ def main() -> None:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             rows.append(pool.submit(measure, device, *arguments, options.repeats).result())
         print(*rows[-1].values(), flush=True)
-        with options.out.open("w", newline="") as handle:
-            writer = csv.DictWriter(handle, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        if options.out is not None:
+            with options.out.open("w", newline="") as handle:
+                writer = csv.DictWriter(handle, COLUMNS)
+                writer.writeheader()
+                writer.writerows(rows)
+    print(markdown(rows, {name: name.replace("_", " ") for name in COLUMNS}))
     # The fastest step of ours waits the most.
     fastest = min(
         (r for r in rows if r["extractor"] == "none" and "reference" not in str(r["what"])),
@@ -192,8 +194,9 @@ def measure(
     repeats: int,
 ) -> dict[str, object]:
     """Median time of a step; peak memory of tensors on CUDA, of this whole process on a CPU."""
-    step = step_of(device, patch, extractor, precision, channels_last, compiled, reference)
     cuda = device.type == "cuda"
+    torch.backends.cudnn.benchmark = cuda  # as training has it from its first step
+    step = step_of(device, patch, extractor, precision, channels_last, compiled, reference)
     for _ in range(3 if cuda else 1):
         step()
     if cuda:

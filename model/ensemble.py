@@ -71,6 +71,7 @@ def predict_volume(
     hu = np.full(source.shape, recipe.target_range_hu[0], dtype=np.float32)
     deviation = np.zeros(source.shape, dtype=np.float32) if spread else None
     clock = _Clock(device)
+    results = _Results(hu, deviation, recipe)
     with torch.inference_mode():
         volume = torch.from_numpy(source).to(device)
         batch = one_shape_batch(batch or plan_batch(backends, volume[neighbours[:1]], recipe), len(recipe.views))
@@ -89,14 +90,56 @@ def predict_volume(
                 torch.cuda.empty_cache()
                 batch = one_shape_batch(batch // 2, len(recipe.views))
                 continue
-            hu[index] = unit_to_hu(mean.cpu().numpy(), recipe)
-            if deviation is not None and std is not None:
-                low, high = recipe.target_range_hu
-                deviation[index] = (std * ((high - low) / 2)).cpu().numpy()
+            results.add(index, mean, std)
             done = last
             if progress is not None:
                 progress(done, len(wanted))
+        results.finish()
     return Prediction(hu, deviation, batch, clock.seconds)
+
+
+class _Results:
+    """Chunks on their way from the device to the case's arrays. On a GPU one is fetched while the next is computed: the
+    copy goes into pinned memory and nobody waits for it, and its HU are made when the next chunk is queued.
+
+    Args:
+        hu, deviation: What is filled, in HU; None where no spread is wanted.
+        recipe: Says which HU the network's -1 and 1 stand for.
+    """
+
+    def __init__(self, hu: np.ndarray, deviation: np.ndarray | None, recipe: Recipe) -> None:
+        self._hu, self._deviation, self._recipe = hu, deviation, recipe
+        self._waiting: tuple[np.ndarray, list[torch.Tensor], torch.cuda.Event | None] | None = None
+
+    def add(self, index: np.ndarray, mean: torch.Tensor, std: torch.Tensor | None) -> None:
+        """Begin to fetch the mean (and deviation) [n, Y, X] of some slices, and finish those before."""
+        tensors = [mean] if std is None else [mean, std]
+        fetched, ready = fetch_later(tensors)
+        self.finish()
+        self._waiting = index, fetched, ready
+
+    def finish(self) -> None:
+        """Wait for what is fetched and fill it in."""
+        if self._waiting is None:
+            return
+        index, fetched, ready = self._waiting
+        self._waiting = None
+        if ready is not None:
+            ready.synchronize()
+        self._hu[index] = unit_to_hu(fetched[0].numpy(), self._recipe)
+        if self._deviation is not None and len(fetched) > 1:
+            low, high = self._recipe.target_range_hu
+            self._deviation[index] = fetched[1].numpy() * ((high - low) / 2)
+
+
+def fetch_later(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], torch.cuda.Event | None]:
+    """Tensors on the CPU, and the event after which their values are there; None where they are."""
+    if tensors[0].device.type != "cuda":
+        return list(tensors), None
+    fetched = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors]
+    ready = torch.cuda.Event()
+    ready.record(torch.cuda.current_stream(tensors[0].device))
+    return fetched, ready
 
 
 def _predict_slices(

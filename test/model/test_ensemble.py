@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,43 @@ def test_every_call_has_one_shape(tiny_recipe: Recipe, batch: int) -> None:
     found = predict_volume(source, np.ones_like(source, bool), [backend], recipe, batch=batch)
     assert len(set(backend.batches)) == 1
     assert found.batch <= batch
+
+
+def test_a_gpus_result_is_read_after_its_copy_and_beside_the_next_chunk(
+    volume: tuple[np.ndarray, np.ndarray], tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    class Watched(Middle):
+        def __call__(self, stacks: torch.Tensor, window: Window | None = None) -> torch.Tensor:
+            happened.append("computed")
+            return super().__call__(stacks, window)
+
+    class Copy:
+        """A copy into pinned memory, whose values are there when its event has happened."""
+
+        def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+            self.values = [t.clone() for t in tensors]
+            self.fetched = [torch.full_like(t, torch.nan) for t in tensors]
+
+        def synchronize(self) -> None:
+            happened.append("fetched")
+            for to, value in zip(self.fetched, self.values, strict=True):
+                to.copy_(value)
+
+    def later(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], Copy]:
+        copy = Copy(tensors)
+        return copy.fetched, copy
+
+    views = len(tiny_recipe.views)
+    before = predict_volume(*volume, [Middle()], tiny_recipe, batch=4 * views, spread=True)
+    monkeypatch.setattr("sctlab_model.ensemble.fetch_later", later)
+    after = predict_volume(*volume, [Watched()], tiny_recipe, batch=4 * views, spread=True)
+    np.testing.assert_array_equal(after.hu, before.hu)
+    np.testing.assert_array_equal(after.spread_hu, before.spread_hu)
+    chunks = happened.count("computed")
+    assert chunks > 2
+    assert happened == ["computed", *["computed", "fetched"] * (chunks - 1), "fetched"]
 
 
 def test_what_tuning_took_is_set_aside() -> None:
