@@ -67,6 +67,10 @@ def read_pickled(path: Path, expected: str, *, inert: str = "") -> Any:
 def _reason(error: Exception) -> str:
     """The first line of what PyTorch says, without its advice to switch safety off."""
     text = str(error).strip().split("\n")[0]
+    if "TorchScript" in text:
+        return "TorchScript, which is code"
+    if "finding central directory" in text:
+        return "an archive without its end: the file is cut"
     return "no archive or pickle of tensors" if text.startswith("Weights only load failed") else text[:120]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from sctlab_model.recipe import Recipe
 from sctlab_model.revision import describe_software
 
 PARTS = ("encoder", "decoder", "segmentation_head")  # of segmentation_models_pytorch
+BESIDE = ("ema", "optim")  # what stands beside the live weights in a checkpoint, by parts of its names
+DEEPEST = 4  # mappings within mappings
 
 
 def read_konfai(path: Path) -> dict[str, Tensor]:
@@ -53,9 +55,7 @@ def read_konfai(path: Path) -> dict[str, Tensor]:
     state = read_pickled(path, CHECKPOINT, inert="konfai")
     networks = _networks(state)
     if networks is None:
-        raise WeightsError(
-            path, found=f"no 'Model' in it (keys: {_keys(state)})", expected="a checkpoint of KonfAI's trainer"
-        )
+        raise WeightsError(path, found=_without_network(state), expected="a checkpoint of KonfAI's trainer")
     found: dict[str, dict[str, Tensor]] = {}
     for network, tensors in networks.items():
         for key, value in tensors.items():
@@ -102,17 +102,30 @@ def _plain(value: Tensor, kind: str, name: str, path: Path) -> Tensor:
 
 
 def _networks(state: Any) -> Mapping[str, Any] | None:
-    """Network name → tensors, from any of the layouts; None where there are no tensors."""
+    """Network name → tensors: those under `Model`, however deep it or they lie, or the tensors of a flat checkpoint; None
+    where there are neither. Moving averages and optimisers are beside the point."""
     if not isinstance(state, Mapping):
         return None
-    model = state.get("Model", state)
+    model = next((node["Model"] for _, node in _mappings(state) if "Model" in node), None)
+    if model is None:
+        flat = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+        return {"checkpoint": flat} if flat else None
     if not isinstance(model, Mapping):
         return None
-    if any(isinstance(value, Tensor) for value in model.values()):
-        return {"checkpoint": {k: v for k, v in model.items() if "Model" in state or isinstance(v, Tensor)}}
-    if "Model" not in state:
-        return None
-    return {k: v for k, v in model.items() if isinstance(v, Mapping)}
+    # With what else is among a network's own tensors, which is refused.
+    holders = ((path, node) for path, node in _mappings(model) if any(isinstance(v, Tensor) for v in node.values()))
+    return {"/".join(path) or "checkpoint": node for path, node in holders}
+
+
+def _mappings(
+    node: Mapping[Any, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """A mapping and those within it, outside first, by their path of names; none of what stands beside live weights."""
+    yield path, node
+    if len(path) < DEEPEST and not any(isinstance(value, Tensor) for value in node.values()):
+        for name, value in node.items():
+            if isinstance(value, Mapping) and not any(word in str(name).lower() for word in BESIDE):
+                yield from _mappings(value, (*path, str(name)))
 
 
 def fit_recipe(weights: Mapping[str, Tensor], recipe: Recipe, path: Path) -> Recipe:
@@ -161,9 +174,10 @@ def own_names(weights: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor
 
 def _slices(weights: Mapping[str, Tensor], path: Path) -> int:
     """Slices that the network takes: the channels of its first convolution."""
-    first = next((v for k, v in weights.items() if k.startswith("encoder.") and v.ndim == 4), None)
-    if first is None:
-        raise WeightsError(path, found="no convolution in its encoder", expected="a 2D network")
+    first = next((v for k, v in weights.items() if k.startswith("encoder.") and v.ndim >= 4), None)
+    if first is None or first.ndim > 4:
+        found = "no convolution in its encoder" if first is None else f"a convolution of {first.ndim - 2} dimensions"
+        raise WeightsError(path, found=found, expected="a 2D network")
     return int(first.shape[1])
 
 
@@ -276,5 +290,16 @@ def _other_groups(
     return kept, sources
 
 
-def _keys(state: Any) -> str:
-    return ", ".join(map(str, list(state)[:5])) if isinstance(state, Mapping) else type(state).__name__
+def _without_network(state: Any) -> str:
+    """What a checkpoint without a network's tensors is, in words."""
+    if not isinstance(state, Mapping):
+        return f"a {type(state).__name__.lower()}"
+    if "Model" in state:
+        return f"a 'Model' that is a {type(state['Model']).__name__}"
+    if any("ema" in str(key).lower() for key in state):
+        return f"a moving average without the live weights (keys: {_keys(state)})"
+    return f"no 'Model' in it (keys: {_keys(state)})" if state else "nothing in it"
+
+
+def _keys(state: Mapping[Any, Any]) -> str:
+    return ", ".join(map(str, list(state)[:5]))

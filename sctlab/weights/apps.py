@@ -25,10 +25,10 @@ def check_checkpoint(path: Path) -> None:
     if other:
         raise WeightsError(path, found=other, expected=CHECKPOINT, advice=FETCH_AGAIN)
     with path.open("rb") as handle:
-        if not handle.read(2).startswith(_BEGINNINGS):
-            raise WeightsError(
-                path, found="can't be read safely (no archive or pickle of tensors)", expected=CHECKPOINT
-            )
+        head = handle.read(2)
+    if not head.startswith(_BEGINNINGS):
+        found = "can't be read safely (no archive or pickle of tensors)" if head else "an empty file"
+        raise WeightsError(path, found=found, expected=CHECKPOINT)
 
 
 def app_checkpoints(path: Path) -> list[Path]:
@@ -43,6 +43,9 @@ def app_checkpoints(path: Path) -> list[Path]:
     if not manifest.is_file():
         raise WeightsError(path, found="a folder without app.json", expected="checkpoints (.pt), or a KonfAI app")
     files = [path / name for name in app_models(manifest)] or sorted(path.glob("*.pt"))
+    twice = sorted({f.name for f in files if files.count(f) > 1})
+    if twice:
+        raise WeightsError(manifest, found=f"models: {', '.join(twice)} twice", expected="each checkpoint once")
     # By name, not by where links lead: in a cache of the hub's client each file is a link out of the folder.
     missing = [f.name for f in files if not f.is_file() or _leads_out(f, path)]
     if missing or not files:
@@ -66,9 +69,13 @@ def app_models(manifest: Path) -> list[str]:
     """
     try:
         content = json.loads(manifest.read_text(encoding="utf-8-sig"))
-        named = content.get("models") or []
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(manifest, found=f"can't be read ({error})", expected="a KonfAI app's app.json") from error
+    if not isinstance(content, dict):
+        raise WeightsError(
+            manifest, found=f"can't be read (a {type(content).__name__})", expected="a KonfAI app's app.json"
+        )
+    named = content.get("models") or []
     if not isinstance(named, list) or not all(isinstance(n, str) and 0 < len(n) < 250 and "\0" not in n for n in named):
         raise WeightsError(manifest, found=f"models: {str(named)[:80]}", expected="a list of file names")
     return [name if name.endswith(".pt") else f"{name}.pt" for name in named]

@@ -82,6 +82,15 @@ class PublishedWeights(Settings):
     note: str = ""
     groups: tuple[PublishedGroup, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _each_once(self) -> PublishedWeights:
+        regions = [region for group in self.groups for region in group.regions]
+        twice = [str(r) for r in Region if regions.count(r) > 1]
+        twice += sorted({f.path for g in self.groups for f in g.files if [o.path for o in g.files].count(f.path) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} stands there more than once")
+        return self
+
     @property
     def files(self) -> tuple[PublishedFile, ...]:
         """Every checkpoint that the registry names; those of apps are known when their app.json is here."""

@@ -116,7 +116,7 @@ def test_scores_of_numpy_before_2_are_read(tmp_path: Path) -> None:
     assert read_konfai(old).keys() == read_konfai(path).keys()
 
 
-@pytest.mark.parametrize("layout", ["flat", "flat in Model", "networks"])
+@pytest.mark.parametrize("layout", ["flat", "flat in Model", "networks", "deeper", "around", "averages beside"])
 def test_layouts_of_checkpoints(tmp_path: Path, layout: str) -> None:
     weights = read_konfai(checkpoint(tmp_path / "usual.pt", 0))
     tensors = {f"UNetpp.model.{k}": v for k, v in weights.items()}
@@ -124,6 +124,9 @@ def test_layouts_of_checkpoints(tmp_path: Path, layout: str) -> None:
         "flat": tensors | {"epoch": 3},
         "flat in Model": {"Model": tensors},
         "networks": {"Model": {"net": tensors}},
+        "deeper": {"Model": {"net": {"state_dict": tensors}}},
+        "around": {"checkpoint": {"Model": {"net": tensors}}, "optimizer": {"state": {0: {"step": torch.zeros(1)}}}},
+        "averages beside": {"Model_EMA": {"net": {k: 2 * v for k, v in tensors.items()}}, "Model": {"net": tensors}},
     }
     torch.save(state[layout], tmp_path / "other.pt")
     found = read_konfai(tmp_path / "other.pt")
@@ -186,10 +189,14 @@ def test_nothing_is_executed(tmp_path: Path) -> None:
         ({"Model": {"net": {"encoder.w": torch.tensor([float("nan")])}}}, "not finite"),
         ({"Model": {"net": {"Block.weight": torch.zeros(3)}}}, "Block.weight"),
         ({"Model": {"net": {}}}, "0 networks"),
+        ({}, "nothing in it"),
+        ([1, 2], "a list"),
+        ({"Model": None}, "a 'Model' that is a NoneType"),
+        ({"Model_EMA": {"net": {"encoder.w": torch.zeros(1)}}, "epoch": 3}, "average without the live weights"),
         ({"Model": {"a": {"encoder.w": torch.zeros(1)}, "b": {"encoder.w": torch.zeros(1)}}}, "2 networks"),
     ],
 )
-def test_other_checkpoints_are_refused(tmp_path: Path, state: dict, words: str) -> None:
+def test_other_checkpoints_are_refused(tmp_path: Path, state: object, words: str) -> None:
     torch.save(state, tmp_path / "other.pt")
     with pytest.raises(WeightsError, match=words):
         read_konfai(tmp_path / "other.pt")

@@ -90,7 +90,7 @@ def test_an_app_folder_is_read_as_it_is(published: Path, tmp_path: Path) -> None
     (folder / "CV_0.pt").symlink_to(blob)  # as in a cache of the hub's client
     assert [p.name for p in app_checkpoints(folder)] == ["CV_0.pt", "CV_1.pt"]
     for content, text in (('{"models": ["CV_7.pt"]}', "CV_7"), ('{"models": 3}', "a list"), ("[", "can't be read"),
-                          ('{"models": ["../blob"]}', "blob"), (json.dumps({"models": [str(tmp_path / "app" / ".." / "blob")]}), "blob"), ("[]", "can't be read"),
+                          ('{"models": ["../blob"]}', "blob"), (json.dumps({"models": [str(tmp_path / "app" / ".." / "blob")]}), "blob"), ("[]", "can't be read"), ('{"models": ["CV_0", "CV_0.pt"]}', "twice"),
                           ('{"models": [""]}', "a list"), (json.dumps({"models": ["a" * 300]}), "a list")):  # fmt: skip
         manifest.write_text(content)
         with pytest.raises(WeightsError, match=text):

@@ -42,3 +42,18 @@ def test_aliases_stay_inside(alias: str) -> None:
     entry = json.loads(read_registry().weights[0].model_dump_json())
     with pytest.raises(ValueError, match="aliases"):
         Registry.model_validate({"aliases": {alias: entry["name"]}, "weights": [entry]})
+
+
+@pytest.mark.parametrize("kind", ["regions", "files"])
+def test_nothing_stands_there_twice(kind: str) -> None:
+    """The last group of a region would have taken the place of the first without a word."""
+    entry = json.loads(read_registry().weights[0].model_dump_json())
+    group = entry["groups"][0]
+    if kind == "regions":
+        other = group["files"][0] | {"path": "other.pt"}
+        entry["groups"].append({"regions": group["regions"][:1], "files": [other]})
+    else:
+        group["files"].append(group["files"][0])
+    twice = group["regions"][0] if kind == "regions" else group["files"][0]["path"]
+    with pytest.raises(ValueError, match=rf"{twice} stands there more than once"):
+        Registry.model_validate({"weights": [entry]})
