@@ -29,10 +29,15 @@ from markdown import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-# What `--table` runs, by the device's type: recipe and size in voxels.
+# What `--table` runs, by the device's type: recipe, size in voxels, ReLU in the convolution's call.
 SETTINGS = {
-    "cuda": (("full", "465x367x91"), ("full", "320x320x91"), ("demo", "320x256x91")),
-    "cpu": (("demo", "320x256x24"),),
+    "cuda": (
+        ("full", "465x367x91", False),
+        ("full", "465x367x91", True),
+        ("full", "320x320x91", False),
+        ("demo", "320x256x91", False),
+    ),
+    "cpu": (("demo", "320x256x24", False),),
 }
 HEADINGS = {
     "recipe": "recipe",
@@ -96,13 +101,15 @@ def full_bundle(folder: Path, encoder: str) -> None:
     )
 
 
-def run_case(source: Path, mask: Path, weights: Path | None, device: str, folder: Path) -> dict:
+def run_case(source: Path, mask: Path, weights: Path | None, device: str, folder: Path, *, fused: bool = False) -> dict:
     """One run of process.py in its own process."""
     report = folder / "run.json"
     command = [sys.executable, __file__, "--child", "--source", source, "--mask", mask, "--device", device,
                "--report", report, "--started", repr(time.time())]  # fmt: skip
     if weights is not None:
         command += ["--weights", weights]
+    if fused:
+        command += ["--fused"]
     subprocess.run([str(c) for c in command], check=True)
     return json.loads(report.read_text())
 
@@ -112,6 +119,10 @@ def child(options: argparse.Namespace) -> None:
     import process
     import sctlab_model.synthesiser
 
+    if options.fused:
+        from sctlab_model.backends import torch_backend
+
+        torch_backend.FUSE_RELU = True
     original, first_call = sctlab_model.synthesiser.Synthesiser._load, []
 
     def load(self, *arguments):
@@ -213,6 +224,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="a bundle, instead of the demonstration's or random ones")
     parser.add_argument("--against", type=Path, help="another checkout, run on the same case and weights")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--fused", action="store_true", help="on a GPU: bias and ReLU in the convolution's call")
     parser.add_argument("--table", action="store_true", help="the settings of the documentation, as a table")
     parser.add_argument("--out", type=Path)
     for hidden in ("--source", "--mask", "--report"):
@@ -225,9 +237,9 @@ def main() -> None:
         return
     if options.table:
         rows = []
-        for recipe, size in SETTINGS[device_type(options.device)]:
-            vars(options).update(recipe=recipe, size=size)
-            rows.append({"recipe": recipe} | measure(options))
+        for recipe, size, fused in SETTINGS[device_type(options.device)]:
+            vars(options).update(recipe=recipe, size=size, fused=fused)
+            rows.append({"recipe": f"{recipe}, fused" if fused else recipe} | measure(options))
             if options.out is not None:  # after every one: a benchmark that is cut keeps what it measured
                 options.out.write_text(json.dumps(rows, indent=2) + "\n")
         print(markdown(rows, HEADINGS))
@@ -259,7 +271,7 @@ def measure(options: argparse.Namespace) -> dict:
             weights = folder / "weights"
             full_bundle(weights, options.encoder)
         runs = [
-            run_case(folder / "source.mha", folder / "mask.mha", weights, options.device, folder)
+            run_case(folder / "source.mha", folder / "mask.mha", weights, options.device, folder, fused=options.fused)
             for _ in range(options.repeats)
         ]
         plain = (

@@ -15,9 +15,12 @@ from sctlab_model.bundle import MANIFEST, Fold, load_fold
 from sctlab_model.errors import InputError, WeightsError
 from sctlab_model.network import build_network
 from sctlab_model.network.base import SynthesisNetwork
-from sctlab_model.network.fusing import fold_batch_norm
+from sctlab_model.network.fusing import fold_batch_norm, fuse_relu
 from sctlab_model.network.settings import NetworkSettings
 from sctlab_model.window import Window
+
+# On a GPU: bias and ReLU in cuDNN's call of the convolution. Nobody has timed it: `benchmarks/predict.py --table` does.
+FUSE_RELU = False
 
 
 class TorchBackend:
@@ -43,6 +46,8 @@ class TorchBackend:
         fold_batch_norm(network.float().cpu(), slices)
         if device.type == "cpu":  # not tried on a GPU, where windows of many shapes would be tuned one by one
             network.prepare_inference()
+        elif FUSE_RELU:
+            fuse_relu(network, slices)
         placed: Any = network.to(device)
         self.network: SynthesisNetwork = placed.to(memory_format=network.memory_format).eval()
         if self.half:

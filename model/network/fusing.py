@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them, for inference."""
+"""For inference: batch norms folded into the convolutions before them, and ReLUs computed with them."""
 
 from __future__ import annotations
 
@@ -55,3 +55,74 @@ def fold_batch_norm(network: nn.Module, slices: int) -> nn.Module:
         activation = getattr(norm, "act", None)
         setattr(parent, name, activation if isinstance(activation, nn.Module) else nn.Identity())
     return network
+
+
+class FusedConvolution(nn.Module):
+    """A 2D convolution with its bias and the ReLU after it: on a GPU one call of cuDNN, elsewhere two.
+
+    Args:
+        convolution: What it computes; with a bias.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, channels, y, x] to [N, channels', y', x'], none of it negative."""
+        conv = self.convolution
+        if not x.is_cuda:
+            return torch.relu_(conv(x))
+        made: torch.Tensor = torch.cudnn_convolution_relu(
+            x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
+        )
+        return made
+
+
+def fuse_relu(network: nn.Module, slices: int) -> int:
+    """Put convolutions and the ReLUs that directly follow them into one call, in place; for inference only.
+
+    Which follows which is observed in one forward pass. A ReLU that is also called elsewhere (a residual block calls one
+    after its sum, too) stays, and so does the convolution before it; the network's first convolution stays as well, because
+    it may have a precision of its own.
+
+    Args:
+        network: On the CPU, in float32, after `fold_batch_norm`.
+        slices: Channels of its input.
+
+    Returns:
+        How many pairs there were.
+    """
+    made_by: dict[int, tuple[nn.Conv2d, int]] = {}
+    alive: list[torch.Tensor] = []  # keeps outputs alive, or a freed tensor's id could be reused
+    before: dict[nn.ReLU, list[nn.Conv2d | None]] = {}
+    order: list[nn.Conv2d] = []
+
+    def after_conv(module: Any, inputs: tuple, output: torch.Tensor) -> None:
+        made_by[id(output)] = module, output._version
+        alive.append(output)
+        order.append(module)
+
+    def before_relu(module: Any, inputs: tuple) -> None:
+        conv, version = made_by.get(id(inputs[0]), (None, 0))
+        untouched = inputs[0]._version == version  # nothing was added to it in place
+        before.setdefault(module, []).append(conv if untouched else None)
+
+    hooks = [m.register_forward_hook(after_conv) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    hooks += [m.register_forward_pre_hook(before_relu) for m in network.modules() if isinstance(m, nn.ReLU)]
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, slices, 64, 64))
+    for hook in hooks:
+        hook.remove()
+    fused = 0
+    names = {module: name for name, module in network.named_modules()}
+    for relu, convolutions in before.items():
+        kept = [c for c in convolutions if c is not None and c.bias is not None and not isinstance(c.padding, str)]
+        once = len(set(kept)) == len(convolutions) and all(order.count(c) == 1 for c in kept)
+        if not once or order[0] in kept:
+            continue
+        for conv in kept:
+            network.set_submodule(names[conv], FusedConvolution(conv))
+        network.set_submodule(names[relu], nn.Identity())
+        fused += len(kept)
+    return fused

@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 from sctlab_model.errors import InputError
 from sctlab_model.network import build_network, windowed
-from sctlab_model.network.fusing import fold_batch_norm
+from sctlab_model.network.fusing import fold_batch_norm, fuse_relu
 from sctlab_model.network.settings import NetworkSettings, ResidualUNet3DSettings, UNetPlusPlusSettings
 from sctlab_model.network.windowed import can_window
 from sctlab_model.window import Window
@@ -237,3 +238,49 @@ def test_the_published_network_has_its_published_size() -> None:
 def test_unknown_encoders_are_refused() -> None:
     with pytest.raises(InputError, match="resnet9000"):
         build_network(UNetPlusPlusSettings(encoder="resnet9000"))
+
+
+def test_relus_are_computed_with_their_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = fold_batch_norm(build_network(UNetPlusPlusSettings(encoder="resnet18", slices=3)), 3)
+    stacks = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        before = network(stacks)
+        assert (
+            fuse_relu(network, 3) == 22
+        )  # two in each of the decoder's eleven nodes; the encoder's blocks share theirs
+        torch.testing.assert_close(network(stacks), before, atol=0, rtol=0)
+
+        def cudnn(x, weight, bias, stride, padding, dilation, groups):
+            calls.append(weight.shape)
+            return torch.relu(torch.conv2d(x, weight, bias, stride, padding, dilation, groups))
+
+        # A GPU's way, which takes the numbers one by one.
+        calls: list[torch.Size] = []
+        monkeypatch.setattr(torch, "cudnn_convolution_relu", cudnn)
+        monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+        torch.testing.assert_close(network(stacks), before, atol=0, rtol=0)
+        assert len(calls) == 22
+
+
+def test_a_relu_of_a_sum_stays() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+            self.plain, self.summed, self.twice = nn.ReLU(), nn.ReLU(), nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.twice(self.first(x))
+            y = self.second(x)
+            y += x  # in place: it is the convolution's own tensor still
+            return self.twice(self.plain(self.last(self.summed(y))))
+
+    torch.manual_seed(0)
+    network, stacks = Residual(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = network(stacks)
+        assert fuse_relu(network, 3) == 1
+        torch.testing.assert_close(network(stacks), before, atol=0, rtol=0)
+    assert isinstance(network.summed, nn.ReLU)
+    assert isinstance(network.plain, nn.Identity)
