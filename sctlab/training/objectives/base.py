@@ -125,7 +125,13 @@ _REGISTRY: dict[type[ObjectiveSettings], type[Objective]] = {}
 
 
 def register(objective: Registered) -> Registered:
-    """Class decorator: make an objective known by its settings' `kind`."""
+    """Class decorator: make an objective known by its settings' `kind`.
+
+    Raises:
+        TypeError: It says itself where targets come from, which a plan asks its settings.
+    """
+    if "pairing" in vars(objective):
+        raise TypeError(f"{objective.__name__}.pairing belongs to {objective.settings.__name__}")
     _REGISTRY[objective.settings] = objective
     announce(objective.settings)
     return objective
