@@ -66,7 +66,8 @@ class FusedConvolution(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.convolution = convolution
+        assert not isinstance(convolution.padding, str)
+        self.convolution, self.padding = convolution, convolution.padding
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, channels, y, x] to [N, channels', y', x'], none of it negative."""
@@ -74,7 +75,7 @@ class FusedConvolution(nn.Module):
         if not x.is_cuda:
             return torch.relu_(conv(x))
         made: torch.Tensor = torch.cudnn_convolution_relu(
-            x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
+            x, conv.weight, conv.bias, conv.stride, self.padding, conv.dilation, conv.groups
         )
         return made
 

@@ -142,14 +142,13 @@ class CycleGanSettings(ObjectiveSettings):
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
 
 
-_KNOWN: dict[type[ObjectiveSettings], None] = dict.fromkeys(
-    (CutSettings, CycleGanSettings, RegGanSettings, SupervisedSettings)
-)
+_KNOWN: list[type[ObjectiveSettings]] = [CutSettings, CycleGanSettings, RegGanSettings, SupervisedSettings]
 
 
 def announce(settings: type[ObjectiveSettings]) -> None:
     """Make the settings of another package's objective known; `register` calls it."""
-    _KNOWN.setdefault(settings)
+    if settings not in _KNOWN:
+        _KNOWN.append(settings)
 
 
 @cache

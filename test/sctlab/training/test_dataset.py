@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +162,45 @@ def test_half_precision_on_the_way_and_float32_on_the_device(tmp_path: Path) -> 
         assert torch.equal(placed.target, expected.target)
         assert torch.equal(placed.mask, expected.mask)
     assert iteration == 3
+
+
+def test_copies_to_a_gpu_run_beside_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for CUDA's streams: a copy has a queue of its own, a step waits for its batch, whose memory is kept."""
+    happened: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            happened.append(f"{self.name} wait for {other.name}")
+
+    queues = [Stream("steps")]
+
+    @contextmanager
+    def inside(stream: Stream) -> Iterator[None]:
+        queues.append(stream)
+        yield
+        queues.pop()
+
+    class Copied:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def to(self, device: torch.device, channels_last: bool) -> Copied:
+            happened.append(f"{self.number} copied by {queues[-1].name} to {device}")
+            return self
+
+        def record_stream(self, stream: Stream) -> None:
+            happened.append(f"{self.number} kept for {stream.name}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("copies"))
+    monkeypatch.setattr(torch.cuda, "stream", inside)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: queues[-1])
+    for batch in on_device(iter([Copied(0), Copied(1)]), torch.device("cuda", 0), channels_last=True):
+        happened.append(f"step {batch.number}")
+    assert happened == [
+        line
+        for k in (0, 1)
+        for line in (f"{k} copied by copies to cuda:0", "steps wait for copies", f"{k} kept for steps", f"step {k}")
+    ]
