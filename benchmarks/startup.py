@@ -1,6 +1,7 @@
 """Wall time until bad input is refused, and until the network is first called.
 
-    python benchmarks/startup.py --out benchmarks/startup.json           # two minutes
+    python benchmarks/startup.py --out benchmarks/startup.json                         # two minutes
+    python benchmarks/startup.py --commands --out benchmarks/startup_commands.json     # those of `sctlab` alone
 
 Every refusal is a run of `process.py` or `sctlab` from start to end, the best and the worst of `--repeats`; the time to the
 first network call is the median of `benchmarks/predict.py`. The machine's load stands beside them, and processor seconds
@@ -144,12 +145,13 @@ def time_command(line: str, folder: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--commands", action="store_true", help="only the refusals of `sctlab`")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     refused: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        for spoil in CASES:
+        for spoil in () if options.commands else CASES:
             seconds, processor = [], []
             for k in range(options.repeats):
                 folder = root / f"{spoil.__name__}{k}"
@@ -173,6 +175,9 @@ def main() -> None:
         wrong.mkdir()
         make_wrong_files(wrong)
         commands = {line: time_command(line, wrong) for line in REFUSED.strip().splitlines()}
+        if options.commands:
+            save({"refused_by_sctlab": commands}, options.out)
+            return
         report = root / "predict.json"
         command = [sys.executable, ROOT / "benchmarks" / "predict.py", "--repeats", options.repeats, "--out", report]
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
@@ -180,16 +185,21 @@ def main() -> None:
             sys.exit(done.stderr)
         measured = json.loads(report.read_text())
     result = {
-        "command": "python benchmarks/startup.py " + " ".join(sys.argv[1:]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
         "refused": refused,
         "refused_by_sctlab": commands,
         "first_network_call_seconds": measured["cold_start_seconds"],
         "first_network_call_processor_seconds": measured["cold_start_processor_seconds"],
     }
     print({k: v for k, v in result.items() if k.startswith("first")})
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    save(result, options.out)
+
+
+def save(result: dict[str, object], out: Path | None) -> None:
+    """Write what was measured, with the command and the machine's load."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    command = "python benchmarks/startup.py " + " ".join(sys.argv[1:])
+    if out is not None:
+        out.write_text(json.dumps({"command": command, "machine": machine} | result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

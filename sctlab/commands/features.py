@@ -50,6 +50,9 @@ def download_extractor(
     name: Annotated[str, typer.Argument(help="Name from `sctlab features list`.")],
     revision: Annotated[str | None, typer.Option(help="Commit on the hub, instead of the recorded one.")] = None,
     sha256: Annotated[str | None, typer.Option(help="Expected SHA-256 of the file.")] = None,
+    from_: Annotated[
+        str, typer.Option("--from", help="Folder that holds the file, or address of a mirror of the hub.")
+    ] = "",
 ) -> None:
     """Download an extractor's weights from the Hugging Face hub and check their SHA-256.
 
@@ -64,7 +67,7 @@ def download_extractor(
         raise InputError(
             "features download", found=f"unknown extractor '{name}'", expected="one of " + ", ".join(sources)
         )
-    path = download(name, source, revision=revision, sha256=sha256, monitor=ConsoleMonitor())
+    path = download(name, source, revision=revision, sha256=sha256, origin=from_, monitor=ConsoleMonitor())
     Console().print(str(path), soft_wrap=True, highlight=False)
 
 

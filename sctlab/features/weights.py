@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from torch import Tensor
 from sctlab.weights.download import fetch_url, hub_url
 from sctlab.workflow.locking import one_at_a_time
 from sctlab_model.errors import InputError, WeightsError
-from sctlab_model.io.atomic import atomic_path
+from sctlab_model.io.atomic import atomic_path, writing_error
 from sctlab_model.io.hashing import file_sha256
 from sctlab_model.io.paths import not_a_file
 from sctlab_model.monitor import Monitor
 from sctlab_model.records import Record
+
+LOCAL = "local"  # in the place of a commit, where a folder's file has none
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def download(
     *,
     revision: str | None = None,
     sha256: str | None = None,
+    origin: str = "",
     monitor: Monitor = Monitor(),
 ) -> Path:
     """Fetch the weights of a public extractor, check them, and record what was fetched.
@@ -111,25 +115,31 @@ def download(
         source: Where its weights are.
         revision: Commit on the hub (40 digits), instead of the recorded one.
         sha256: Expected hash, instead of the recorded one.
+        origin: A folder that holds the file (under its path, under the repository's name, as the hub's own client keeps it,
+            or as it is), or the address of a mirror of the hub; the hub when left out. A folder's file needs no revision.
 
     Raises:
-        InputError: No revision known and none given, a revision that is no commit, or no network.
+        InputError: No revision known and none given, a revision that is no commit, no network, or no such file in the folder.
         WeightsError: The file's hash differs from the expected one; nothing is kept.
     """
     path = weights_folder() / f"{name}{Path(source.file).suffix}"
     with one_at_a_time(path, lambda: monitor.info(f"{name} is being fetched by another process: waiting for it")):
-        return _download(name, source, path, revision, sha256, monitor)
+        return _download(name, source, path, revision, sha256, origin, monitor)
 
 
 def _download(
-    name: str, source: Source, path: Path, revision: str | None, sha256: str | None, monitor: Monitor
+    name: str, source: Source, path: Path, revision: str | None, sha256: str | None, origin: str, monitor: Monitor
 ) -> Path:
+    local = Path(origin) if origin and "://" not in origin else None
     record_path = path.with_suffix(".json")
     before = FetchRecord.read(record_path) if record_path.is_file() else None
     if before is not None and revision is not None and before.revision != revision:
         before = None  # another revision was asked for
-    revision = (revision or (before.revision if before else None) or source.revision or "").lower()
-    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+    recorded = before.revision if before is not None and before.revision != LOCAL else None
+    revision = (revision or recorded or source.revision or "").lower()
+    if local is not None and not revision:
+        revision = LOCAL
+    elif not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise InputError(
             name,
             found=f"revision '{revision}'" if revision else "no verified revision is recorded for it",
@@ -143,7 +153,8 @@ def _download(
         raise InputError(name, found=f"SHA-256 '{expected}'", expected="64 hexadecimal digits")
     if expected and path.is_file() and file_sha256(path) == expected:
         return path
-    fetched = _fetch(source, revision, path.with_name(f"{path.name}.{revision[:8]}"))
+    partial = path.with_name(f"{path.name}.{revision[:8]}")
+    fetched = _fetch(source, revision, partial, origin) if local is None else _copy(source, revision, partial, local)
     digest = file_sha256(fetched)
     if expected and digest != expected:
         fetched.unlink()
@@ -168,8 +179,28 @@ def _download(
     return path
 
 
-def _fetch(source: Source, revision: str, path: Path) -> Path:
-    return fetch_url(hub_url(source.repository, revision, source.file), path)
+def _fetch(source: Source, revision: str, path: Path, mirror: str) -> Path:
+    return fetch_url(hub_url(source.repository, revision, source.file, mirror or None), path)
+
+
+def _copy(source: Source, revision: str, path: Path, folder: Path) -> Path:
+    """The file of a local folder, however much of the repository's tree was copied."""
+    if not folder.is_dir():
+        raise InputError(
+            folder, found="a file" if folder.exists() else "no such folder", expected=f"a folder with {source.file}"
+        )
+    pieces = source.file.split("/")
+    client = Path("models--" + source.repository.replace("/", "--"), "snapshots", revision)
+    places = [folder / client, folder / "hub" / client, folder / "snapshots" / revision, folder / source.repository]
+    files = [p / source.file for p in places] + [folder.joinpath(*pieces[k:]) for k in range(len(pieces))]
+    found = next((f for f in files if f.is_file()), None)
+    if found is None:
+        raise InputError(folder, found=f"no {source.file}", expected=f"a file of {source.repository}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return Path(shutil.copyfile(found, path))
+    except OSError as error:
+        raise writing_error(path, error) from error
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -35,7 +35,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "hub.safetensors"
     save_file({"x": torch.zeros(3)}, path)
 
-    def answer(source: weights.Source, revision: str, target: Path) -> Path:
+    def answer(source: weights.Source, revision: str, target: Path, mirror: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copyfile(path, target))
 
@@ -68,11 +68,11 @@ def test_of_two_at_once_one_fetches_and_the_other_waits(
     answer, fetched = weights._fetch, []
     begun, waiting = threading.Event(), threading.Event()
 
-    def slow(source: weights.Source, revision: str, target: Path) -> Path:
+    def slow(source: weights.Source, revision: str, target: Path, mirror: str) -> Path:
         fetched.append(target)
         begun.set()
         assert waiting.wait(60)
-        return answer(source, revision, target)
+        return answer(source, revision, target, mirror)
 
     class Second(Monitor):
         def info(self, text: str) -> None:
@@ -138,6 +138,38 @@ def test_without_network_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(InputError, match="can't be reached") as caught:
         fetch("vgg16")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "place", ["{file}", "{repository}/{file}", "models--{dashes}/snapshots/" + REVISION + "/{file}", "{name}"]
+)
+def test_a_folder_serves_too(hub: Path, cache: Path, tmp_path: Path, place: str) -> None:
+    source = SOURCES["sam2.1-small"]
+    words = {
+        "file": source.file,
+        "repository": source.repository,
+        "dashes": source.repository.replace("/", "--"),
+        "name": Path(source.file).name,
+    }
+    file = tmp_path / "folder" / place.format(**words)
+    file.parent.mkdir(parents=True)
+    shutil.copyfile(hub, file)
+    revision = REVISION if "snapshots" in place else None
+    path = fetch("sam2.1-small", origin=str(tmp_path / "folder"), revision=revision)
+    assert path.read_bytes() == hub.read_bytes()
+    record = weights.FetchRecord.read(cache / "sam2.1-small.json")
+    assert (record.revision, record.sha256) == (revision or weights.LOCAL, weights.file_sha256(hub))
+    save_file({"x": torch.ones(3)}, file)
+    path.unlink()
+    with pytest.raises(WeightsError, match="SHA-256"):  # another file: the first one's hash holds
+        fetch("sam2.1-small", origin=str(tmp_path / "folder"), revision=revision)
+
+
+def test_a_folder_without_the_file_is_refused(tmp_path: Path, cache: Path) -> None:
+    for folder, words in ((tmp_path, "no "), (tmp_path / "missing", "no such folder")):
+        with pytest.raises(InputError, match=words):
+            fetch("sam2.1-small", origin=str(folder))
+    assert not list(cache.glob("*.safetensors*"))
 
 
 def test_missing_weights_name_the_command() -> None:
