@@ -182,9 +182,9 @@ def _with_engine(pair: Pair, settings: RegistrationSettings) -> MethodResult:
 
 def _cavity_of(pair: Pair) -> tuple[Volume | None, tuple[str, ...]]:
     """The cavity of the CT, from its labels where they show one, and what the record says about that."""
-    ct, labels = (pair.fixed, pair.fixed_labels) if pair.ct_is_fixed else (pair.moving, pair.moving_labels)
     from sctlab.registration.cavity import cavity_by_labels, find_cavity  # here, because it loads torch
 
+    ct, labels = (pair.fixed, pair.fixed_labels) if pair.ct_is_fixed else (pair.moving, pair.moving_labels)
     said: tuple[str, ...] = ()
     if labels is not None:
         cavity = cavity_by_labels(ct, labels)
