@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from sctlab.evaluation.segmentation import NONE, make_segmenter
 from sctlab_model.anatomy.classes import CLASSES
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError, meant
@@ -52,14 +51,14 @@ class RealImage(Settings):
     region: Region | None = None
     labels: Path | None = None
     organs: dict[str, Organ] = Field(default_factory=dict)
-    segmenter: str = NONE
+    segmenter: str = "none"
     ct: Path | None = None
 
     @model_validator(mode="after")
     def _labelled(self) -> RealImage:
         if bool(self.organs) != (self.labels is not None):
             raise ValueError("labels and organs belong together: the file, and what its values are")
-        if self.segmenter != NONE and self.labels is None:
+        if self.segmenter != "none" and self.labels is None:
             raise ValueError(f"segmenter {self.segmenter} has no labels of the source to be compared with")
         for name in self.organs:
             if name not in TOTAL_IDS:
@@ -77,7 +76,6 @@ class RealImage(Settings):
         Raises:
             InputError: One that can't be read, or labels on another grid than the source.
         """
-        make_segmenter(self.segmenter)
         grid, *_ = (read_header(path).geometry for path in self.files)
         if self.labels is not None and not read_header(self.labels).geometry.same_grid(grid):
             raise InputError(
@@ -86,3 +84,7 @@ class RealImage(Settings):
                 expected=f"that of {self.source}",
                 advice="resample the labels by nearest neighbour",
             )
+        if self.segmenter != "none":
+            from sctlab.evaluation.segmentation import make_segmenter  # here, because it loads torch
+
+            make_segmenter(self.segmenter)
