@@ -75,7 +75,9 @@ def judge_registration(
     reasons = list(judgement.reasons)
     limits = _beyond_limits(quality)
     verdict = judgement.verdict
-    exchanged = said_exchanged(evidence.signals)
+    # Of a part of the body that is thinner than the search, ends can't be told: what is left in common changes with the plane.
+    enough = 1 - quality.overlap.field_of_view <= MOST_WITHOUT_DATA
+    exchanged = said_exchanged(evidence.signals) if enough else ""
     if judgement.error_mm > UNUSABLE_MM and verdict is Verdict.TRUSTED:
         limits.append(f"the predicted error is above {UNUSABLE_MM:g} mm")
     # A header's exchanged sides are rare; an image that shows no place or turn leaves the result itself unconfirmed.

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import sctlab.registration.judge.verdict as judging
 from sctlab.registration.judge.model import JudgeModel
-from sctlab.registration.judge.signals import collect_evidence
+from sctlab.registration.judge.signals import Evidence, collect_evidence
 from sctlab.registration.judge.verdict import judge_registration
 from sctlab.registration.pairs import Pair, make_pair
 from sctlab.registration.records import Judgement, QualityRecord, Verdict
@@ -69,14 +70,14 @@ def test_a_nearly_symmetric_mirror_is_likelier_wrong_than_the_truth(sample_and_p
     assert wrong.failure_probability > right.failure_probability
 
 
-def judged(pair: Pair, transform: Transform) -> Judgement:
+def judged(pair: Pair, transform: Transform, share: float = 1.0) -> Judgement:
     """The verdict where nothing folds and everything has data: measures of the quality that would take seconds."""
     moved = {"mean": 5.0, "median": 5.0, "p95": 5.0, "max": 5.0}
     state = {"nmi": 1.2, "feature_distance": 0.1, "edges": 0.6}
     jacobian = {"minimum": 1.0, "p1": 1.0, "p99": 1.0, "maximum": 1.0, "log_std": 0.0, "folds": 0.0}
     quality = QualityRecord(
         similarity={"before": state, "after": state},
-        overlap={"field_of_view": 1.0, "before": {}, "after": {}},
+        overlap={"field_of_view": share, "before": {}, "after": {}},
         field={"displacement_mm": moved, "deformation_mm": moved, "jacobian": jacobian},
     )
     return judge_registration(pair, transform, quality, OPTIMISED)[0]
@@ -148,3 +149,14 @@ def test_a_body_thinner_than_the_calibration_s_is_no_failure_and_the_reason_is_s
     assert any("along one axis" in reason for reason in right.reasons)
     wrong = judged(pair, compose(AffineTransform(np.eye(3), (25.0, 25.0, 0.0)), sample.truth))
     assert wrong.verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, Verdict.FAILED), (0.5, Verdict.DOUBTFUL)])
+def test_exchanged_ends_fail_but_not_of_half_a_body(monkeypatch, mr_sample, share, expected):
+    """Half of a slab agreed better with its slices in reverse order, because the plane chose what was left in common."""
+    signals = {"exchanged head-feet": 0.2}
+    monkeypatch.setattr(judging, "collect_evidence", lambda *_: Evidence(signals, left_out=("information",)))
+    pair = make_pair(mr_sample.source, mr_sample.ct, task=mr_sample.task, region=Region.TH, mask=mr_sample.mask)
+    said = judged(pair, mr_sample.truth, share)
+    assert said.verdict is expected
+    assert any("reverse order" in reason for reason in said.reasons) is (expected is Verdict.FAILED)
