@@ -123,7 +123,7 @@ def add_cut_lungs(body: np.ndarray, shown: np.ndarray, corners: tuple[np.ndarray
     """
     from skimage.morphology import convex_hull_image
 
-    before = max(1, np.count_nonzero(body))
+    before = int(np.count_nonzero(body)) or 1
     for inside, seen in zip(body, shown, strict=True):
         labels, count = ndimage.label(seen & ~inside)
         if not count or not inside.any():
