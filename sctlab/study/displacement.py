@@ -16,6 +16,7 @@ WINDOW = (-500.0, 700.0)  # HU; outside, air and metal would lead the registrati
 INNER_MM = 10.0  # below the skin: the mask that a prediction is cut to holds the outline where it is
 BRIGHTEST = 99.5  # percent of an MR's body: a few bright vessels would take most bins of the histogram
 MUTUAL_BINS = 32
+FARTHEST_MM = 20.0  # an optimum beyond is of another structure: an sCT lies on its source, but for a learnt shift
 FEWEST_VOXELS = 4  # along every axis: ITK's derivatives need them
 MAP_YX = (10, 14)  # cells of the coarse map over the body's box
 
@@ -123,7 +124,8 @@ def shift_to_source(image: Volume, source: Volume, mask: np.ndarray) -> dict[str
         mask: The body (bool, z y x).
 
     Returns:
-        `input_dx_mm`, `input_dy_mm`, `input_dz_mm`; NaN where `edge_shift` has none.
+        `input_dx_mm`, `input_dy_mm`, `input_dz_mm`; NaN where `edge_shift` has none, or the optimum is more than
+        `FARTHEST_MM` away.
     """
     inner = _inner(mask, source)
     if inner is None or not measurable(image):
@@ -133,7 +135,9 @@ def shift_to_source(image: Volume, source: Volume, mask: np.ndarray) -> dict[str
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(MUTUAL_BINS)
     method.SetMetricFixedMask(inner)
-    found = _translation(method, _windowed(image), source.with_array(capped).to_sitk()).GetParameters()
+    found = np.array(_translation(method, _windowed(image), source.with_array(capped).to_sitk()).GetParameters())
+    if np.linalg.norm(found) > FARTHEST_MM:
+        found[:] = np.nan
     return dict(zip(INPUT_SHIFT, map(float, found), strict=True))
 
 

@@ -54,6 +54,14 @@ def test_an_sct_that_moves_what_it_shows_is_found_out_by_its_source(pair: tuple[
     assert displaced["edge_agreement_input"] < 0.95 * in_place["edge_agreement_input"]
 
 
+def test_an_optimum_that_ran_away_is_no_measure(pair: tuple[Volume, Volume, np.ndarray]) -> None:
+    """A search that ends on another structure says nothing of the place, and would rule a mean over networks."""
+    ct, mr, body = pair
+    far = measure(moved(ct, (0, 25, 0)), mr, body)
+    assert np.isnan([far[f"input_d{a}_mm"] for a in "xyz"]).all()
+    assert np.isfinite(far["edge_agreement_input"])
+
+
 def test_the_scale_of_a_source_means_nothing(pair: tuple[Volume, Volume, np.ndarray]) -> None:
     """An MR has no unit; stored ten times as large, or from another zero, it is the same image."""
     ct, mr, body = pair
