@@ -43,7 +43,8 @@ def better_places(view: View) -> np.ndarray:
     found = torch.zeros(3, *shape)
     for knots, iterations, rate in STEPS:
         grid = ControlGrid.covering(extent, knots, margin=spacing)
-        bases = tuple(grid.basis(a, spacing * np.arange(shape[a])) for a in range(3))
+        z, y, x = (grid.basis(a, spacing * np.arange(shape[a])) for a in range(3))
+        bases = (z, y, x)
         coefficients = torch.zeros(3, *grid.size_zyx, requires_grad=True)
         optimiser = torch.optim.Adam([coefficients], lr=rate)
         for _ in range(iterations):
@@ -67,8 +68,8 @@ def in_contrast_of(view: View) -> np.ndarray:
     number = np.clip(np.searchsorted(limits, moving, side="right") - 1, 0, max(len(limits) - 2, 0))
     count = np.bincount(number)
     filled = count > 0
-    means = [np.bincount(number, values)[filled] / count[filled] for values in (moving, fixed)]
-    return np.interp(view.moving, *means).astype(np.float32)
+    means, wanted = (np.bincount(number, values)[filled] / count[filled] for values in (moving, fixed))
+    return np.asarray(np.interp(view.moving, means, wanted), np.float32)
 
 
 def lengths_mm(field: np.ndarray, view: View, *, without_whole: bool = False) -> np.ndarray:
