@@ -9,11 +9,8 @@ _OPENING_MM = 6.0  # wider than a couch shell or a mask strap
 _CLOSING_MM = 9.0
 _APART_MM = 1000.0  # between slices, so that distances are those in a slice
 _LIMB_SHARE = 0.2  # of the largest part: the other leg
-_ARM_SHARE, _ARM_RADIUS_MM, _ARM_BRIGHTNESS = (
-    0.01,
-    18.0,
-    0.4,
-)  # smaller parts are tissue, and thicker than what patients lie on
+# Smaller parts of this share are arms where they are as bright as tissue and thicker than what patients lie on.
+_ARM_SHARE, _ARM_RADIUS_MM, _ARM_BRIGHTNESS = 0.01, 18.0, 0.4
 # A board is thinner than this, sticks out so far beside the body, in so many of its slices, at one height.
 _BOARD_MM, _STICKS_OUT_MM, _BOARD_SLICES = 24.0, 60.0, 0.5
 _ENCLOSED, _ENCLOSED_SHARE = 0.75, 0.02  # of a dark region in the body's convex hull; of the body's area in the slice
