@@ -24,6 +24,10 @@ THIN = 16  # voxels along an axis below which the search keeps the view's own gr
 # Mean of the witnesses' logarithms, each of them above 0. Chosen on 12 pairs (`benchmarks/verdict_fresh.py`): the sound ones
 # have −0.12 and less, mirrored ones that were fitted 0.03 and more.
 EXCHANGED = 0.03
+# Mean of the witnesses' `blunt mirror`: a solution that loses more than this leaves of what the image itself loses, when both are
+# mirrored, is a sharp optimum and no mirror image that was bent until it fits (those have 0.54 and more; two sound ones of
+# which an unbent mirror image fitted better by chance, a phantom and half an abdomen, 0.11 and 0.15).
+SHARP = 0.4
 
 
 def exchanged_ends(unbent: View, speaking: Sequence[type[Witness]]) -> dict[str, float]:
@@ -44,7 +48,10 @@ def exchanged_ends(unbent: View, speaking: Sequence[type[Witness]]) -> dict[str,
 
 
 def said_exchanged(signals: dict[str, float]) -> str:
-    """Which ends are exchanged, the surest of them; empty where none are."""
+    """Which ends are exchanged, the surest of them; empty where none are, or the solution as it is gets much worse mirrored."""
+    blunt = [value for name, value in signals.items() if name.endswith(" blunt mirror")]
+    if blunt and float(np.mean(blunt)) < SHARP:
+        return ""
     surest = max(ENDS, key=lambda name: signals.get(f"exchanged {name}", -np.inf))
     return surest if signals.get(f"exchanged {surest}", -np.inf) >= EXCHANGED else ""
 

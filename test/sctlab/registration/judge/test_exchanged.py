@@ -67,3 +67,10 @@ def test_of_a_body_that_is_its_own_mirror_image_nothing_is_said_about_its_sides(
 def test_witnesses_that_disagree_tell_nothing():
     assert said_exchanged({"exchanged left-right": -0.01, "exchanged head-feet": 0.02}) == ""
     assert said_exchanged({}) == ""
+
+
+def test_a_solution_that_is_sharp_against_mirroring_is_none_of_a_mirror_image() -> None:
+    """Of a phantom's exact truth an unbent mirror image agreed better by chance, and it was failed."""
+    unbent = {"exchanged front-back": 0.05}
+    assert said_exchanged(unbent | {"edges blunt mirror": 0.13, "correlation blunt mirror": 0.09}) == ""
+    assert said_exchanged(unbent | {"edges blunt mirror": 0.58, "correlation blunt mirror": 0.54}) == "front-back"
