@@ -222,6 +222,8 @@ def judge(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Recall, precision, correlation and coverage with 95 % intervals."""
     rows = list(csv.DictReader(options.rows.open(encoding="utf-8")))
+    # A CT of 40 mm is its own slab: what was judged twice is counted once.
+    rows = list({row["signals"] or str(row): row for row in rows}.values())
 
     def share(chosen: list[dict[str, str]], what: Callable[[dict[str, str]], bool]) -> dict[str, object]:
         hits = sum(map(what, chosen))

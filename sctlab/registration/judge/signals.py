@@ -17,7 +17,7 @@ from sctlab.registration.judge.mirror import best_mirrored, best_turned, coarser
 from sctlab.registration.judge.places import look_elsewhere
 from sctlab.registration.judge.refit import better_places, lengths_mm, refit_signals
 from sctlab.registration.judge.view import LEAST_VOXELS, Looker, View, moved, nearest_rigid
-from sctlab.registration.judge.witnesses import Witness, witnesses
+from sctlab.registration.judge.witnesses import LEAST_LOST, Witness, witnesses
 from sctlab.registration.pairs import Pair
 from sctlab.transforms.data import Transform
 from sctlab_model.errors import InputError
@@ -25,9 +25,6 @@ from sctlab_model.volume import Volume, triple
 
 SHIFT_MM, TURN_DEGREES = 20.0, 10.0
 UNKNOWN_MM = -1.0  # of the map, where nothing tells
-# Of the agreement's logarithm. An image that loses less when it is perturbed itself can't tell that perturbation: patients lose
-# 0.08 and more when they are mirrored, and phantoms that are their own mirror image up to 0.06, which is noise.
-LEAST_LOST = 0.07
 PERTURBED = ("shift", "turn", "mirror")
 BLUNT = (-1.0, 3.0)  # limits of a signal that is relative to the image's own
 
