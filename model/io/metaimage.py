@@ -183,7 +183,8 @@ def _read_keys(raw: bytes, where: str) -> tuple[dict[str, str], int]:
     """Structural `key = value` lines up to ElementDataFile, and the offset behind that line.
 
     Stricter than ITK where two readers could disagree: repeated keys, keys before NDims, and text without
-    a separator, which ITK takes as part of the next line's key.
+    a separator, which ITK takes as part of the next line's key. After a carriage return in such text, ITK passes
+    over further lines, too.
     """
 
     def refuse(found: str, expected: str) -> InputError:
@@ -198,6 +199,8 @@ def _read_keys(raw: bytes, where: str) -> tuple[dict[str, str], int]:
         if b"\0" in line or end >= MAX_HEADER_BYTES:
             break
         separator = re.search(rb"[=:]", line)  # ITK takes a colon, too
+        if b"\r" in line[: separator and separator.start()].strip(b" \t\r"):
+            raise refuse("a carriage return within a key", "key = value lines")
         if separator is None:
             if line.strip() and not values:
                 raise refuse("a first line without '='", "a MetaImage header")

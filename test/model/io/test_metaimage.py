@@ -196,6 +196,14 @@ def test_injured_images_never_crash_and_never_pass_wrong(image: tuple[str, bytes
         compare_with_sitk(path)
 
 
+@pytest.mark.parametrize("text", [b"Offset \r 0.0\r", b"a\rb", b"Com\rment = -"])
+def test_carriage_return_within_a_key_is_refused(tmp_path: Path, text: bytes) -> None:
+    """ITK passes over lines behind some of these, for instance over the spacing."""
+    path = store(tmp_path, MINIMAL + text + b"\nComment = -\nElementSpacing = 1 1 0.5\n", b"LOCAL", EIGHT_SHORTS)
+    with pytest.raises(InputError, match="carriage return within a key"):
+        read_volume(path)
+
+
 def test_valid_images_are_read_by_sitk_too(tmp_path: Path) -> None:
     """`compare_with_sitk` passes over what SimpleITK refuses: make sure that plain images aren't among it."""
     path = store(tmp_path, MINIMAL, b"LOCAL", EIGHT_SHORTS)
