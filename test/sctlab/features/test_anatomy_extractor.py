@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sctlab.features import Statistics, load_extractor
-from sctlab.features.extractors.anatomy import Anatomy
+from sctlab.features.networks.anatomy import Anatomy
 from sctlab.features.registry import save_extractor
 from sctlab_model.anatomy.classes import CLASSES
 from sctlab_model.anatomy.network import AnatomyNetwork

@@ -23,7 +23,7 @@ from sctlab.features import (
     wrap_module,
 )
 from sctlab.features.extractor import min_max
-from sctlab.features.extractors.nnunet import DEFAULT_PLANS, TotalSegmentator, read_plans
+from sctlab.features.networks.nnunet import DEFAULT_PLANS, TotalSegmentator, read_plans
 from sctlab_model.errors import InputError, WeightsError
 
 RESIDUAL_PLANS = {

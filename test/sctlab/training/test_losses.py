@@ -11,9 +11,9 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from sctlab.features import FeatureExtractor, MindSSC, load_extractor, save_extractor
-from sctlab.features.extractors.nnunet import TotalSegmentator
-from sctlab.features.extractors.sam import Sam2Hiera
-from sctlab.features.extractors.vgg import Vgg
+from sctlab.features.networks.nnunet import TotalSegmentator
+from sctlab.features.networks.sam import Sam2Hiera
+from sctlab.features.networks.vgg import Vgg
 from sctlab.features.trust import trust_file
 from sctlab.training.batch import Batch
 from sctlab.training.loss_terms import FeatureL1, SynthesisLoss

@@ -16,7 +16,7 @@ from lightning_fabric.plugins.precision import MixedPrecision
 
 from sctlab import cli
 from sctlab.features import save_extractor
-from sctlab.features.extractors.sam import Sam2Hiera
+from sctlab.features.networks.sam import Sam2Hiera
 from sctlab.training.checkpoint import load_checkpoint, part, read_values
 from sctlab.training.cohort import TrainSettings, train_cohort
 from sctlab.training.plan import TrainingPlan, load_plan

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sctlab.features import FeatureExtractor, Layer, Statistics
-from sctlab.features.extractors.mind import MindSSC
+from sctlab.features.networks.mind import MindSSC
 from sctlab.registration.engine import sliding_result
 from sctlab.registration.engine.bspline import ControlGrid
 from sctlab.registration.engine.feature_maps import feature_lattice

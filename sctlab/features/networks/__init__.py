@@ -1,0 +1,1 @@
+"""The networks behind the extractors, one file each: architecture, names of the weights, normalisation. They import PyTorch."""
