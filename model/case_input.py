@@ -51,7 +51,8 @@ def read_case(case: Case, result: CaseResult, recipe: Recipe, policy: Policy) ->
     if fitted is None:
         from sctlab_model.body import body_mask
 
-        result.warnings.append("no body mask was given: one was computed from the image")
+        said = result.warnings if case.has_masks else result.notes
+        said.append("no body mask was given: one was computed from the image")
         fitted = with_skin(body_mask(_in_hu(source, case.task), case.task))
         result.warnings += fitted.notes
     elif not strange:  # or the body in the image isn't found, and the mask is blamed for it

@@ -20,6 +20,7 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     import torch
 
+    name = name.strip().lower()
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda", 0) if count else torch.device("cpu")

@@ -17,13 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from sctlab_model.choices import chosen
 from sctlab_model.errors import ExitCode, InputError, ProductError, meant
 from sctlab_model.io.atomic import file_error
 from sctlab_model.io.paths import expand_home
 from sctlab_model.processors import start_process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from sctlab_model.cases import Case, CaseList, Region, Selection, Task
     from sctlab_model.cohort import PredictionResult, PredictionSettings
@@ -315,11 +316,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N [auto]")
     add(
         "--runtime",
-        choices=("torch", "onnx", "openvino"),
+        type=_runtime,
+        metavar="{torch,onnx,openvino}",
         default="torch",
         help="PyTorch, ONNX Runtime for exported bundles, or OpenVINO on the CPU (sctlab[openvino])",
     )
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 with openvino: faster, off by tens of HU")
+    add(
+        "--precision",
+        type=_precision,
+        metavar="{fp32,bf16}",
+        default="fp32",
+        help="bf16 with openvino: faster, off by tens of HU",
+    )
     add("--batch", type=_positive, help="samples that run together [planned from free memory]")
     add("--uncertainty", action="store_true", help="also write the ensemble's standard deviation in HU")
     add("--report", type=Path, help="write versions, device, weights, timings and warnings to this JSON file")
@@ -343,19 +351,30 @@ def _parser() -> argparse.ArgumentParser:
 def _task(text: str) -> Task:
     from sctlab_model.cases import Task
 
-    try:
-        return Task(text.lower())
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}'; expected mri or cbct") from error
+    return _parsed(lambda: Task.parse(text, "--task"))
 
 
 def _region(text: str) -> Region:
     from sctlab_model.cases import Region
 
+    return _parsed(lambda: Region.parse(text, "--region"))
+
+
+def _runtime(text: str) -> str:
+    return _parsed(lambda: chosen(text, ("torch", "onnx", "openvino"), "--runtime"))
+
+
+def _precision(text: str) -> str:
+    return _parsed(lambda: chosen(text, ("fp32", "bf16"), "--precision"))
+
+
+def _parsed(read: Callable[[], Any]) -> Any:
+    """What an option says, or argparse's error with our words."""
     try:
-        return Region.parse(text, "--region")
+        return read()
     except InputError as error:
-        raise argparse.ArgumentTypeError(f"{error.found}; expected {error.expected}") from error
+        advice = f"; {error.advice}" if error.advice else ""
+        raise argparse.ArgumentTypeError(f"{error.found}; expected {error.expected}{advice}") from error
 
 
 def _offset(text: str) -> float | Literal["auto"]:

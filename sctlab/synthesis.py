@@ -83,10 +83,7 @@ def synthesise(
     """
     volume = as_volume(image)
     _check_values(volume)
-    try:
-        which = Task(task)
-    except ValueError as error:
-        raise InputError("task", found=f"'{task}'", expected=" or ".join(Task)) from error
+    which = Task.parse(str(task), "task")
     where = Region.parse(region, "region") if region is not None else None
     synthesiser = _synthesiser(Path(weights) if weights is not None else None, device, batch, spread)
     offset: float | Literal["auto"] | None = None

@@ -86,6 +86,7 @@ def read_challenge(root: str | Path) -> Case:
         mask=masks[0] if masks else None,
         region=_read_region(root, region_path),
         output_name=f"{OUTPUT_FOLDER}/{result_name(source)}",
+        has_masks=True,
     )
 
 

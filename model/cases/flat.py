@@ -133,7 +133,8 @@ def find_flat(root: str | Path, task: Task, region: Region | None = None) -> lis
             one_image(root, stem, by_stem[stem])  # refuses a.mha beside a.nrrd: their results would have one name
             name = f"{stem}_mask"
             mask = one_image(root, name, by_stem.get(name) or masks.get(name.lower(), []))
-            cases.append(replace(case, mask=mask, region=_own_region(root, stem) or region))
+            own_region = _own_region(root, stem) or region
+            cases.append(replace(case, mask=mask, region=own_region, has_masks=bool(masks)))
         except InputError as error:
             cases.append(replace(case, problem=error))
     if not cases:

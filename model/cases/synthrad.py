@@ -95,6 +95,7 @@ def _read_case(folder: Path, task: Task, region: Region) -> Case | None:
         folder=folder,
         output_name=f"{region}/{folder.name}{split_suffix(result_name(source))[1]}",
         problem=unreadable_name(folder),
+        has_masks=True,
     )
 
 

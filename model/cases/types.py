@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from sctlab_model.choices import chosen
 from sctlab_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     from sctlab_model.volume import Geometry, Volume
 
 NO_REGION = "-"
+# What people call a source image beside its name here.
+_TASKS = {
+    "mr": "mri",
+    "mrt": "mri",
+    "task1": "mri",
+    "task_1": "mri",
+    "cone_beam": "cbct",
+    "task2": "cbct",
+    "task_2": "cbct",
+}
 
 
 class Task(StrEnum):
@@ -33,6 +44,19 @@ class Task(StrEnum):
         """File stem of the source image in a SynthRAD case folder."""
         return "mr" if self is Task.MRI else "cbct"
 
+    @classmethod
+    def parse(cls, text: str, where: object) -> Task:
+        """Read a task as people write it: `MR`, `mri`, `CBCT`, `Task1`.
+
+        Raises:
+            InputError: Another word.
+
+        Example:
+            >>> Task.parse("MR", "--task")
+            <Task.MRI: 'mri'>
+        """
+        return cls(chosen(text, cls, where, synonyms=_TASKS))
+
 
 class Region(StrEnum):
     """Body region, by SynthRAD's folder names."""
@@ -48,17 +72,18 @@ class Region(StrEnum):
 
     @classmethod
     def parse(cls, text: str, where: object) -> Region:
-        """Read a folder name (`AB`) or a title (`Abdomen`), whatever the case.
+        """Read a folder name (`AB`) or a title (`Abdomen`), whatever the case, spaces or hyphens.
 
         Example:
             >>> Region.parse("head and neck", "region.json")
             <Region.HN: 'HN'>
         """
-        for region in cls:
-            if text.strip().lower() in (region.value.lower(), region.full_name.lower()):
-                return region
-        known = ", ".join(f"{r.value} ({r.full_name})" for r in cls)
-        raise InputError(where, found=f"unknown region '{text}'", expected=known)
+        words = {r.full_name.lower().replace(" ", "_"): str(r) for r in cls}
+        try:
+            return cls(chosen(text, cls, where, synonyms=words))
+        except InputError as error:
+            known = ", ".join(f"{r.value} ({r.full_name})" for r in cls)
+            raise InputError(where, found=f"unknown region '{text}'", expected=known) from error
 
 
 @dataclass(frozen=True)
@@ -133,6 +158,7 @@ class Case:
         folder: The case folder of a cohort.
         output_name: File name of the result relative to the output folder.
         problem: Why it can't be used, where that was seen while a folder was listed.
+        has_masks: Masks belong to its layout, or lie beside its neighbours: that it has none is worth a warning.
     """
 
     id: str
@@ -144,6 +170,7 @@ class Case:
     folder: Path | None = None
     output_name: str = ""
     problem: InputError | None = None
+    has_masks: bool = False
 
     @property
     def key(self) -> CaseKey:

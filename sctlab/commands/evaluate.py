@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sctlab.commands.choices import one_of
 from sctlab.evaluation.dose.plan import Modality
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
@@ -54,8 +55,8 @@ def evaluate(
     parameters: Annotated[
         Path | None, typer.Option(help="Folder with overviews/*_parameters.xlsx, if it isn't --cohort.")
     ] = None,
-    task: Annotated[Task | None, typer.Option(help="Only this task.")] = None,
-    region: Annotated[Region | None, typer.Option(help="Only this region.")] = None,
+    task: Annotated[Task | None, one_of("--task", Task, "Only this task.")] = None,
+    region: Annotated[Region | None, one_of("--region", Region, "Only this region.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this case, id or key; several times.")] = None,
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Score cases that the weights saw.")] = False,
     challenge_only: Annotated[bool, typer.Option("--challenge-only", help="Only the challenge's metrics.")] = False,

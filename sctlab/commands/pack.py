@@ -7,6 +7,7 @@ from typing import Annotated, Literal, cast, get_args
 
 import typer
 
+from sctlab.commands.choices import one_of
 from sctlab_model.bundle import StorageType, read_bundle
 from sctlab_model.cases import Task
 from sctlab_model.errors import InputError
@@ -25,7 +26,7 @@ def pack(
             help="RUN… BUNDLE: folders of `sctlab train`, then the bundle to write. With --from-konfai: CHECKPOINT… BUNDLE, or the folder of an app (app.json)."
         ),
     ],
-    storage: Annotated[str, typer.Option(help="Stored type of the weights: float32 or float16.")] = "",
+    storage: Annotated[str | None, one_of("--storage", get_args(StorageType), "Stored type of the weights.")] = None,
     fold: Annotated[list[int] | None, typer.Option(help="Only these folds; repeat it for several.")] = None,
     demonstration: Annotated[
         bool, typer.Option("--demonstration", help="Mark the weights as a demonstration.")
@@ -33,7 +34,7 @@ def pack(
     from_konfai: Annotated[
         bool, typer.Option("--from-konfai", help="The arguments are checkpoints of the reference implementation.")
     ] = False,
-    task: Annotated[Task | None, typer.Option(help="With --from-konfai: what the source is.")] = None,
+    task: Annotated[Task | None, one_of("--task", Task, "With --from-konfai: what the source is.")] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -55,7 +56,7 @@ def pack(
     if len(folders) < 2:
         raise InputError("pack", found=f"{len(folders)} folder", expected="one or more runs and the bundle to write")
     *sources, out = folders
-    chosen = _storage(storage)
+    chosen = cast(StorageType | None, storage)
     if from_konfai:
         if task is None:
             raise InputError("--task", found="not given", expected="mri or cbct")
@@ -104,23 +105,12 @@ def pack(
             )
 
 
-def _storage(name: str) -> StorageType | None:
-    if name == "":
-        return None
-    if name not in get_args(StorageType):
-        raise InputError("--storage", found=f"'{name}'", expected="float32 or float16")
-    return cast(StorageType, name)
-
-
 def export_onnx(
     bundle: Annotated[Path, typer.Argument(help="Weights bundle; the files are added to it.")],
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or both.")] = "both",
+    precision: Annotated[str, one_of("--precision", ("fp32", "fp16", "both"), "Of the files.")] = "both",
 ) -> None:
     """Add ONNX files to a bundle: one a fold and precision, any batch and plane size, hashed in the manifest."""
-    precisions = EXPORTS.get(precision)
-    if precisions is None:
-        raise InputError("--precision", found=f"'{precision}'", expected="fp32, fp16 or both")
     read_bundle(bundle)  # refused before PyTorch is imported
     from sctlab.training.onnx_export import export_bundle
 
-    export_bundle(bundle, precisions)
+    export_bundle(bundle, EXPORTS[precision])

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from sctlab.commands.choices import one_of
 from sctlab_model.cases import CaseList, Region, Selection, Task, find_cases
 from sctlab_model.errors import InputError
 
@@ -19,12 +20,16 @@ def predict(
     weights: Annotated[
         Path | None, typer.Option(help="Bundle or name; /opt/ml/model or weights/ by task when left out.")
     ] = None,
-    task: Annotated[Task | None, typer.Option(help="Only this task.")] = None,
-    region: Annotated[Region | None, typer.Option(help="Only this region.")] = None,
+    task: Annotated[Task | None, one_of("--task", Task, "Only this task.")] = None,
+    region: Annotated[Region | None, one_of("--region", Region, "Only this region.")] = None,
     cases: Annotated[int | None, typer.Option(min=1, help="Only so many cases per region.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    runtime: Annotated[str, typer.Option(help="torch, onnx for exported bundles, or openvino (CPU).")] = "torch",
-    precision: Annotated[str, typer.Option(help="fp32; bf16 with openvino is faster, and off by tens of HU.")] = "fp32",
+    runtime: Annotated[
+        str, one_of("--runtime", ("torch", "onnx", "openvino"), "onnx is for exported bundles, openvino for CPUs.")
+    ] = "torch",
+    precision: Annotated[
+        str, one_of("--precision", ("fp32", "bf16"), "bf16 with openvino is faster, and off by tens of HU.")
+    ] = "fp32",
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write the ensemble's deviation in HU.")
     ] = False,

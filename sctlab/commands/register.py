@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sctlab.commands.choices import one_of
 from sctlab.commands.default import default_group
 from sctlab.commands.failures import print_failures
 from sctlab.registration.methods import check_settings
@@ -41,19 +42,21 @@ def pairs(
     paths: Annotated[
         list[Path], typer.Argument(help="COHORT OUT, or OUT with --fixed and --moving.", metavar="[COHORT] OUT")
     ],
-    method: Annotated[Method, typer.Option(help="How to register.")] = Method.IMPACT,
+    method: Annotated[Method, one_of("--method", Method, "How to register.")] = Method.IMPACT,
     preset: Annotated[
         str, typer.Option(help="The engine's preset, or a YAML file; several, with commas, are averaged.")
     ] = "",
-    convention: Annotated[Convention, typer.Option(help="Which image stays.")] = Convention.CT_TO_SOURCE,
+    convention: Annotated[
+        Convention, one_of("--convention", Convention, "Which image stays.")
+    ] = Convention.CT_TO_SOURCE,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Cases at a time; 1 when left out, on Ray a case a core or GPU.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    executor: Annotated[str, typer.Option(help="local (processes) or ray (a cluster).")] = "local",
+    executor: Annotated[str, one_of("--executor", ("local", "ray"), "Processes here, or a cluster.")] = "local",
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
-    task: Annotated[Task | None, typer.Option(help="Only this task; for one pair: what the source is.")] = None,
-    region: Annotated[Region | None, typer.Option(help="Only this region; for one pair: its region.")] = None,
+    task: Annotated[Task | None, one_of("--task", Task, "Only this task; for one pair: what the source is.")] = None,
+    region: Annotated[Region | None, one_of("--region", Region, "Only this region; for one pair: its region.")] = None,
     cases: Annotated[int, typer.Option(min=0, help="At most this many cases a region; 0 takes all.")] = 0,
     fixed: Annotated[Path | None, typer.Option(help="One pair: the fixed image.")] = None,
     moving: Annotated[Path | None, typer.Option(help="One pair: the moving image.")] = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sctlab.commands.choices import one_of
 from sctlab.commands.failures import print_failures
 from sctlab.simulation.cohort import simulate_cohort
 from sctlab.simulation.settings import SimulationSettings
@@ -18,7 +19,7 @@ from sctlab_model.settings import validate
 
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder of the cohort.")],
-    task: Annotated[Task, typer.Option(help="Source image: mri or cbct.")] = Task.MRI,
+    task: Annotated[Task, one_of("--task", Task, "Source image.")] = Task.MRI,
     regions: Annotated[str, typer.Option(help="AB, TH, HN, separated by commas.")] = "AB,TH,HN",
     cases: Annotated[int, typer.Option(min=1, help="Cases per region.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
@@ -50,7 +51,7 @@ def simulate(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Cases at a time; 1 when left out, on Ray a case a core or GPU.")
     ] = None,
-    executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    executor: Annotated[str, one_of("--executor", ("local", "ray"), "Processes here, or a cluster.")] = "local",
 ) -> int:
     """Simulate pairs of MR or CBCT and CT in the SynthRAD layout, with the truth beside them.
 

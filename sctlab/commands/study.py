@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sctlab.commands.choices import one_of
 from sctlab.commands.default import default_group
 from sctlab_model.errors import InputError
 
@@ -41,7 +42,7 @@ def run(
     plan: Annotated[str, typer.Argument(help="quick, registration, extractors, supervision, or a YAML file.")],
     out: Annotated[Path, typer.Argument(help="Folder of the study; the same folder goes on where a run ended.")],
     jobs: Annotated[int | None, typer.Option(min=1, help="Cases and trainings at a time.")] = 1,
-    executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    executor: Annotated[str, one_of("--executor", ("local", "ray"), "Processes here, or a cluster.")] = "local",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print cells, cost and what is there; run nothing.")
     ] = False,

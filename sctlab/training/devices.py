@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from sctlab.training.plan import TrainingPlan
+from sctlab_model.choices import chosen as the_one_of
 from sctlab_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ def launch(plan: TrainingPlan, device: str = "auto", devices: int | None = None,
 
     from sctlab_model.device import choose_device
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError("--device", found=f"'{device}'", expected="auto, cpu or cuda")
+    device = the_one_of(device, ("auto", "cpu", "cuda"), "--device")
     chosen = choose_device(device)
     if plan.computing.precision == "16" and chosen.type == "cpu":
         raise InputError(
