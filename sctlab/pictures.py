@@ -25,6 +25,7 @@ BONE_WINDOW = (-500.0, 1500.0)  # HU
 WIDE_WINDOW = (-1000.0, 1000.0)  # lung to bone, HU
 DIFFERENCE_WINDOW = (-300.0, 300.0)  # HU
 GRID_LINE_MM = 10.0
+LEGEND_INCH, LEGEND_LINE_INCH = 1.4, 0.17  # width of a column of names, height of a line
 PLANES = ("axial", "coronal", "sagittal")
 SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}  # the patient's, left and right in a plane
 
@@ -41,6 +42,8 @@ class Layer:
         contour: Mask or label volume on the same grid, drawn as a line.
         coordinates: Where each voxel's x, y and z go (three volumes, mm), drawn as a deformed grid of lines.
         unit: Of the values, behind the limits in the title.
+        names: Of the values 0, 1, … of a label volume: each gets a colour of its own (0 is black), and those that the planes
+            show stand beside the figure.
     """
 
     title: str
@@ -50,6 +53,7 @@ class Layer:
     contour: Volume | None = None
     coordinates: tuple[Volume, Volume, Volume] | None = None
     unit: str = ""
+    names: tuple[str, ...] = ()
 
 
 def plane(volume: Volume, name: str, index_xyz: Sequence[int]) -> tuple[np.ndarray, float]:
@@ -103,6 +107,32 @@ def _write(axis: Axes, x: float, y: float, text: str, **alignment: Any) -> None:
     axis.text(x, y, text, transform=axis.transAxes, fontsize=7, color="cyan", path_effects=outline, **alignment)
 
 
+def _label_colours(count: int) -> Any:
+    """A colour map of `count` labels, 0 black: each is the one of 4x4x4 colours that is farthest from all before it."""
+    from matplotlib.colors import ListedColormap
+
+    known = np.stack(np.meshgrid(*[np.linspace(0, 1, 4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    colours = [np.zeros(3)]
+    nearest = np.full(len(known), np.inf)
+    while len(colours) < count:
+        # The eye tells greens apart best, then reds.
+        nearest = np.minimum(nearest, ((known - colours[-1]) ** 2 * (2, 4, 3)).sum(1))
+        colours.append(known[nearest.argmax()])
+    return ListedColormap(colours)
+
+
+def seen_labels(layers: Sequence[Layer], planes: Sequence[str], index_xyz: Sequence[int]) -> dict[str, Any]:
+    """Name and colour of every label that a plane shows."""
+    seen: dict[str, Any] = {}
+    for layer in layers:
+        if layer.names:
+            cuts = [plane(layer.volume, name, index_xyz)[0].ravel() for name in planes]
+            colours = _label_colours(len(layer.names)).colors
+            found = [int(k) for k in np.unique(np.concatenate(cuts)) if k]
+            seen |= {layer.names[k]: colours[k] for k in found}
+    return seen
+
+
 def save_planes(
     layers: Sequence[Layer],
     path: str | Path,
@@ -130,17 +160,21 @@ def save_planes(
         ratios.append(cut.shape[0] * aspect / cut.shape[1])
     width = 2.8
     heights = [max(0.6, width * r) for r in ratios]
-    figure = Figure(figsize=(width * len(layers), sum(heights) + 0.5), dpi=110, layout="constrained")
+    seen = seen_labels(layers, planes, index_xyz)
+    legend_columns = -(-len(seen) // max(1, int(sum(heights) / LEGEND_LINE_INCH)))
+    size = width * len(layers) + LEGEND_INCH * legend_columns, sum(heights) + 0.5
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(planes), len(layers), squeeze=False, height_ratios=heights)
     for column, layer in enumerate(layers):
         window = layer.window or tuple(np.percentile(layer.volume.array, (1, 99)))
+        colours: Any = layer.colormap
+        if layer.names:
+            window, colours = (0, len(layer.names) - 1), _label_colours(len(layer.names))
         for row, name in enumerate(planes):
             axis = axes[row, column]
             cut, aspect = plane(layer.volume, name, index_xyz)
-            axis.imshow(
-                cut, cmap=layer.colormap, vmin=window[0], vmax=window[1], aspect=aspect, interpolation="nearest"
-            )
+            axis.imshow(cut, cmap=colours, vmin=window[0], vmax=window[1], aspect=aspect, interpolation="nearest")
             if layer.contour is not None:
                 line = plane(layer.contour, name, index_xyz)[0]
                 if line.any() and not line.all():
@@ -152,7 +186,7 @@ def save_planes(
                     axis.contour(along, levels=levels, colors="black", linewidths=0.4, linestyles="solid")
             axis.set_axis_off()
             if row == 0:
-                limits = f"[{window[0]:.0f}, {window[1]:.0f}] {layer.unit}".rstrip()
+                limits = "" if layer.names else f"[{window[0]:.0f}, {window[1]:.0f}] {layer.unit}".rstrip()
                 axis.set_title(f"{layer.title}\n{limits}", fontsize=8)
             if column == 0:
                 left, right = SIDES[name]
@@ -161,6 +195,11 @@ def save_planes(
                 _write(axis, 0.99, 0.5, right, ha="right", va="center")
     if title:
         figure.suptitle(title, fontsize=9)
+    if seen:
+        from matplotlib.patches import Patch
+
+        keys = [Patch(facecolor=colour, edgecolor="gray", linewidth=0.3, label=name) for name, colour in seen.items()]
+        figure.legend(handles=keys, loc="outside right upper", ncols=legend_columns, fontsize=7, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
     return path

@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from sctlab.pictures import Layer, save_planes
+from sctlab.pictures import PLANES, Layer, save_planes, seen_labels
 from sctlab_model.volume import Geometry, Volume
 
 SIZE = (10, 8, 6)
@@ -48,3 +48,26 @@ def test_axes_in_another_order_give_the_same_picture(patient: Volume, tmp_path: 
         for name, volume, at in (("straight", patient, (2, 3, 4)), ("turned", turned, (4, 2, 3)))
     ]
     assert np.array_equal(*pictures)
+
+
+def test_labels_that_are_seen_are_named_in_colours_that_differ(tmp_path: Path) -> None:
+    """The figure grows by what it names: labels of the planes, and no others."""
+    array = np.zeros(SIZE[::-1], np.uint8)
+    array[:, 4:], array[0, 0, 0] = 5, 3  # the last one lies in no plane through (2, 3, 4)
+    labels = Volume(array, Geometry(SIZE, (2.0, 3.0, 4.0)))
+    names = tuple(f"structure {k}" for k in range(38))
+    seen = seen_labels([Layer("labels", labels, names=names)], PLANES, (2, 3, 4))
+    assert list(seen) == ["structure 5"]
+    every = np.arange(np.prod(SIZE), dtype=np.uint8).reshape(SIZE[::-1]) % 38
+    colours = np.array(
+        list(seen_labels([Layer("all", labels.with_array(every), names=names)], PLANES, (2, 3, 4)).values())
+    )
+    apart = np.abs(colours[:, None] - colours).max(-1)[~np.eye(len(colours), dtype=bool)]
+    assert len(colours) > 30
+    assert apart.min() > 0.3
+    picture = matplotlib.image.imread(save_planes([Layer("labels", labels, names=names)], tmp_path / "a.png"))
+    plain = matplotlib.image.imread(save_planes([Layer("labels", labels)], tmp_path / "b.png"))
+    assert picture.shape[1] > plain.shape[1]
+    found = np.abs(picture[..., :3] - seen["structure 5"]).max(-1) < 0.01
+    assert found[:, : plain.shape[1]].any()  # in the plane, and
+    assert found[:, plain.shape[1] :].any()  # beside its name
