@@ -16,14 +16,16 @@ import numpy as np
 from scipy import ndimage
 
 from sctlab.reporting import counted
+from sctlab_model.cases.files import is_dicom
 from sctlab_model.errors import InputError
 from sctlab_model.io.child import read_in_child
+from sctlab_model.io.content import dicom_begins_at
 from sctlab_model.io.grids import DEFAULT_MAX_VOXELS, checked_grid
 from sctlab_model.io.paths import not_a_file
 from sctlab_model.volume import AIR_HU, Geometry, Volume
 
 _SERIES, _MODALITY, _POSITION, _ORIENTATION = "0020|000e", "0008|0060", "0020|0032", "0020|0037"
-_DESCRIPTION, _PIXEL_SPACING, _BITS = "0008|103e", "0028|0030", "0028|0100"
+_DESCRIPTION, _PIXEL_SPACING, _BITS, _PHOTOMETRIC = "0008|103e", "0028|0030", "0028|0100", "0028|0004"
 _RESCALE = {"RescaleIntercept": "0028|1052", "RescaleSlope": "0028|1053"}
 # Transfer syntaxes that store pixels as they are: implicit and explicit, little and big endian.
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
@@ -45,9 +47,9 @@ class _Slice:
 
 
 def is_dicom_folder(path: str | Path) -> bool:
-    """Whether a folder holds a DICOM file (by its magic word)."""
+    """Whether a folder holds a DICOM file (by its first bytes)."""
     path = Path(path)
-    return path.is_dir() and any(_is_dicom(p) for p in sorted(path.iterdir()) if p.is_file())
+    return path.is_dir() and any(is_dicom(p) for p in sorted(path.iterdir()) if p.is_file())
 
 
 def read_dicom_series(folder: str | Path, *, tolerance_mm: float = 0.02) -> Volume:
@@ -199,11 +201,6 @@ def _missing_after(gaps: np.ndarray, usual: float, tolerance_mm: float) -> int |
     return None
 
 
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as handle:
-        return handle.read(132)[128:] == b"DICM"
-
-
 def _files(folder: Path) -> list[Path]:
     """DICOM files of a folder, sorted by name, without the index of a disk (DICOMDIR).
 
@@ -211,12 +208,12 @@ def _files(folder: Path) -> list[Path]:
         InputError: None, or one that is called a DICOM file and is none: a slice that was lost on the way.
     """
     entries = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir())
-    files = [p for p in entries if p.is_file() and p.name.upper() != "DICOMDIR" and _is_dicom(p)]
+    files = [p for p in entries if p.is_file() and p.name.upper() != "DICOMDIR" and is_dicom(p)]
     broken = [p for p in entries if p.suffix.lower() in _SUFFIXES and p not in files]
     if files and broken:
         raise InputError(
             broken[0],
-            found="no DICOM file (its magic word is missing)" if broken[0].is_file() else not_a_file(broken[0]),
+            found="no DICOM file" if broken[0].is_file() else not_a_file(broken[0]),
             expected="a slice, as its name says",
             advice="copy the series again",
         )
@@ -287,6 +284,14 @@ def _check_fields(reader: Any, path: Path) -> None:
     Raises:
         InputError: Such a field, or fewer bytes than pixels.
     """
+    shown = _value(reader, _PHOTOMETRIC)
+    if shown == "MONOCHROME1":
+        raise InputError(
+            path,
+            found=f"pixels that are shown inverted ({shown}), whose values GDCM turns round",
+            expected="MONOCHROME2, as scanners write CT",
+            advice="export the series from the scanner or its archive again",
+        )
     spacing = _numbers(_value(reader, _PIXEL_SPACING))
     if len(spacing) != 2 or not min(spacing) > 0:
         text = _value(reader, _PIXEL_SPACING)
@@ -320,7 +325,7 @@ def _transfer_syntax(path: Path) -> str:
     it doesn't say."""
     with path.open("rb") as handle:
         start = handle.read(4096)
-    at = start.find(b"\x02\x00\x10\x00UI", 132)
+    at = start.find(b"\x02\x00\x10\x00UI", dicom_begins_at(start) or 0)
     if at < 0:
         return ""
     length = int.from_bytes(start[at + 6 : at + 8], "little")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sctlab_model.errors import InputError
+from sctlab_model.io.content import dicom_begins_at
 from sctlab_model.io.paths import SUFFIXES, inside, split_suffix
 
 MAX_JSON_BYTES = 10_000_000
@@ -141,10 +142,10 @@ def describe_links(paths: Iterable[Path], root: Path) -> list[str]:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its magic word."""
+    """Whether a file is DICOM, by its magic word or, without one, by its first element."""
     try:
         with path.open("rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
+            return dicom_begins_at(handle.read(132)) is not None
     except OSError:
         return False
 

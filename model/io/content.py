@@ -53,7 +53,7 @@ def content_of(path: Path) -> Content | None:
         return None
     if not start:
         return Content("an empty file", advice="copy it again")
-    if start[128:132] == b"DICM":
+    if dicom_begins_at(start) is not None:
         from sctlab_model.cases.files import DICOM_ADVICE
 
         return Content("DICOM", advice=DICOM_ADVICE)
@@ -65,6 +65,30 @@ def content_of(path: Path) -> Content | None:
             return Content("compressed NIfTI", ".nii.gz")
         return Content(f"{inner.what}, compressed with gzip", advice="unpack it")
     return _named(start)
+
+
+def dicom_begins_at(start: bytes) -> int | None:
+    """Where the elements of a DICOM file begin: behind preamble and magic word, or at 0 in files of before 1993 and of
+    programs that leave both out, which begin with an element of group 2 or 8; None in other files.
+
+    Args:
+        start: The first 132 bytes or more.
+
+    Example:
+        >>> dicom_begins_at(bytes(128) + b"DICM")
+        132
+        >>> dicom_begins_at(b"\\x08\\x00\\x05\\x00CS\\x0a\\x00ISO_IR 100")
+        0
+    """
+    if start[128:132] == b"DICM":
+        return 132
+    if len(start) < 16:
+        return None
+    group, element, length = struct.unpack("<HHI", start[:8])
+    if group not in (0x2, 0x8) or element > 0x18:
+        return None
+    explicit = start[4:6] in (b"UL", b"OB", b"UI", b"CS", b"SH", b"DA")
+    return 0 if explicit or (length % 2 == 0 and 0 < length <= 64) else None
 
 
 def _named(start: bytes) -> Content | None:

@@ -174,6 +174,7 @@ def changed(folder, tag, text):
         ((0x28, 0x1053), "nan", "RescaleSlope 'nan'"),
         ((0x28, 0x1053), "0", "RescaleSlope '0'"),
         ((0x28, 0x1053), "1e300", "check rescale slope"),
+        ((0x28, 0x04), "MONOCHROME1", r"shown inverted \(MONOCHROME1\)"),
         ((0x28, 0x10), (60000).to_bytes(2, "little"), "expected 24x60000 pixels of 16 bits"),
     ],
 )
@@ -182,6 +183,24 @@ def test_what_the_library_makes_up_is_refused(tmp_path, tag, text, words):
     folder = write_series(tmp_path / "s", [(0, 0, z) for z in (0, 2, 4, 6)])
     with pytest.raises(InputError, match=words):
         read_dicom_series(changed(folder, tag, text))
+
+
+@pytest.mark.parametrize("without", ["preamble", "file meta information"])
+def test_files_without_a_preamble_are_read(tmp_path, without):
+    """As programs of before 1993 wrote them, and some do still."""
+    folder = write_series(tmp_path / "s", [(0, 0, z) for z in (0, 2, 4, 6)])
+    before = read_dicom_series(folder)
+    for path in folder.iterdir():
+        raw = path.read_bytes()
+        length = int.from_bytes(raw[140:144], "little")
+        path.write_bytes(raw[132:] if without == "preamble" else raw[144 + length :])
+    assert is_dicom_folder(folder)
+    volume = read_dicom_series(folder)
+    assert np.array_equal(volume.array, before.array)
+    assert volume.geometry == before.geometry
+    (folder / "other.dcm").write_bytes(b"\x08\x00" + bytes(200))
+    with pytest.raises(InputError, match=r"other\.dcm: no DICOM file"):
+        read_dicom_series(folder)
 
 
 def test_metal_beyond_16_bits_is_kept(tmp_path):
