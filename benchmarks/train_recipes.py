@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/train_recipes.py --small --out benchmarks/train_recipes_cpu.csv
     python benchmarks/train_recipes.py --out benchmarks/train_recipes_<device>.csv          # whole batches on a GPU
+    python benchmarks/train_recipes.py --batch 2 --repeats 1 --recipes mri --out FILE       # whole patches, fewer of them
 
 `--small` cuts patches to 96x96 and batches to 4 for a CPU; networks, losses and objectives stay, in float32 without
 compilation. Extractors are the real architectures with random weights. Cases are noise on disk, mapped and cut as in
@@ -46,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--batch", type=int, default=0, help="whole patches, so many of them; in float32, for a CPU")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--recipes", default=",".join([*recipe_names(), *VARIANTS]))
     options = parser.parse_args()
@@ -53,7 +55,7 @@ def main() -> None:
     for name in options.recipes.split(","):
         # spawn: a forked child of a process that used CUDA or threads can hang
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            rows.append(pool.submit(measure, name, options.small, options.repeats).result())
+            rows.append(pool.submit(measure, name, options.small, options.batch, options.repeats).result())
         print(*rows[-1].values(), flush=True)
         with options.out.open("w", newline="") as handle:
             writer = csv.DictWriter(handle, COLUMNS)
@@ -61,12 +63,14 @@ def main() -> None:
             writer.writerows(rows)
 
 
-def plan_of(name: str, small: bool) -> TrainingPlan:
+def plan_of(name: str, small: bool, batch: int = 0) -> TrainingPlan:
     """A recipe (or a variant of one) with random extractor weights, and for a CPU with small patches."""
     recipe, change = VARIANTS.get(name, (name, {}))
     plan = load_plan(recipe)
     patch = plan.patch.changed(size_yx=(96, 96), batch=4) if small else plan.patch
-    computing = plan.computing.changed(precision="32", compile=False) if small else plan.computing
+    if batch:
+        patch = patch.changed(batch=batch)
+    computing = plan.computing.changed(precision="32", compile=False) if small or batch else plan.computing
     losses: list[Any] = []
     for loss in plan.losses:
         if loss.kind == "impact_synth":
@@ -81,13 +85,13 @@ def plan_of(name: str, small: bool) -> TrainingPlan:
     return plan.changed(patch=patch, computing=computing, losses=tuple(losses))
 
 
-def measure(name: str, small: bool, repeats: int) -> dict[str, object]:
+def measure(name: str, small: bool, batch: int, repeats: int) -> dict[str, object]:
     """Median times of a step and of loading its batch; peak memory of tensors on CUDA, of this process on a CPU."""
     from lightning_fabric import Fabric
 
     from sctlab.training.devices import PRECISIONS
 
-    plan = plan_of(name, small)
+    plan = plan_of(name, small, batch)
     cuda = torch.cuda.is_available()
     fabric = Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision=PRECISIONS[plan.computing.precision])
     torch.manual_seed(0)
@@ -105,9 +109,9 @@ def measure(name: str, small: bool, repeats: int) -> dict[str, object]:
         stream = batches(dataset, 0, count, workers=plan.data.workers if cuda else 0, pin=cuda)
         for _ in range(count):
             begin = clock()
-            batch = next(stream)
+            drawn = next(stream)
             loaded = clock()
-            objective.step(batch.to(fabric.device, plan.computing.channels_last))
+            objective.step(drawn.to(fabric.device, plan.computing.channels_last))
             if cuda:
                 torch.cuda.synchronize()
             loads.append(loaded - begin)

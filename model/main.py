@@ -146,7 +146,7 @@ def _predict_one(case: Case, options: argparse.Namespace, settings: PredictionSe
     for note in _notes(demonstration=use.demonstration, results=[result]):
         print(note)
     print(
-        f"{case.id}: {result.slices} slices in {_total(result):.1f} s on {synthesiser.device} -> {result.output}",
+        f"{case.id}: {result.slices} slice{'' if result.slices == 1 else 's'} in {_total(result):.1f} s on {synthesiser.device} -> {result.output}",
         flush=True,
     )
     _write_report(options.report, {str(case.key): result}, {use.id: use})

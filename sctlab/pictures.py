@@ -178,7 +178,7 @@ def save_planes(
             if layer.contour is not None:
                 line = plane(layer.contour, name, index_xyz)[0]
                 if line.any() and not line.all():
-                    axis.contour(line > 0, levels=[0.5], colors="tab:orange", linewidths=0.6)
+                    axis.contour(line > 0, levels=[0.5], colors="tab:orange", linewidths=1.0)
             if layer.coordinates is not None:
                 for component in {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}[name]:
                     along = plane(layer.coordinates[component], name, index_xyz)[0]

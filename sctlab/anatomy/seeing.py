@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -20,6 +21,9 @@ class AnatomySegmenter:
     Args:
         name: Of a shipped network.
     """
+
+    # The id of a group is its first structure's: 27 is the whole spine here, and L5 elsewhere.
+    names = MappingProxyType({int(k): name for k, name in zip(FILE_IDS[1:], NAMES[1:], strict=True)})
 
     def __init__(self, name: str = NETWORK) -> None:
         self.name = name

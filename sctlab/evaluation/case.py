@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from sctlab.evaluation.images import Images, find_reference, load_images, refere
 from sctlab.evaluation.organs import region_metrics
 from sctlab.evaluation.provenance import reference_registration
 from sctlab.evaluation.records import CaseRecord
-from sctlab.evaluation.segmentation import Segmenter, comparable, make_segmenter, read_labels, segmented
+from sctlab.evaluation.segmentation import Segmenter, class_names, comparable, make_segmenter, read_labels, segmented
 from sctlab.evaluation.settings import EvaluationSettings
 from sctlab.evaluation.steps import finite, optional, timed
 from sctlab.evaluation.structures import Structures, load_structures
@@ -62,7 +63,8 @@ def evaluate_case(case: Case, prediction: Path, spread: Path | None, settings: E
             labels = _reference_labels(case, images, segmenter, record)
             given = settings.labels is not None and read_labels(settings.labels, case) is not None
             alike = labels if given or labels is None else comparable(labels, segmenter)
-            _score_organs(case, predicted_labels, alike, record)
+            names = {} if given else class_names(segmenter)
+            _score_organs(case, predicted_labels, alike, names, record)
     structures: Structures | None = None  # where they can't be read, nothing is aimed at something else instead
     if settings.dose or not settings.challenge_only:
         with optional(record, "structures"):
@@ -102,18 +104,21 @@ def _reference_labels(case: Case, images: Images, segmenter: Segmenter | None, r
     return segmented(segmenter, images.reference, record.notes)
 
 
-def _score_organs(case: Case, predicted: Volume, reference: Volume | None, record: CaseRecord) -> None:
+def _score_organs(
+    case: Case, predicted: Volume, reference: Volume | None, names: Mapping[int, str], record: CaseRecord
+) -> None:
     if reference is None:
         record.notes.append("no labels of the reference: no organ metrics")
         return
     scores = region_metrics(predicted, reference, case.region)
     record.metrics |= {"DICE": scores.dice, "HD95": scores.hd95}
-    record.organs = [{"label": o.label, "name": o.name, "dice": o.dice, "hd95": finite(o.hd95)} for o in scores.organs]
+    named = [(o, names.get(o.label, o.name)) for o in scores.organs]
+    record.organs = [{"label": o.label, "name": name, "dice": o.dice, "hd95": finite(o.hd95)} for o, name in named]
     if not scores.organs:
         record.notes.append(
             "the reference has none of the region's classes: Dice 0 and HD95 0, as the challenge counts"
         )
-    lost = [o.name for o in scores.organs if o.lost]
+    lost = [name for o, name in named if o.lost]
     if lost:
         record.notes.append(
             f"lost from the prediction: {', '.join(lost)}; Dice 0 each, and their HD95 is left out of the "

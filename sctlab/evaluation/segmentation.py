@@ -38,6 +38,11 @@ def comparable(labels: Volume, segmenter: Segmenter | None) -> Volume:
     return labels if merge is None else merge(labels)
 
 
+def class_names(segmenter: Segmenter | None) -> dict[int, str]:
+    """Names of the ids that stand for a group of structures with this segmenter; every other id has its own name."""
+    return dict(getattr(segmenter, "names", {}))
+
+
 Factory = Callable[[str], Segmenter]
 NONE, AUTO = "none", "auto"
 

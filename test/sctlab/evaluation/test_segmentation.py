@@ -6,6 +6,7 @@ import inspect
 import sys
 import types
 from pathlib import Path
+from types import MappingProxyType
 
 import nibabel
 import numpy as np
@@ -15,8 +16,9 @@ from evaluation_cohort import write_cohort, write_provenance
 from evaluation_command import details_of, evaluate
 from nibabel.nifti1 import Nifti1Image
 
+from sctlab.anatomy.seeing import AnatomySegmenter
 from sctlab.evaluation import cohort, segmentation
-from sctlab.evaluation.segmentation import TotalSegmentator, make_segmenter, read_labels
+from sctlab.evaluation.segmentation import TotalSegmentator, class_names, make_segmenter, read_labels
 from sctlab.evaluation.settings import EvaluationSettings
 from sctlab.features.trust import trust_file
 from sctlab_model.cases import Case, Region, Task
@@ -272,3 +274,25 @@ def test_a_case_too_thin_for_the_network_keeps_its_other_scores(tmp_path: Path) 
     assert "DICE" not in case["metrics"]
     assert case["metrics"]["mae"] > 0
     assert any("no labels" in note and "12 mm along an axis" in note for note in case["notes"])
+
+
+class _Groups(_Box):
+    """Finds the cord with all that lies around it, under the cord's id."""
+
+    names = MappingProxyType({79: "canal"})
+
+    def segment(self, ct: Volume) -> Volume:
+        return ct.with_array(np.where(ct.array > 0, 79, 0).astype(np.uint8))
+
+
+def test_a_group_is_called_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All vertebrae were called L5."""
+    assert AnatomySegmenter.names[27] == "spine"
+    assert class_names(_Box("cpu")) == {}
+    monkeypatch.setattr(segmentation, "_ENTRIES", {})
+    segmentation.register_segmenter("groups")(_Groups)
+    write_cohort(tmp_path, ("1ABA001",), truth=False)
+    write_provenance(tmp_path / "predictions")
+    assert evaluate(tmp_path, "--segmenter", "groups", "--challenge-only") == 0
+    (case,) = details_of(tmp_path)["cases"]
+    assert [organ["name"] for organ in case["organs"] if organ["label"] == 79] == ["canal"]
