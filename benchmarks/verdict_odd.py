@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from exclusion import residual
 from scipy.ndimage import binary_fill_holes, gaussian_filter
-from verdict_planting import flipped, simulated
+from verdict_planting import flipped, simulated, slices
 
 from sctlab.registration.judge.verdict import judge_registration
 from sctlab.registration.judge.view import Looker
@@ -101,12 +101,6 @@ def coarse(pair: Pair, spacing_mm: float) -> Pair:
         case_id=pair.id,
         mask=mask.with_array(mask.array > 0),
     )
-
-
-def slices(volume: Volume, first: int, count: int) -> Volume:
-    """A part of the slices."""
-    grid = volume.geometry.cropped((0, 0, first), (*volume.geometry.size_xyz[:2], count))
-    return Volume(np.ascontiguousarray(volume.array[first : first + count]), grid)
 
 
 def of_patients(cohort: Path) -> Iterator[Made]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from sctlab.registration.engine.register import register
 from sctlab.registration.engine.settings import Level, Preset
-from sctlab.registration.judge.view import Looker, View
+from sctlab.registration.judge.view import Looker, View, nearest_rigid
 from sctlab.registration.pairs import Pair, PairFiles, load_pair, make_pair
 from sctlab.registration.settings import Convention
 from sctlab.registration.truth import tissue_edges
@@ -49,6 +49,8 @@ SHORT = Preset(
 )
 SPACING_MM = 4.0  # of real CTs: a row takes seconds
 VISIBLE_MM, INSIDE_MM, PLACE_MM = 12.0, 12.0, 8.0
+Made = tuple[str, Pair, Transform]  # what was planted, the images, the solution
+Plant = Callable[[Pair, Transform, np.random.Generator], Made]
 
 
 def bump(grid: Geometry, centre: np.ndarray, length_mm: float, width_mm: float, rng: np.random.Generator) -> Transform:
@@ -80,56 +82,56 @@ def worst_place_mm(error: np.ndarray, edges: np.ndarray, spacing_zyx: np.ndarray
     return float(mean[counts].max())
 
 
-def variants(
-    pair: Pair, truth: Transform, places: np.ndarray, other: Pair | None, rng: np.random.Generator
-) -> Iterator[tuple[str, Pair, Transform]]:
-    """Name, pair and transform of sound registrations and failures of one case."""
-    grid = pair.fixed.geometry.resized((6.0, 6.0, 6.0))
-    centre = tuple(pair.fixed.geometry.centre_xyz)
-    still = AffineTransform(np.eye(3))
-
-    def shifted(mm: float) -> Transform:
-        direction = rng.normal(size=3) * (1, 1, 0.5)
-        return AffineTransform(np.eye(3), tuple(mm * direction / np.linalg.norm(direction)))
-
-    def turned(degrees: float, axis: int | None = None) -> EulerTransform:
-        vector = rng.normal(size=3) if axis is None else np.eye(3)[axis]
-        return EulerTransform(tuple(np.radians(degrees) * vector / np.linalg.norm(vector)), centre_xyz=centre)
-
-    for low, high in ((0.3, 1.2), (1.2, 2.5)):
-        yield "sound", pair, compose(residual(grid, rng.uniform(low, high), rng.uniform(30, 60), rng), truth)
-    yield "smooth 5-12", pair, compose(residual(grid, rng.uniform(5, 12), rng.uniform(60, 90), rng), truth)
-    yield "shifted 8-20", pair, compose(shifted(rng.uniform(8, 20)), truth)
-    yield "shifted 30+", pair, compose(shifted(rng.uniform(30, 80)), truth)
-    yield "turned 8-25", pair, compose(turned(rng.uniform(8, 25)), truth)
-    yield "turned 45+", pair, compose(turned(float(rng.choice([45, 90, 120, 180])), int(rng.integers(3))), truth)
-    for low, high in ((10, 20), (10, 20), (20, 30)):
-        place = pair.fixed.geometry.to_physical(places[rng.integers(len(places))][::-1])
-        # The window's mean is below the peak, so the peak starts above the smallest error that counts.
-        error = bump(grid, place, rng.uniform(low + 2, high + 2), rng.uniform(20, 35), rng)
-        yield f"local {low}-{high}", pair, compose(error, residual(grid, rng.uniform(0.3, 1.2), 40.0, rng), truth)
-    mirrored = flipped(pair, 2 if rng.random() < 0.7 else int(rng.integers(0, 3)))
-    yield "mirrored", mirrored, truth
-    half = pair.moving.array.shape[0] // 2
-    if half >= 8:
-        part = pair.moving.geometry.cropped((0, 0, 0), (*pair.moving.geometry.size_xyz[:2], half))
-        wrong = Volume(np.ascontiguousarray(pair.moving.array[-half:]), part)  # the upper half in the lower one's place
-        yield "half", replace(pair, moving=wrong, moving_labels=None), truth
-    yield "sound, engine", *optimised(pair, still)
-    failures = [("mirrored", flipped(pair, 2), still), ("turned 45+", pair, turned(90.0, int(rng.integers(3))))]
-    if other is not None:
-        across = AffineTransform(np.eye(3), tuple(other.moving.geometry.centre_xyz - pair.moving.geometry.centre_xyz))
-        changed = replace(pair, moving=other.moving, moving_labels=None)
-        yield "other patient", changed, compose(truth, across)
-        failures.append(("other patient", changed, EulerTransform((0.0, 0.0, 0.0), across.translation_xyz)))
-    name, wrong_pair, start = failures[rng.integers(len(failures))]
-    yield name, *optimised(wrong_pair, start)
-
-
 def flipped(pair: Pair, axis: int) -> Pair:
     """The pair with its moving image mirrored along an axis of its array."""
     mirrored = pair.moving.with_array(np.ascontiguousarray(np.flip(pair.moving.array, axis)))
     return replace(pair, moving=mirrored, moving_labels=None)
+
+
+def slices(volume: Volume, first: int, count: int) -> Volume:
+    """A part of the slices."""
+    grid = volume.geometry.cropped((0, 0, first), (*volume.geometry.size_xyz[:2], count))
+    return Volume(np.ascontiguousarray(volume.array[first : first + count]), grid)
+
+
+def _turned(degrees: float) -> Plant:
+    def plant(pair: Pair, truth: Transform, rng: np.random.Generator) -> Made:
+        angles = np.radians(degrees) * np.eye(3)[rng.integers(3)]
+        turn = EulerTransform(tuple(angles), centre_xyz=tuple(pair.fixed.geometry.centre_xyz))
+        return f"turned by {degrees:g}°", pair, compose(turn, truth)
+
+    return plant
+
+
+def _mirrored(axis: int) -> Plant:
+    def plant(pair: Pair, truth: Transform, rng: np.random.Generator) -> Made:
+        return f"mirrored {('head-feet', 'front-back', 'left-right')[axis]}", flipped(pair, axis), truth
+
+    return plant
+
+
+def _shifted(low: float, high: float) -> Plant:
+    def plant(pair: Pair, truth: Transform, rng: np.random.Generator) -> Made:
+        direction = rng.normal(size=3) * (1, 1, 0.7)
+        shift = rng.uniform(low, high) * direction / np.linalg.norm(direction)
+        return f"shifted {low:g}-{high:g}", pair, compose(AffineTransform(np.eye(3), tuple(shift)), truth)
+
+    return plant
+
+
+def _scaled(pair: Pair, truth: Transform, rng: np.random.Generator) -> Made:
+    scale = AffineTransform(1.2 * np.eye(3), centre_xyz=tuple(pair.fixed.geometry.centre_xyz))
+    return "scaled by 1.2", pair, compose(scale, truth)
+
+
+def _half(pair: Pair, truth: Transform, rng: np.random.Generator) -> Made:
+    count = len(pair.moving.array) // 2
+    upper = slices(pair.moving, len(pair.moving.array) - count, count)
+    return "half the field of view away", replace(pair, moving=Volume(upper.array, slices(pair.moving, 0, count).geometry), moving_labels=None), truth  # fmt: skip
+
+
+PLANTED: tuple[Plant, ...] = (_mirrored(2), _turned(45.0), _shifted(30.0, 60.0), _mirrored(0), _turned(90.0), _scaled,
+                              _mirrored(1), _turned(180.0), _half, _shifted(60.0, 150.0))  # fmt: skip
 
 
 def optimised(pair: Pair, start: Transform) -> tuple[Pair, Transform]:
@@ -138,6 +140,69 @@ def optimised(pair: Pair, start: Transform) -> tuple[Pair, Transform]:
     preset = SHORT.changed(discrete=None)
     result = register(pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, preset=preset, initial=initial, device="cpu")
     return pair, result.transform
+
+
+def _feet_first(pair: Pair, truth: Transform, rng: np.random.Generator) -> Made:
+    """A header that says head first of a patient who lay feet first: turned by 180° about front-back."""
+    return "feet first", flipped(flipped(pair, 0), 2), truth
+
+
+IN_TURN: tuple[Plant, ...] = (*PLANTED, _feet_first)
+
+
+def varied(
+    pair: Pair, truth: Transform, places: np.ndarray, others: list[Pair], rng: np.random.Generator, number: int
+) -> Iterator[Made]:
+    """Sound registrations and failures of one case, of every kind that is told apart; some kinds in turn.
+
+    Args:
+        pair, truth: The case.
+        places: Of `visible_places`.
+        others: Other patients.
+        rng: Of what is planted.
+        number: Of the case.
+    """
+    grid = pair.fixed.geometry.resized((6.0, 6.0, 6.0))
+    still = AffineTransform(np.eye(3))
+
+    def smooth(low: float, high: float, widest: float = 60.0) -> Transform:
+        return compose(residual(grid, rng.uniform(low, high), rng.uniform(30, widest), rng), truth)
+
+    yield "sound", pair, smooth(0.3, 1.2)
+    yield "sound", pair, smooth(1.2, 2.5)
+    yield "sound, engine", *optimised(pair, still)
+    if number % 3 == 0:
+        part = slices(pair.moving, 0, round(0.65 * len(pair.moving.array)))
+        yield "sound, part of the CT", replace(pair, moving=part, moving_labels=None), smooth(0.3, 2.0)
+    yield "smooth 2.5-12", pair, smooth(2.5, 12.0, 90.0)
+    for _ in range(2):
+        place = pair.fixed.geometry.to_physical(places[rng.integers(len(places))][::-1])
+        error = bump(grid, place, rng.uniform(4, 28), rng.uniform(18, 35), rng)
+        yield "local 3-25", pair, compose(error, residual(grid, rng.uniform(0.3, 1.5), 40.0, rng), truth)
+    if number % 2:
+        yield "shifted 8-20", *_shifted(8.0, 20.0)(pair, truth, rng)[1:]
+    else:
+        angles = np.radians(rng.uniform(8, 25)) * np.eye(3)[rng.integers(3)]
+        turn = EulerTransform(tuple(angles), centre_xyz=tuple(pair.fixed.geometry.centre_xyz))
+        yield "turned 8-25", pair, compose(turn, truth)
+    for k in range(3):
+        yield IN_TURN[(3 * number + k) % len(IN_TURN)](pair, truth, rng)
+    alike = [o for o in others if o.region == pair.region] or others
+    other = (alike if number % 3 else others)[int(rng.integers(len(alike if number % 3 else others)))]
+    across = AffineTransform(np.eye(3), tuple(other.moving.geometry.centre_xyz - pair.moving.geometry.centre_xyz))
+    changed = replace(pair, moving=other.moving, moving_labels=None)
+    name = "other patient" if other.region == pair.region else "other region"
+    yield name, changed, compose(truth, across)
+    fitted = (
+        (f"{name}, fitted", changed, EulerTransform((0.0, 0.0, 0.0), across.translation_xyz)),
+        ("mirrored left-right, fitted", flipped(pair, 2), still),
+        ("mirrored head-feet, fitted", flipped(pair, 0), still),
+        ("mirrored left-right, fitted", flipped(pair, 2), still),
+        ("feet first, fitted", flipped(flipped(pair, 0), 2), still),
+        ("mirrored front-back, fitted", flipped(pair, 1), still),
+    )
+    what, wrong, start = fitted[number % len(fitted)]
+    yield what, *optimised(wrong, start)
 
 
 def simulated(root: Path) -> Iterator[tuple[Pair, Transform, Pair | None]]:
@@ -181,6 +246,8 @@ class Planted:
         error_mm: Mean error over the body; None where no transform would be right.
         worst_mm: Of `worst_place_mm`.
         error: Error in mm at the view's voxels [z, y, x]; None as above.
+        unbent: The view under the nearest rigid motion; None of views that were kept without, and where nothing is in common.
+        share: Of the fixed body in which the moving image has data.
     """
 
     case: str
@@ -190,6 +257,8 @@ class Planted:
     error_mm: float | None
     worst_mm: float | None
     error: np.ndarray | None
+    unbent: View | None = None
+    share: float = 1.0
 
     def keep(self, path: Path) -> None:
         """Write it to a `.npz`."""
@@ -201,11 +270,14 @@ class Planted:
             "error_mm": self.error_mm,
             "worst_mm": self.worst_mm,
             "body_gap_mm": self.view.body_gap_mm,
+            "share": self.share,
             "grid": [grid.size_xyz, grid.spacing_xyz, grid.origin_xyz, grid.direction],
         }
         arrays = {k: getattr(self.view, k) for k in ("fixed", "data", "mask", "region")}
         error = np.zeros(0) if self.error is None else self.error
-        np.savez(path, facts=json.dumps(facts), moving=self.view.moving.astype(np.float16),
+        if self.unbent is not None:
+            arrays |= {"unbent": self.unbent.moving.astype(np.float16), "unbent_data": self.unbent.data}
+        np.savez_compressed(path, facts=json.dumps(facts), moving=self.view.moving.astype(np.float16),
                  error=error.astype(np.float16), **arrays)  # fmt: skip
 
     @classmethod
@@ -215,9 +287,11 @@ class Planted:
             facts = json.loads(str(file["facts"]))
             arrays = {k: file[k] for k in ("fixed", "data", "mask", "region")}
             moving, error = file["moving"].astype(np.float32), file["error"].astype(np.float32)
+            unbent = (file["unbent"], file["unbent_data"]) if "unbent" in file else None
         grid = Geometry(*(tuple(v) for v in facts.pop("grid")))
         view = View(**arrays, moving=moving, grid=grid, body_gap_mm=facts.pop("body_gap_mm"))
-        return cls(**facts, view=view, error=error if error.size else None)
+        bare = replace(view, moving=unbent[0].astype(np.float32), data=unbent[1]) if unbent else None
+        return cls(**facts, view=view, error=error if error.size else None, unbent=bare)
 
 
 def plant(source: Iterator[tuple[Pair, Transform, Pair | None]], seed: int, views: Path, suffix: str = "") -> None:
@@ -230,12 +304,16 @@ def plant(source: Iterator[tuple[Pair, Transform, Pair | None]], seed: int, view
         suffix: Behind the case's name: cohorts of other seeds have the same ids.
     """
     views.mkdir(parents=True, exist_ok=True)
-    for pair, truth, other in source:
+    cases = [(pair, truth) for pair, truth, _ in source]
+    # In an order of its own: an interrupted run has cases of every kind.
+    for number, at in enumerate(np.random.default_rng(seed).permutation(len(cases))):
+        pair, truth = cases[at]
         name = pair.id + suffix
         stem = name.replace("/", "_")
         done = views / f"{stem}.done"
         if done.is_file():
             continue
+        others = [p for p, _ in cases if patient(p.id) != patient(pair.id)]
         rng = np.random.default_rng([seed, zlib.crc32(pair.id.encode())])
         grid = pair.fixed.geometry
         field = displacement_field(truth, grid)
@@ -244,24 +322,31 @@ def plant(source: Iterator[tuple[Pair, Transform, Pair | None]], seed: int, view
         edges = tissue_edges(aligned, counted)
         spacing_zyx = np.array(grid.spacing_xyz[::-1])
         places = visible_places(edges, counted, spacing_zyx)
-        lookers: list[Looker] = []
+        looker = Looker(pair)
         count = 0
-        for kind, changed, transform in variants(pair, truth, places, other, rng):
-            looker = next((k for k in lookers if k.pair.moving is changed.moving), None)
-            if looker is None:
+        for kind, changed, transform in varied(pair, truth, places, others, rng, number):
+            if looker.pair.moving is not changed.moving:
                 looker = Looker(changed)
-                lookers.append(looker)
             try:
                 view = looker.look(transform)
+                unbent = looker.look(nearest_rigid(transform, grid))
             except ProductError as error:
                 print(f"{pair.id} {kind}: {error}")
                 continue
             mean = worst = local = None
-            if kind not in ("mirrored", "other patient", "half"):
+            if changed is pair or kind.startswith("sound"):
                 error = np.sqrt(((displacement_field(transform, grid).vectors - field.vectors) ** 2).sum(0))
                 mean, worst = float(error[counted].mean()), worst_place_mm(error, edges, spacing_zyx)
                 local = resample(Volume(error.astype(np.float32), grid), view.grid, interpolation="linear").array
-            Planted(name, str(pair.task), kind, view, mean, worst, local).keep(views / f"{stem}_{count:02d}.npz")
+            data = field_of_view(changed.moving.geometry, transform, grid).array
+            share = float(data[pair.fixed_mask.array > 0].mean())
+            planted = Planted(name, str(pair.task), kind, view, mean, worst, local, unbent, share)
+            planted.keep(views / f"{stem}_{count:02d}.npz")
             count += 1
         done.touch()
         print(f"{name}: {count} registrations", flush=True)
+
+
+def patient(case: str) -> str:
+    """Whose images a case's are: a real CT's name, or a simulated case."""
+    return case.split("/")[0]

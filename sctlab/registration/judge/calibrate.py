@@ -36,7 +36,7 @@ def fit_model(rows: Sequence[dict[str, Any]], *, gross: Sequence[str], command: 
     Args:
         rows: `case`, `anatomy` (held out together), `kind`, `signals`, `error_mm` and `worst_mm` (None where no transform
             would be right).
-        gross: Kinds that are gross failures.
+        gross: Kinds that begin so are gross failures.
         command: For the record.
     """
     heard = {name.split(" ")[0] for row in rows for name in row["signals"]}
@@ -103,7 +103,7 @@ def _fit(rows: Sequence[dict[str, Any]], silent: frozenset[str], gross_kinds: Se
     # Held out by anatomy: images of one CT under two modalities are one, and so are simulated patients of one region,
     # because what the judge will see is a body that it was not calibrated on.
     cases = np.array([row["anatomy"] for row in rows])
-    is_gross = np.array([row["kind"] in gross_kinds for row in rows])
+    is_gross = np.array([row["kind"].startswith(tuple(gross_kinds)) for row in rows])
     error = np.array([np.nan if row["error_mm"] is None else row["error_mm"] for row in rows])
     worst = np.array([np.nan if row.get("worst_mm") is None else row["worst_mm"] for row in rows])
     folds = GroupKFold(min(FOLDS, len(set(cases))))

@@ -18,6 +18,7 @@ from sctlab.workflow.outcomes import Outcome
 from sctlab_model.cases import Task, read_json
 from sctlab_model.io.reading import read_volume
 from sctlab_model.io.writing import write_volume
+from sctlab_model.volume import Geometry, Volume
 
 
 def run(*arguments: object) -> int:
@@ -151,6 +152,39 @@ def test_one_pair(cohort, tmp_path, truth_as_method, capfd):
     assert read_json(out / "quality.json")["overlap"]["after"]["label_dice"]["mean"] > 0.97
     assert run(*arguments) == 0
     assert "already registered" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", ["turned by 90°", "moved by 40 mm"])
+def test_one_pair_that_failed_ends_with_one_says_why_and_stays_failed(wrong, cohort, tmp_path, truth_as_method, capfd):
+    """A header that the registration did not put right: its transform is that of the right one."""
+    case = cohort / "Task2/TH/2THA001"
+    image = read_volume(case / "ct.mha")
+    grid = image.geometry
+    shift, turn = np.array([32.0, 24.0, 0.0]), np.eye(3)
+    if wrong == "turned by 90°":
+        shift, turn = np.zeros(3), np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    centre = np.array(grid.centre_xyz)
+    origin = centre + turn @ (np.array(grid.origin_xyz) - centre) + shift
+    moved = Geometry(grid.size_xyz, grid.spacing_xyz, tuple(origin), tuple((turn @ grid.axes).ravel()))
+    write_volume(Volume(image.array, moved), tmp_path / "ct.mha")
+    arguments = (
+        tmp_path / "out",
+        "--fixed",
+        case / "cbct.mha",
+        "--moving",
+        tmp_path / "ct.mha",
+        "--fixed-mask",
+        case / "mask.mha",
+    )
+    assert run(*arguments) == 1
+    told = capfd.readouterr().err
+    quality = read_json(tmp_path / "out/quality.json")
+    assert quality["verdict"] == quality["judgement"]["verdict"] == "failed"
+    assert quality["reasons"]
+    assert all(reason in " ".join(told.split()) for reason in quality["reasons"])
+    assert run(*arguments) == 1  # it is finished, and still wrong
+    assert run("report", tmp_path / "out") == 0
+    assert len(read_json(tmp_path / "out/exclusions.json")["exclude"]) == 1
 
 
 MISTAKES = {

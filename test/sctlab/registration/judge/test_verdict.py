@@ -160,3 +160,33 @@ def test_exchanged_ends_fail_but_not_of_half_a_body(monkeypatch, mr_sample, shar
     said = judged(pair, mr_sample.truth, share)
     assert said.verdict is expected
     assert any("reverse order" in reason for reason in said.reasons) is (expected is Verdict.FAILED)
+
+
+THIN = {"edges lost": 0.75, "correlation lost": 0.88, "edges worst shift": 0.77}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, Verdict.DOUBTFUL),
+        ({"edges lost": 0.5}, Verdict.FAILED),  # the images do share something
+        ({"edges worst shift": 0.95}, Verdict.FAILED),  # no optimum against shifts either
+        ({"exchanged left-right": 0.2}, Verdict.FAILED),
+    ],
+)
+def test_thin_evidence_is_doubtful_and_not_failed(monkeypatch, mr_sample, changed, expected):
+    """Of a neck in fat-suppressed T2: turned and mirrored images agreed as well as the truth, which agreed badly, but best of all shifts."""
+    wrong = {
+        f"{w} {what}": 1.0 for w in ("edges", "correlation") for what in ("turn", "mirror", "blunt mirror", "slid")
+    }
+    monkeypatch.setattr(
+        judging,
+        "collect_evidence",
+        lambda *_: Evidence(wrong | THIN | changed, left_out=("information", "self-similarity")),
+    )
+    pair = make_pair(mr_sample.source, mr_sample.ct, task=mr_sample.task, region=Region.TH, mask=mr_sample.mask)
+    monkeypatch.setattr(judging, "_beyond_calibration", lambda *_: [])
+    said = judged(pair, mr_sample.truth)
+    assert said.failure_probability > JudgeModel.shipped().calibrations["information+self-similarity"].gross_threshold
+    assert said.verdict is expected
+    assert any("share too little" in reason for reason in said.reasons) is (expected is Verdict.DOUBTFUL)
