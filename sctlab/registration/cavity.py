@@ -27,6 +27,7 @@ VOXEL_MM = 3.0
 ANGLES = 72
 STEP_MM = 2.0
 LEAN_HU, GAS_HU, BONE_HU = -30.0, -300.0, 160.0
+LEAST_BONE_HU = 100.0  # median of whole bones, marrow included
 MUSCLE_MM = 12.0  # gaps of the muscles that are bridged
 THINNEST_MM, THICKEST_MM = 4.0, 30.0  # of the wall, ribs and spine apart
 RUN_MM = 6.0  # of fat or gas that ends the wall: thinner layers lie between muscles
@@ -43,6 +44,10 @@ WALL = ("sacrum", "spine", "spinal_cord", "ribs", "sternum", "hips", "femora", "
         "gluteal_muscles", "back_muscles", "iliopsoas")  # fmt: skip
 BETWEEN_MM = 36.0  # half the width of fat and vessels between organs that counts as inside
 FEWEST_VOXELS = 400  # of 3 mm (11 ml) that make an organ, or bone, of a label map
+# Ids that are bone in one version of TotalSegmentator's `total` alone, the other way round soft: 1 has vertebrae from 18 on
+# and ribs from 58 to 81, 2 has the upper spine from 42 to 50, the skull at 91 and ribs from 93 to 116.
+BONE_IN_1, BONE_IN_2 = (*range(18, 25), *range(58, 69)), (*range(42, 51), 91, *range(93, 117))
+FEWEST_OWN_VOXELS = 400  # of the labels' own grid that tell about a version
 STIFFNESS = 4.0  # of the thickness along the wall, against one observation
 
 
@@ -109,6 +114,22 @@ def cavity_by_labels(ct: Volume, labels: Volume) -> Volume | None:
     if organs < 2 or np.isin(classes, BONES).sum() < FEWEST_VOXELS:
         return None
     return _around_organs(classes, resample(ct, grid, interpolation="linear", outside=AIR_HU))
+
+
+def of_version_1(ct: Volume, labels: Volume) -> bool:
+    """Whether labels are numbered as by TotalSegmentator's version 1: bone lies where that has it, and not where 2 has it.
+
+    Args:
+        ct: HU; any grid.
+        labels: `total` ids of either version, on the CT's grid or another one.
+    """
+    hu = resample(ct, labels.geometry, interpolation="linear", outside=AIR_HU).array
+
+    def dense(ids: tuple[int, ...]) -> bool | None:
+        where = np.isin(labels.array, ids)
+        return None if where.sum() < FEWEST_OWN_VOXELS else bool(np.median(hu[where]) > LEAST_BONE_HU)
+
+    return dense(BONE_IN_1) is True and dense(BONE_IN_2) is not True
 
 
 def _around_organs(classes: np.ndarray, coarse: Volume) -> Volume | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sctlab.registration.engine.settings import Preset
 
 RESULT_VERSION = 4  # raise it when results of older code must be made again
+SLIDING_VERSION = 2  # … those of presets with `sliding` alone: how the cavity and the field between both sides are made
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def result_key(settings: RegistrationSettings, files: PairFiles) -> str:
         InputError: A file that can't be read, or an unknown preset.
     """
     presets = presets_of(settings, files.task, files.region)
-    described = [
+    described: list[Any] = [
         RESULT_VERSION,
         settings.changed(presets=()).model_dump(mode="json"),  # what the presets say counts, not where they lie
         [_without_places(p).model_dump(mode="json") for p in presets],
@@ -106,6 +107,8 @@ def result_key(settings: RegistrationSettings, files: PairFiles) -> str:
         files.region,
         files.mask_is_fixed,
     ]
+    if any(preset.sliding for preset in presets):
+        described.append(SLIDING_VERSION)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     networks = sorted({t.extractor for p in presets for t in p.features if _is_file(t.extractor)})
     for role, path in (*files.inputs().items(), *(("extractor", Path(name)) for name in networks)):
@@ -182,11 +185,17 @@ def _with_engine(pair: Pair, settings: RegistrationSettings) -> MethodResult:
 
 def _cavity_of(pair: Pair) -> tuple[Volume | None, tuple[str, ...]]:
     """The cavity of the CT, from its labels where they show one, and what the record says about that."""
-    from sctlab.registration.cavity import cavity_by_labels, find_cavity  # here, because it loads torch
+    from sctlab.registration.cavity import cavity_by_labels, find_cavity, of_version_1  # here, because it loads torch
 
     ct, labels = (pair.fixed, pair.fixed_labels) if pair.ct_is_fixed else (pair.moving, pair.moving_labels)
     said: tuple[str, ...] = ()
-    if labels is not None:
+    if labels is not None and of_version_1(ct, labels):
+        said = (
+            "the CT's labels are numbered as by TotalSegmentator version 1 (where version 2 has vessels, bladder and muscles "
+            "there is bone, and none where it has ribs, neck and skull): renumber them as version 2's `total` to have them "
+            "used; the cavity is looked for in the CT",
+        )
+    elif labels is not None:
         cavity = cavity_by_labels(ct, labels)
         if cavity is not None:
             return cavity, ("the cavity in which organs slide comes from the CT's labels",)

@@ -241,6 +241,11 @@ def _finish(result: EngineResult, every: Sequence[Deformed], images: Images, fix
             coefficients, grid, surface, domains, coarse=voxels, coarse_body=inner, own=own, body=body, least=LEAST
         )
         spline, sliding = compose_field(coefficients, grid, surface, domains, own, body, fixed.geometry)
+        folding = replace(
+            folding,
+            smallest=min(folding.smallest, sliding.smallest),
+            folded_percent=max(folding.folded_percent, sliding.folded_percent),
+        )
     else:
         coefficients, repaired = repair(coefficients, grid, voxels, inner, least=LEAST)
         final = measure(coefficients, grid, own, body)

@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sctlab.measures.jacobian import determinant, jacobian_determinant
+from sctlab.measures.jacobian import jacobian_determinant
 from sctlab.registration.engine.bspline import ControlGrid, evaluate
 from sctlab.registration.engine.folding import FoldingReport, measure, repair
 from sctlab.registration.engine.lattice import grid_positions
 from sctlab.registration.engine.sliding import SLAB, Domains, Surface, distances, share_of
+from sctlab.registration.engine.unfolding import unfolded
 from sctlab.transforms.data import DisplacementField
 from sctlab_model.volume import Geometry, triple
 
 Axes = tuple[np.ndarray, ...]
 
-THINNEST_MM, THICKEST_MM = 1.0, 32.0  # of the sheet in which the wall's displacements pass into the inner ones
-LEAST_IN_SHEET = 0.2  # determinant below which the sheet is made twice as thick
-WIDEN_VOXELS = 2  # around such a place
+SHEET_MM = 1.0  # in which the wall's displacements pass into the inner ones, before what folds is smoothed
+LEAST_IN_WHOLE = 0.2  # determinant below which a place of the whole field, sheet included, is smoothed
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class SlidingReport:
         slip_mm: Mean distance by which both sides part along the surface.
         gap_mm: … across it, without sign.
         voxels: Voxels looked at.
-        folded_percent: Share of the body where the whole field's determinant, sheet included, is at or below zero.
+        folded_percent: Share of the body where the whole field's determinant, sheet included, is at or below zero (central
+            differences between voxels, as in `quality.json`).
         smallest: Its smallest determinant.
     """
 
@@ -95,8 +96,15 @@ def compose_field(
     body: Tensor,
     fixed: Geometry,
 ) -> tuple[DisplacementField, SlidingReport]:
-    """The vectors at the fixed image's voxels, and what happens at the surface."""
+    """The vectors at the fixed image's voxels, and what happens at the surface.
+
+    Args:
+        coefficients, grid, surface, domains: As for `settle`, without folds on either side.
+        own, body: The fixed image's voxels, and where folds count.
+        fixed: Their grid.
+    """
     inside = distances(surface, coefficients, grid, own, domains)
+    beside = max(2.0, 0.6 * float(max(fixed.spacing_xyz)))  # half a voxel would miss a surface midway between voxels
     bases = [grid.basis(axis, own[axis]).to(coefficients) for axis in range(3)]
     # Displacement by the wall's spline [3, z, y, x], and what sets the inner one's apart.
     wall, apart = coefficients.new_empty(3, *inside.shape), coefficients.new_zeros(3, *inside.shape)
@@ -104,14 +112,13 @@ def compose_field(
         window = slice(start, start + SLAB)
         field = evaluate(coefficients, triple((bases[0][window], bases[1], bases[2])))
         points = grid_positions((own[0][window], own[1], own[2]), field.device)
-        one, other = domains.sides(points, field.flatten(1), inside[window].flatten(), THICKEST_MM / 2)
+        one, other = domains.sides(points, field.flatten(1), inside[window].flatten(), beside)
         wall[:, window], apart[:, window] = field[:3], (other - one).T.reshape(field[:3].shape)
     steps = [float(s) for s in fixed.spacing_xyz[::-1]]
-    vectors = _in_a_sheet(wall, apart, inside, body, steps)
+    vectors = unfolded(wall + share_of(inside, SHEET_MM) * apart, body, steps, least=LEAST_IN_WHOLE)
     along_axes = vectors.flip(0).double().cpu().numpy()
     whole = DisplacementField(fixed, np.einsum("ij,jzyx->izyx", fixed.axes, along_axes))
-    # Half a voxel would miss all of them where the surface runs midway between.
-    near = body & (inside.abs() <= max(2.0, 0.6 * float(max(fixed.spacing_xyz))))
+    near = body & (inside.abs() <= beside)
     normals = torch.stack(torch.gradient(inside, spacing=steps))[:, near]
     normals = normals / normals.norm(dim=0).clamp_min(1e-6)
     jump = apart[:, near]
@@ -125,51 +132,3 @@ def compose_field(
         100 * float((found <= 0).mean()),
         float(found.min()),
     )
-
-
-def _in_a_sheet(wall: Tensor, apart: Tensor, inside: Tensor, body: Tensor, steps: list[float]) -> Tensor:
-    """Displacements [3, z, y, x] that pass from the wall's to the inner ones in a sheet, as thin as doesn't fold.
-
-    Args:
-        wall, apart: Displacement by the wall's spline, and what sets the inner one's apart: along z, y, x [3, z, y, x].
-        inside: Signed distance to the surface, mm [z, y, x].
-        body: Where folds count (bool) [z, y, x].
-        steps: Voxels along z, y, x in mm.
-    """
-    thickness = torch.full_like(inside, THINNEST_MM)
-    vectors = wall + share_of(inside, thickness) * apart
-    chosen = torch.nonzero((body & (inside.abs() < THINNEST_MM / 2 + 2 * max(steps))).flatten())[:, 0]
-    while len(chosen):
-        bad = torch.zeros_like(body).flatten()
-        bad[chosen[_determinants_at(vectors, chosen, steps) < LEAST_IN_SHEET]] = True
-        bad = bad.reshape(body.shape) & (thickness < THICKEST_MM)
-        if not bool(bad.any()):
-            break
-        around = _grown(bad, WIDEN_VOXELS)
-        thickness = torch.where(around, 2 * thickness, thickness).clamp_max(THICKEST_MM)
-        vectors = torch.where(around, wall + share_of(inside, thickness) * apart, vectors)
-        chosen = torch.nonzero((body & _grown(around, 1)).flatten())[:, 0]
-    return vectors
-
-
-def _grown(mask: Tensor, voxels: int) -> Tensor:
-    """A mask (bool) [z, y, x] and what lies within so many voxels of it."""
-    pooled = torch.nn.functional.max_pool3d(mask.float()[None, None], 2 * voxels + 1, stride=1, padding=voxels)
-    return pooled[0, 0] > 0
-
-
-def _determinants_at(vectors: Tensor, chosen: Tensor, steps: list[float]) -> Tensor:
-    """As `jacobian_determinant`, at some voxels alone (flat index, [N]): [N]."""
-    shape, flat = vectors.shape[1:], vectors.flatten(1)
-    strides = (shape[1] * shape[2], shape[2], 1)
-    columns = []
-    for size, stride, step in zip(shape, strides, steps, strict=True):
-        place = chosen // stride % size
-        low, high = (place > 0).long(), (place < size - 1).long()
-        rise = flat[:, chosen + high * stride] - flat[:, chosen - low * stride]
-        columns.append(rise / ((low + high) * step))
-    matrix = torch.stack(columns, dim=1)
-    for k in range(3):
-        matrix[k, k] += 1
-    found: Tensor = determinant(matrix)
-    return found

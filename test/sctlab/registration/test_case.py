@@ -288,6 +288,15 @@ def test_the_key_holds_what_a_preset_file_says(tmp_path, files):
     assert len(keys) == 2
 
 
+def test_a_change_of_how_organs_slide_makes_those_results_alone_again(files, monkeypatch):
+    settings = [RegistrationSettings(), RegistrationSettings(presets=("cbct-ab-sliding",))]
+    before = [result_key(s, files) for s in settings]
+    monkeypatch.setattr("sctlab.registration.methods.SLIDING_VERSION", 0)
+    smooth, sliding = (result_key(s, files) for s in settings)
+    assert smooth == before[0]
+    assert sliding != before[1]
+
+
 def test_the_key_does_not_hold_where_a_preset_and_its_network_lie(tmp_path, files, monkeypatch):
     keys = set()
     for place in ("a", "b"):

@@ -16,6 +16,7 @@ from sctlab.registration.cavity import (
     cavity_by_organs,
     cavity_by_wall,
     find_cavity,
+    of_version_1,
     register_cavity_finder,
 )
 from sctlab_model.io.reading import read_volume
@@ -85,6 +86,19 @@ def test_organs_apart_that_hold_no_litre_together_are_no_cavity(monkeypatch: pyt
     seen = "sctlab_model.anatomy.segmenter.see_anatomy"
     monkeypatch.setattr(seen, lambda image: SimpleNamespace(labels=image.with_array(labels)))
     assert cavity_by_organs(Volume(np.full(box.shape_zyx, 40.0, np.float32), box)) is None
+
+
+@pytest.mark.parametrize(
+    ("spine", "ribs", "bowel", "first"),
+    [(18, 60, 55, True), (30, 95, 18, False), (30, 0, 18, False), (18, 0, 0, True), (0, 95, 60, False)],
+)
+def test_the_version_of_labels_shows_in_where_bone_is(spine: int, ribs: int, bowel: int, first: bool) -> None:
+    """Vertebrae and ribs have 250 HU, the bowel 40; numbers of version 1 or 2, parts of them missing."""
+    box = Geometry((30, 20, 10), (3.0, 3.0, 3.0))
+    hu, labels = np.full(box.shape_zyx, -100.0, np.float32), np.zeros(box.shape_zyx, np.uint8)
+    for number, (value, part) in enumerate(zip((250, 250, 40), (spine, ribs, bowel), strict=True)):
+        hu[..., 10 * number : 10 * number + 9], labels[..., 10 * number + 1 : 10 * number + 8] = value, part
+    assert of_version_1(Volume(hu, box), Volume(labels, box)) is first
 
 
 def test_no_body_has_no_cavity() -> None:

@@ -79,3 +79,22 @@ def test_labels_of_the_ct_say_where_organs_slide(
         assert (result.details["sliding"] is not None) is known
         assert bool(asked) is not known
     assert "nothing slides" in result.notes[1]
+
+
+def test_labels_of_another_version_are_told_and_not_used(
+    cbct_sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 1's L5 is version 2's small bowel: taken for it, the cavity would hold the spine."""
+    ct = cbct_sample.ct
+    bone = ct.array > 300
+    assert bone.sum() > 400
+    labels = np.where(bone, 18, np.where(ct.array > -50, 5, 0)).astype(np.uint8)
+    monkeypatch.setattr("sctlab.registration.cavity.find_cavity", lambda image: None)
+    path = tmp_path / "mine.yaml"
+    path.write_text(PRESET)
+    pair = make_pair(
+        cbct_sample.source, ct, task=Task.CBCT, region=Region.TH, mask=cbct_sample.mask, ct_labels=ct.with_array(labels)
+    )
+    result = register_pair(pair, RegistrationSettings(presets=(str(path),)))
+    assert "version 1" in result.notes[0]
+    assert "nothing slides" in result.notes[1]

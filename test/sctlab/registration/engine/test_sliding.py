@@ -9,10 +9,15 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from sctlab.measures.jacobian import jacobian_determinant
+from sctlab.registration.engine import register as module
+from sctlab.registration.engine.bspline import ControlGrid
 from sctlab.registration.engine.images import Images
+from sctlab.registration.engine.lattice import extent_zyx
 from sctlab.registration.engine.register import EngineResult, register
 from sctlab.registration.engine.settings import Level, Preset, Sliding
-from sctlab.registration.engine.sliding import Surface
+from sctlab.registration.engine.sliding import Surface, domains
+from sctlab.registration.engine.sliding_result import SlidingReport, compose_field
 from sctlab.registration.engine.terms import features
 from sctlab.registration.presets import find_presets
 from sctlab.transforms.data import EulerTransform
@@ -21,7 +26,7 @@ from sctlab.transforms.elastix_writing import write_elastix
 from sctlab.transforms.field import displacement_field
 from sctlab.transforms.invert import invert_points
 from sctlab.transforms.itk_files import read_itk, write_itk
-from sctlab_model.errors import InputError
+from sctlab_model.errors import InputError, RegistrationError
 from sctlab_model.volume import Geometry, Volume
 
 GRID = Geometry((36, 36, 40), (4.0, 4.0, 4.0), (-70.0, -70.0, 0.0))
@@ -83,6 +88,33 @@ def test_organs_slide_without_folds_and_without_leaving_the_wall(slid: EngineRes
     assert 0.7 * SLIP_MM < slid.sliding.slip_mm < 1.1 * SLIP_MM
     assert slid.sliding.gap_mm < 0.5
     assert slid.record()["sliding"]["voxels"] > 500
+
+
+def test_a_ball_that_slides_far_does_not_fold_what_lies_before_it() -> None:
+    """Neither side's spline folds, one is at rest and the other moves as a whole: what folds is the sheet between them."""
+    grid = Geometry((30, 30, 30), (4.0, 4.0, 4.0))
+    ball = (((np.indices(grid.shape_zyx) * 4.0 - 58) ** 2).sum(0) < 30**2).astype(np.float32)
+    image = Volume(np.random.default_rng(0).standard_normal(grid.shape_zyx), grid)
+    surface = Surface.of(Images.prepare(image, image, None, None, None, torch.device("cpu"), Volume(ball, grid)), STILL)
+    control = ControlGrid.covering(tuple(extent_zyx(grid)), 16.0, margin=4.0)
+    splines = torch.zeros(6, *control.size_zyx)
+    parts = domains(surface, splines[:3], control, surface.lattice, None, Sliding())
+    splines[3] = 20.0
+    own, body = (np.arange(30) * 4.0,) * 3, torch.ones(grid.shape_zyx, dtype=torch.bool)
+    whole, told = compose_field(splines, control, surface, parts, own, body, grid)
+    found = jacobian_determinant(whole)
+    assert found.min() > 0.19
+    assert (told.smallest, told.folded_percent) == (pytest.approx(found.min()), 0.0)
+    assert told.slip_mm > 10
+
+
+def test_a_whole_field_that_still_folds_is_refused(tube, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed, moving, cavity = tube
+    folded = SlidingReport(slip_mm=5.0, gap_mm=0.1, voxels=900, folded_percent=0.4, smallest=-0.2)
+    monkeypatch.setattr(module, "compose_field", lambda *_, **__: (None, folded))
+    few = SLIDING.changed(levels=(Level(voxel_mm=8.0, iterations=2, rate_mm=0.1, points=500),))
+    with pytest.raises(RegistrationError, match=r"folds in 0\.40 % of the body"):
+        register(fixed, moving, preset=few, initial=STILL, cavity=cavity)
 
 
 def test_the_ct_may_be_the_fixed_image(tube, slid: EngineResult) -> None:
