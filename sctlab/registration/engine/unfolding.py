@@ -9,11 +9,8 @@ from sctlab.measures.jacobian import determinant
 
 NEIGHBOURS = ((0, 0, 0), (1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))  # itself included
 ROUNDS = 300
-GENTLEST, MOST, RISE = (
-    0.1,
-    0.5,
-    0.01,
-)  # share of the neighbours' mean in the first round, at most, and more in each round
+# Share of the neighbours' mean that is taken in the first round, how much more in each further one, and at most.
+GENTLEST, RISE, MOST = 0.1, 0.01, 0.5
 
 
 def unfolded(vectors: Tensor, body: Tensor, steps: list[float], *, least: float) -> Tensor:
