@@ -41,6 +41,10 @@ STRUCTURAL_KEYS = frozenset(
      "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "CenterOfRotation",
      *OFFSET_KEYS, *DIRECTION_KEYS, *BYTE_ORDER_KEYS)
 )  # fmt: skip
+# Further names behind which ITK reads numbers; of no effect here, and refused only where their '=' is missing.
+_NUMBERS_OF_NO_EFFECT = frozenset(
+    ("Color", "ID", "ParentID", "SequenceID", "ImagePosition", "ElementMin", "ElementMax", "ElementNBits")
+)
 _INTEGER = re.compile(r"[+-]?\d{1,19}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
 
@@ -183,8 +187,8 @@ def _read_keys(raw: bytes, where: str) -> tuple[dict[str, str], int]:
     """Structural `key = value` lines up to ElementDataFile, and the offset behind that line.
 
     Stricter than ITK where two readers could disagree: repeated keys, keys before NDims, and text without
-    a separator, which ITK takes as part of the next line's key. After a carriage return in such text, ITK passes
-    over further lines, too.
+    a separator, which ITK takes as part of the next line's key. A key's name alone it takes for the key, and reads its
+    value from further lines, over which it passes.
     """
 
     def refuse(found: str, expected: str) -> InputError:
@@ -199,12 +203,13 @@ def _read_keys(raw: bytes, where: str) -> tuple[dict[str, str], int]:
         if b"\0" in line or end >= MAX_HEADER_BYTES:
             break
         separator = re.search(rb"[=:]", line)  # ITK takes a colon, too
-        if b"\r" in line[: separator and separator.start()].strip(b" \t\r"):
-            raise refuse("a carriage return within a key", "key = value lines")
         if separator is None:
             if line.strip() and not values:
                 raise refuse("a first line without '='", "a MetaImage header")
-            dangling = dangling or bool(line.strip())
+            words = line.decode("ascii", "replace").split()
+            if words and words[0] in STRUCTURAL_KEYS | _NUMBERS_OF_NO_EFFECT:
+                raise refuse(f"{words[0]} without '='", "key = value lines")
+            dangling = dangling or bool(words)
             continue
         name = line[: separator.start()].strip(b" \t\r").decode("ascii", "replace")
         value = line[separator.end() :].strip(b" \t\r")

@@ -196,12 +196,15 @@ def test_injured_images_never_crash_and_never_pass_wrong(image: tuple[str, bytes
         compare_with_sitk(path)
 
 
-@pytest.mark.parametrize("text", [b"Offset \r 0.0\r", b"a\rb", b"Com\rment = -"])
-def test_carriage_return_within_a_key_is_refused(tmp_path: Path, text: bytes) -> None:
-    """ITK passes over lines behind some of these, for instance over the spacing."""
-    path = store(tmp_path, MINIMAL + text + b"\nComment = -\nElementSpacing = 1 1 0.5\n", b"LOCAL", EIGHT_SHORTS)
-    with pytest.raises(InputError, match="carriage return within a key"):
-        read_volume(path)
+@pytest.mark.parametrize(
+    "text", [b"Offset", b"Offset\r", b"Offset\t", b" Offset \r 0.0 0.0\r", b"ElementSpacing\r", b"NDims", b"Color"]
+)
+@pytest.mark.parametrize("behind", [b"Comment = -\n", b"Comment =\r\n", b"free = text\n"])
+def test_a_key_without_separator_is_refused(tmp_path: Path, text: bytes, behind: bytes) -> None:
+    """ITK reads on for a value, and passes over the spacing behind some of these."""
+    header = MINIMAL + text + b"\n" + behind + b"ElementSpacing = 1 1 0.5\n"
+    with pytest.raises(InputError, match=f"{text.split()[0].decode()} without '='"):
+        read_volume(store(tmp_path, header, b"LOCAL", EIGHT_SHORTS))
 
 
 def test_valid_images_are_read_by_sitk_too(tmp_path: Path) -> None:
