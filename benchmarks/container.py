@@ -27,7 +27,7 @@ def cold_start(image: str, case: Path, *, drop_caches: bool) -> dict[str, float]
     """Seconds of one locked-down run: `docker run` as a whole, and process start to first network call."""
     if drop_caches:
         os.sync()
-        Path("/proc/sys/vm/drop_caches").write_text("3")
+        Path("/proc/sys/vm/drop_caches").write_text("3", encoding="utf-8")
     source = next((case / "images/mri").iterdir())
     mask = next((case / "images/body").iterdir())
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +84,9 @@ def cold_start(image: str, case: Path, *, drop_caches: bool) -> dict[str, float]
 
 def compressed_size(image: str) -> int:
     """Bytes of `docker save | gzip`."""
-    done = subprocess.run(f"docker save {image} | gzip | wc -c", shell=True, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        f"docker save {image} | gzip | wc -c", shell=True, check=True, capture_output=True, encoding="utf-8"
+    )
     return int(done.stdout)
 
 

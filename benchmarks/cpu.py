@@ -100,7 +100,8 @@ def child(kind: str, folder: Path, slices: int, report: Path) -> None:
                 "load_seconds": round(load_seconds, 1),
                 "memory_gb": round(after.ru_maxrss / 1024**2, 2),
             }
-        )
+        ),
+        encoding="utf-8",
     )
 
 
@@ -185,7 +186,7 @@ def main() -> None:
             report = folder / "report.json"
             command = [sys.executable, __file__, "--child", kind, "--folder", folder / "weights", "--report", report,
                        "--slices", options.slices, "--folds", options.folds]  # fmt: skip
-            done = subprocess.run([str(c) for c in command], env=environment, capture_output=True, text=True)
+            done = subprocess.run([str(c) for c in command], env=environment, capture_output=True, encoding="utf-8")
             if done.returncode:
                 rows[kind] = {"failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:200]}
             else:

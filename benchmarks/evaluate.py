@@ -108,7 +108,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--step", step, "--case", str(case), "--device", options.device]
             runs = []
             for _ in range(1 if step.startswith("oracle") else options.repeats):
-                output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+                output = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", cwd=ROOT).stdout
                 runs.append(json.loads(output.strip().splitlines()[-1]))
             results[step] = min(runs, key=lambda r: r["wall"])
     lines = [
@@ -135,7 +135,9 @@ def main() -> None:
 def _cpu() -> str:
     import os
 
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+    for line in (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    ):
         if line.startswith("model name"):
             return f"{len(os.sched_getaffinity(0))} cores of {line.partition(':')[2].strip()}"
     return platform.processor() or "unknown processor"

@@ -167,11 +167,11 @@ def work(first: int, count: int, child: bool, hang_s: int) -> None:
 
 
 def _size() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
 
 
 def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
 
 
 def run(files: int, child: bool, seconds: float, first: int, hang_s: int) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def post(port: int) -> tuple[int, dict]:
 
 def state(pid: int) -> tuple[float, int, int]:
     """Resident memory in MB, threads and open files of a process."""
-    words = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    words = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines())
     files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
     return int(words["VmRSS"].split()[0]) / 1024, int(words["Threads"]), files
 

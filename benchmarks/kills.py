@@ -192,7 +192,7 @@ def main() -> None:
             if (count := len(target.done())) == CASES:
                 appeared += count
                 target.clear()
-        last = subprocess.run(target.command, check=False, capture_output=True, text=True)
+        last = subprocess.run(target.command, check=False, capture_output=True, encoding="utf-8")
         result = {
             "command": " ".join(["python", "benchmarks/kills.py", *sys.argv[1:]]),
             "kills": options.kills,

@@ -93,7 +93,7 @@ def measure(
         command += ["--python", *options.impact]
     if method == "ants-syn":
         command += ["--python", options.ants]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if finished.returncode or not result.is_file():
         return row | {"note": (finished.stderr.strip().splitlines() or ["no result"])[-1][:160]}
     found = np.load(result)
@@ -284,14 +284,14 @@ def paired(differences: list[float], rounds: int = 5000) -> tuple[float, float, 
 
 def read(path: Path) -> list[dict[str, str]]:
     """Rows of the CSV; lines that begin with # are its record of the machine."""
-    with path.open(newline="") as handle:
+    with path.open(encoding="utf-8", newline="") as handle:
         return list(csv.DictReader(line for line in handle if not line.startswith("#")))
 
 
 def append(path: Path, row: dict[str, object]) -> None:
     """Add a row, and the record of the machine before the first one."""
     new = not path.is_file()
-    with path.open("a", newline="") as handle:
+    with path.open("a", encoding="utf-8", newline="") as handle:
         if new:
             cores = len(os.sched_getaffinity(0))
             handle.write(

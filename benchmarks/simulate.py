@@ -28,7 +28,7 @@ def case(task: str, region: str, seed: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--inside", folder, task, region, str(seed)]
         start = time.perf_counter()
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
         wall = time.perf_counter() - start
         simulate_s, peak, cpu = (float(v) for v in done.stdout.split()[-3:])
     return {

@@ -144,7 +144,7 @@ def time_command(line: str, folder: Path) -> dict[str, float]:
     start, before = time.perf_counter(), spent()
     command = [sys.executable, "-m", "sctlab.cli", *line.split()]
     environment = os.environ | {"SCTLAB_WEIGHTS": "w", "SCTLAB_FEATURES": "w"}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", env=environment)
     measured = {
         "exit_code": done.returncode,
         "seconds": round(time.perf_counter() - start, 2),
@@ -171,7 +171,7 @@ def main() -> None:
                 spoil(folder)
                 command = [sys.executable, ROOT / "process.py", "--input", folder, "--output", root / "out"]
                 start, before = time.perf_counter(), spent()
-                done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+                done = subprocess.run([str(c) for c in command], capture_output=True, encoding="utf-8")
                 seconds.append(time.perf_counter() - start)
                 processor.append(spent() - before)
             message = (done.stderr.strip().splitlines() or [""])[-1].replace(f"{root}/", "")
@@ -192,7 +192,7 @@ def main() -> None:
             return
         report = root / "predict.json"
         command = [sys.executable, ROOT / "benchmarks" / "predict.py", "--repeats", options.repeats, "--out", report]
-        done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+        done = subprocess.run([str(c) for c in command], capture_output=True, encoding="utf-8")
         if done.returncode:
             sys.exit(done.stderr)
         measured = json.loads(report.read_text())

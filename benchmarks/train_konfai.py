@@ -91,7 +91,7 @@ def main() -> None:
                 sitk.WriteImage(sitk.GetImageFromArray(image), path)
         (Path(folder) / "Config.yml").write_text(CONFIG)
         command = [Path(sys.executable).parent / "konfai", "TRAIN", "-y", "--cpu", "1", "-c", "Config.yml"]
-        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        ended = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
         lines = (ended.stdout + ended.stderr).splitlines()
         print("\n".join([line for line in lines if "epoch" in line] or lines[-30:]))
         print(f"{options.iterations} iterations")

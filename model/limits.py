@@ -111,13 +111,13 @@ def _own_limit() -> Iterator[int]:
     if soft == resource.RLIM_INFINITY:
         return
     with suppress(ValueError, IndexError, OSError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
         yield soft - pages * resource.getpagesize()
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
 
@@ -125,6 +125,6 @@ def _lines(path: Path) -> list[str]:
 def _number(path: Path) -> int | None:
     """A number in a kernel file; None where there is no file, or no limit (`max`)."""
     try:
-        return int(path.read_text())
+        return int(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

@@ -81,7 +81,7 @@ def idle_cpus() -> float | None:
 def _times() -> tuple[int, int] | None:
     """Idle and total time of all processors since the start, in ticks."""
     try:
-        words = STAT.read_text().splitlines()[0].split()
+        words = STAT.read_text(encoding="utf-8").splitlines()[0].split()
         ticks = [int(w) for w in words[1:9]]  # user nice system idle iowait irq softirq steal
     except (OSError, ValueError, IndexError):
         return None

@@ -57,3 +57,18 @@ def test_a_module_is_short_and_uses_public_names(path: Path) -> None:
     private = [(m, n) for m, n in imports(path) if n.startswith("_") and (own(m, "sctlab") or own(m, "sctlab_model"))]
     assert not private
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+def test_what_another_process_says_is_read_as_utf8_whatever_the_locale_is() -> None:
+    # A library may set the locale of a running process to "C": what is then read without an encoding must be ASCII.
+    files = [p for folder in ("model", "sctlab", "test", "benchmarks", "docs") for p in (ROOT / folder).rglob("*.py")]
+    calls = [
+        (p, n) for p in files for n in ast.walk(ast.parse(p.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)
+    ]
+    assert calls
+    assert not [f"{p}:{n.lineno}" for p, n in calls if any(decodes_by_locale(k) for k in n.keywords)]
+
+
+def decodes_by_locale(keyword: ast.keyword) -> bool:
+    on = isinstance(keyword.value, ast.Constant) and keyword.value.value is True
+    return on and keyword.arg in ("text", "universal_newlines")

@@ -263,7 +263,7 @@ def serve() -> None:
 def _limit(request: Mapping[str, Any]) -> None:
     """Memory beyond what is taken now, and processor time beyond what was used (should the parent be gone)."""
     with suppress(OSError, ValueError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
         most = pages * resource.getpagesize() + request["memory_bytes"]
         resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
     used = resource.getrusage(resource.RUSAGE_SELF)

@@ -29,7 +29,7 @@ def test_capitals_and_usual_words_are_taken(
     """What is refused then is the folder that isn't there."""
     monkeypatch.chdir(tmp_path)
     if "/file" in line:
-        Path("NOTHING").write_text("")
+        Path("NOTHING").write_text("", encoding="utf-8")
     with pytest.raises(SystemExit) as ended:
         cli.main(line.split())
     said = capsys.readouterr().err

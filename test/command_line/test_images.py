@@ -144,7 +144,7 @@ def test_a_damaged_header_is_refused_before_pytorch_is_imported(tmp_path: Path) 
     (tmp_path / "bad.mha").write_text("not a MetaImage\n")
     command = [sys.executable, "-X", "importtime", process.__file__, "--task", "mri", "--region", "AB"]
     command += ["--input", str(tmp_path / "bad.mha"), "--output", str(tmp_path / "out")]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert ended.returncode == ExitCode.BAD_INPUT
     assert "bad.mha" in ended.stderr.splitlines()[-1]
     imported = {line.rsplit("|", 1)[-1].strip() for line in ended.stderr.splitlines() if line.startswith("import time")}

@@ -47,7 +47,7 @@ def test_no_command_imports_pytorch_to_refuse_its_input(startup: ModuleType, tmp
         [sys.executable, "-c", PROGRAM, json.dumps(listed + lines)],
         cwd=tmp_path,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env=os.environ | dict.fromkeys(("SCTLAB_WEIGHTS", "SCTLAB_FEATURES"), str(tmp_path / "weights")),
     )
     assert done.returncode == 0, done.stderr[-2000:]

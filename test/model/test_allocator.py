@@ -28,7 +28,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_large_blocks_are_used_again() -> None:
     found = {
-        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True, text=True).stdout)
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS, how], capture_output=True, check=True, encoding="utf-8"
+            ).stdout
+        )
         for how in ("kept", "given back")
     }
     assert found["kept"] * 10 < found["given back"]

@@ -297,7 +297,7 @@ for fold in folds:
 print(sizes[1] - sizes[0], sizes[2] - sizes[1])
 """
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "onnx")], capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "onnx")], capture_output=True, encoding="utf-8"
     )
     assert ended.returncode == 0, ended.stderr
     first, second = map(float, ended.stdout.split())

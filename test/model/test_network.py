@@ -224,7 +224,9 @@ import torch._dynamo
 print(torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(1)).item())
 """
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, str(make_bundle(folds=1))], capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-c", program, str(make_bundle(folds=1))],
+        capture_output=True,
+        encoding="utf-8",
     )
     assert ended.stdout.split() == ["False", "True", "True", "timm.models.naflexvit", "1.0"], ended.stderr[-2000:]
 

@@ -57,6 +57,6 @@ def test_waiting_threads_sleep_in_a_script_too_unless_the_user_decides(
         environment["OMP_WAIT_POLICY"] = own
     script = f"import {package}; import torch"
     said = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", script], env=environment, capture_output=True, encoding="utf-8", check=True, timeout=300
     ).stderr
     assert f"GOMP_SPINCOUNT = '{turns}'" in said

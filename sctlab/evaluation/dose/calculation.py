@@ -92,7 +92,11 @@ def calculate_doses(
         np.savez(asked, **request)  # type: ignore[arg-type]
         try:
             ended = subprocess.run(
-                [python, str(WORKER), str(asked), str(answer)], capture_output=True, text=True, timeout=TIMEOUT_S
+                [python, str(WORKER), str(asked), str(answer)],
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=TIMEOUT_S,
             )
         except subprocess.TimeoutExpired as error:
             raise InputError("dose", found=f"no dose after {TIMEOUT_S} s", expected="a plan in minutes") from error

@@ -168,7 +168,7 @@ def _run(fixed: Volume, moving: Volume, mask: Volume, stages: list[dict[str, lis
 
 def _reason(log: Path) -> str:
     """elastix's own error in its log, on one line without addresses in memory; empty without one."""
-    text = log.read_text(errors="replace") if log.is_file() else ""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     found = re.search(r"Description:\s*((?:.+\n?)+)", text) or re.search(r"ERROR:?\s*(.+)", text)
     if not found:
         return ""

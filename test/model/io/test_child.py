@@ -39,7 +39,7 @@ def swallow_memory(path: str) -> dict:
 
 
 def write_file(path: str) -> dict:
-    Path(path).write_text("something")
+    Path(path).write_text("something", encoding="utf-8")
     return {}
 
 

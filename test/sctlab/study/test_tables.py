@@ -67,7 +67,7 @@ def test_published_p_values(published, region: str) -> None:
 
 
 def _file(path: Path, rows: list[str], header: str = "train,evaluate,region,case,mae,sharpness") -> Path:
-    path.write_text("\n".join([header, *rows]) + "\n")
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     return path
 
 

@@ -139,7 +139,7 @@ def small_recipe(name: str, patch: int, path: Path) -> str:
     assert plan["recipe"]["canvas"]["fixed_yx"] == [512, 512]
     plan["recipe"]["network"] |= {"encoder": "resnet18", "decoder_channels": DECODER}
     plan["recipe"]["canvas"] |= {"fixed_yx": [patch, patch], "minimum_yx": [min(320, patch)] * 2}
-    path.write_text(yaml.safe_dump(plan))
+    path.write_text(yaml.safe_dump(plan), encoding="utf-8")
     return str(path)
 
 

@@ -48,7 +48,7 @@ def begin(cohort_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 
 def test_a_recipe_in_the_folder_of_the_run_stays_as_it_was_written(begin, plan_file: Path, make_plan) -> None:
-    text = "# mine\n" + plan_file.read_text()
+    text = "# mine\n" + plan_file.read_text(encoding="utf-8")
     written = plan_file.rename(plan_file.with_name("plan.yaml"))
     written.write_text(text)
     assert begin(load_plan(str(written)), written.parent) == [f"fold {k}, stage global" for k in range(3)]

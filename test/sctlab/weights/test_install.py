@@ -161,7 +161,7 @@ def test_without_a_network_one_sentence(registry: MakeRegistry, monkeypatch: pyt
 def test_files_where_folders_belong_are_named(published: Path, registry: MakeRegistry, home: Path) -> None:
     with pytest.raises(InputError, match="a file; expected a folder"):
         fetch(registry(), "--from", str(published / PATHS[0]))
-    home.write_text("no folder")
+    home.write_text("no folder", encoding="utf-8")
     with pytest.raises(InputError, match=str(home)):
         fetch(registry(), "--from", str(published))
 
