@@ -13,6 +13,7 @@ from torch import Tensor
 from sctlab.features import FeatureExtractor
 from sctlab.registration.engine.feature_maps import feature_lattice, volume_features
 from sctlab.registration.engine.lattice import Lattice, grid_positions, sample_at
+from sctlab.registration.engine.sliding import unit
 
 FURTHEST_MM = 24.0  # from the surface that is overwritten: a deep network sees further, but little of it
 CLEAR_VOXELS = 1.0  # from the surface inwards: values nearer to it mix both sides
@@ -70,7 +71,7 @@ def filled(image: Tensor, lattice: Lattice, depth: Tensor, side: int, reach_mm: 
     if not len(chosen):
         return image
     slopes = side * torch.stack(torch.gradient(depth[0, 0], spacing=lattice.spacing))
-    slopes = (slopes / slopes.norm(dim=0).clamp_min(1e-6))[None]  # towards the side that is kept
+    slopes = unit(slopes)[None]  # towards the side that is kept
     sources = grid_positions([lattice.positions(axis) for axis in range(3)], image.device)[chosen]
     for _ in range(MARCHES):
         lack = (clear - side * sample_at(depth, lattice, sources)[0]).clamp(0, 2 * reach_mm)

@@ -12,7 +12,7 @@ from sctlab.measures.jacobian import jacobian_determinant
 from sctlab.registration.engine.bspline import ControlGrid, evaluate
 from sctlab.registration.engine.folding import FoldingReport, measure, repair
 from sctlab.registration.engine.lattice import grid_positions
-from sctlab.registration.engine.sliding import SLAB, Domains, Surface, distances, share_of
+from sctlab.registration.engine.sliding import SLAB, Domains, Surface, distances, share_of, unit
 from sctlab.registration.engine.unfolding import unfolded
 from sctlab.transforms.data import DisplacementField
 from sctlab_model.volume import Geometry, triple
@@ -119,11 +119,10 @@ def compose_field(
     along_axes = vectors.flip(0).double().cpu().numpy()
     whole = DisplacementField(fixed, np.einsum("ij,jzyx->izyx", fixed.axes, along_axes))
     near = body & (inside.abs() <= beside)
-    normals = torch.stack(torch.gradient(inside, spacing=steps))[:, near]
-    normals = normals / normals.norm(dim=0).clamp_min(1e-6)
+    normals = unit(torch.stack(torch.gradient(inside, spacing=steps))[:, near])
     jump = apart[:, near]
     gap = (jump * normals).sum(0)
-    slip = (jump - gap * normals).norm(dim=0)
+    slip = (jump - gap * normals).square().sum(0).sqrt()
     found = jacobian_determinant(whole)[body.cpu().numpy()]
     return whole, SlidingReport(
         float(slip.mean()) if len(slip) else 0.0,
