@@ -70,7 +70,9 @@ def evaluate_case(case: Case, prediction: Path, spread: Path | None, settings: E
         with optional(record, "structures"):
             if labels is None and (settings.dose or settings.target is not None):
                 labels = _reference_labels(case, images, segmenter, record)
-            structures = load_structures(case, labels, settings.structures, settings.target)
+            own = reference_labels(case, Path(record.reference)) is not None
+            names = {} if own else class_names(segmenter)
+            structures = load_structures(case, labels, settings.structures, settings.target, names)
     if structures is not None:
         recalculate_doses(case, images, structures, settings, record)
     if not settings.challenge_only:

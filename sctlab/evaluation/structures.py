@@ -111,13 +111,20 @@ def find_rtstruct(case: Case, folder: Path | None) -> Path | None:
     return next((p for p in places if p.is_file()), None)
 
 
-def load_structures(case: Case, labels: Volume | None, folder: Path | None, wanted: str | int | None) -> Structures:
+def load_structures(
+    case: Case,
+    labels: Volume | None,
+    folder: Path | None,
+    wanted: str | int | None,
+    names: Mapping[int, str] | None = None,
+) -> Structures:
     """The structures of a case.
 
     Args:
         labels: Of the reference, on its grid.
         folder: Of RTSTRUCT files, see `find_rtstruct`.
         wanted: The target, see `Structures`.
+        names: Of ids that stand for a group of structures in these labels.
 
     Raises:
         InputError: No file of the case in `folder`, or what `read_rtstruct` raises.
@@ -125,4 +132,5 @@ def load_structures(case: Case, labels: Volume | None, folder: Path | None, want
     path = find_rtstruct(case, folder)
     if path is None and folder is not None:
         raise InputError(folder, found=f"no {case.id}.dcm", expected="an RTSTRUCT of every case")
-    return Structures(labels, read_rtstruct(path) if path is not None else (), None if wanted is None else str(wanted))
+    rois = read_rtstruct(path) if path is not None else ()
+    return Structures(labels, rois, None if wanted is None else str(wanted), CLASS_NAMES | dict(names or {}))

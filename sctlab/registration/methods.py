@@ -92,8 +92,8 @@ def presets_of(settings: RegistrationSettings, task: Task, region: Region) -> tu
 def result_key(settings: RegistrationSettings, files: PairFiles) -> str:
     """SHA-256 of everything that a result depends on.
 
-    That is the result version, the settings, every number of the presets, what the images are said to be, and the
-    input files: role, name and content.
+    That is the result version, the settings, every number of the presets, the anatomy network where they use it, what the
+    images are said to be, and the input files: role, name and content.
 
     Raises:
         InputError: A file that can't be read, or an unknown preset.
@@ -109,6 +109,8 @@ def result_key(settings: RegistrationSettings, files: PairFiles) -> str:
     ]
     if any(preset.sliding for preset in presets):
         described.append(SLIDING_VERSION)
+    if any(preset.sliding or "anatomy" in {t.extractor for t in preset.features} for preset in presets):
+        described.append(_anatomy_network())
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     networks = sorted({t.extractor for p in presets for t in p.features if _is_file(t.extractor)})
     for role, path in (*files.inputs().items(), *(("extractor", Path(name)) for name in networks)):
@@ -120,6 +122,13 @@ def result_key(settings: RegistrationSettings, files: PairFiles) -> str:
             ) from error
         digest.update(f"{role}:{path.name}:{content}\n".encode())
     return digest.hexdigest()
+
+
+def _anatomy_network() -> str | None:
+    """The hash that its manifest gives the anatomy network, whose organs also bound what slides; None where it isn't."""
+    from sctlab_model.anatomy.shipped import FOLDER, MANIFEST, NETWORK, AnatomyManifest, is_here
+
+    return AnatomyManifest.read(FOLDER / MANIFEST).networks.get(NETWORK) if is_here() else None
 
 
 def check_settings(settings: RegistrationSettings) -> None:

@@ -158,6 +158,11 @@ def test_the_file_of_a_case_is_found(tmp_path: Path) -> None:
     assert load_structures(case, None, tmp_path / "rt", None).rois[0].name == "given"
     (tmp_path / "empty").mkdir()
     (folder / "structures.dcm").unlink()
+    grid = Geometry((4, 4, 4), (2.0, 2.0, 2.0))
+    labels = Volume(np.full(grid.shape_zyx, 27, np.uint8), grid)
+    assert set(load_structures(case, labels, None, None).organs(grid)) == {"vertebrae_L5"}
+    group = load_structures(case, labels, None, None, {27: "spine"})
+    assert set(group.organs(grid)) == {"spine"}
     with pytest.raises(InputError, match=r"no 1ABA001\.dcm"):
         load_structures(case, None, tmp_path / "empty", None)
 

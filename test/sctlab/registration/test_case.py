@@ -297,6 +297,14 @@ def test_a_change_of_how_organs_slide_makes_those_results_alone_again(files, mon
     assert sliding != before[1]
 
 
+def test_another_anatomy_network_makes_the_results_again_that_use_it(files, monkeypatch):
+    settings = [RegistrationSettings(presets=(name,)) for name in ("mind", "cbct-ab-sliding", "mind-anatomy")]
+    before = [result_key(s, files) for s in settings]
+    monkeypatch.setattr("sctlab.registration.methods._anatomy_network", lambda: "other weights")
+    after = [result_key(s, files) for s in settings]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, False]
+
+
 def test_the_key_does_not_hold_where_a_preset_and_its_network_lie(tmp_path, files, monkeypatch):
     keys = set()
     for place in ("a", "b"):
