@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
+
+EVERY_S = 20.0  # between two lines of progress without a terminal
 
 
 class Monitor:
@@ -34,7 +38,7 @@ class Monitor:
 
 class ConsoleMonitor(Monitor):
     """A progress bar and lines in the terminal: information to stdout, warnings to stderr, where platforms look for
-    them. Without a terminal the bar becomes a line every now and then.
+    them. Without a terminal (a log file, a pipe) the bar becomes a line at the start, every `EVERY_S` seconds, and at the end.
 
     Args:
         title: Word before the bar.
@@ -46,13 +50,18 @@ class ConsoleMonitor(Monitor):
         self.title, self.quiet, self.debug = title, quiet, debug
         self._bar: Any = None
         self._task: Any = None
+        self._log: _Log | None = None
 
     def progress(self, done: int, total: int, label: str = "") -> None:
         if self.quiet or total <= 0:  # nothing to do is no bar of 0/0
             return
-        if self._bar is None:
+        if self._bar is None and self._log is None:
             self._start(total)
-        self._bar.update(self._task, completed=done, total=total, description=" ".join((self.title, label)).strip())
+        what = " ".join((self.title, label)).strip()
+        if self._log is not None:
+            self._log.progress(done, total, what)
+        else:
+            self._bar.update(self._task, completed=done, total=total, description=what)
 
     def info(self, text: str) -> None:
         if not self.quiet:
@@ -72,6 +81,7 @@ class ConsoleMonitor(Monitor):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        self._log = None
 
     def _start(self, total: int) -> None:
         from rich.console import Console
@@ -84,6 +94,10 @@ class ConsoleMonitor(Monitor):
             TimeRemainingColumn,
         )
 
+        console = Console(file=sys.stdout)
+        if not (console.is_terminal or console.is_jupyter):
+            self._log = _Log()
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -92,7 +106,7 @@ class ConsoleMonitor(Monitor):
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        self._bar = Progress(*columns, console=Console(file=sys.stdout))
+        self._bar = Progress(*columns, console=console)
         self._task = self._bar.add_task(self.title, total=total)
         self._bar.start()
 
@@ -102,3 +116,27 @@ class ConsoleMonitor(Monitor):
         # Beside a running bar only its own console keeps the bar whole; warnings still go to stderr.
         console = self._bar.console if self._bar is not None and stream is sys.stdout else Console(file=stream)
         console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+class _Log:
+    """Progress as lines of a file that somebody reads while the work goes on."""
+
+    def __init__(self) -> None:
+        self._total = self._done = self._first = 0
+        self._started = self._said = 0.0
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        if total != self._total or done < self._done:  # other work begins, or goes on where an earlier run ended
+            self._total, self._first, self._started = total, done, now
+        elif done == self._done or (done < total and now - self._said < EVERY_S):
+            return
+        self._done, self._said = done, now
+        spent = now - self._started
+        each = spent / (done - self._first) if done > self._first else 0.0
+        left = f", about {_clock(each * (total - done))} left" if each and done < total else ""
+        print(f"{what} {done}/{total} after {_clock(spent)}{left}".lstrip(), flush=True)
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
