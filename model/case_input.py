@@ -57,10 +57,10 @@ def read_case(case: Case, result: CaseResult, recipe: Recipe, policy: Policy) ->
         result.warnings += fitted.notes
     elif not strange:  # or the body in the image isn't found, and the mask is blamed for it
         result.warnings += check_mask(fitted, source, case.task)
-    findings = check_region(fitted, case.region)
-    if case.task is Task.MRI:
-        findings += check_clipped(source, fitted.array)
-    if case.region is not None and not strange:
+    sized = check_region(fitted, case.region)
+    judge(sized, policy, case, result, InputError)  # before the anatomy of metres of something is looked at
+    findings = check_clipped(source, fitted.array) if case.task is Task.MRI else []
+    if case.region is not None and not strange and all(f.level == "warn" for f in sized):
         from sctlab_model.anatomy.judge import check_seen_region
 
         findings += check_seen_region(_in_hu(source, case.task), case.region)

@@ -19,6 +19,7 @@ from sctlab_model.volume import Volume, resample, triple
 COVERED_AT_LEAST = 0.90
 OUTSIDE_AT_MOST = 0.25
 BODY_DIAMETER_MM = {Region.AB: (190, 560), Region.HN: (100, 400), Region.TH: (190, 560)}
+ANY_BODY_MM = (45.0, 900.0)  # from a wrist to more than the widest bore: beyond, the spacing is not in mm
 CHECKED_EVERY_MM, CHECKED_AT_LEAST = 8.0, 16  # slices between which a mask is not compared with the image
 FLIP_GAIN = 0.015  # of Dice; drawn masks of the same body differ by less between a side and its mirror image
 
@@ -55,7 +56,7 @@ def check_labels(source: Volume) -> list[Finding]:
 
 
 def check_region(mask: Volume, region: Region | None) -> list[Finding]:
-    """Whether the body is as large as the region says: a head given as an abdomen has another size.
+    """Whether the body is as large as a body, and as the region says: a head given as an abdomen has another size.
 
     The size is the diameter of a circle with the area of the median axial slice.
     """
@@ -63,9 +64,19 @@ def check_region(mask: Volume, region: Region | None) -> list[Finding]:
     areas = np.count_nonzero(np.moveaxis(mask.array, along, 0).reshape(mask.array.shape[along], -1), axis=1)
     spacing = [s for k, s in enumerate(mask.geometry.spacing_xyz[::-1]) if k != along]
     areas = areas[areas > 0] * float(np.prod(spacing))
-    if region is None or not areas.size:
+    if not areas.size:
         return []
     diameter = 2 * float(np.sqrt(np.median(areas) / np.pi))
+    if not ANY_BODY_MM[0] <= diameter <= ANY_BODY_MM[1]:
+        pitch = " x ".join(f"{s:.3g}" for s in mask.geometry.spacing_xyz)
+        return [
+            Finding(
+                f"the body is about {diameter:{'.0f' if diameter >= 1 else '.1g'}} mm wide: is the spacing of {pitch} really in mm?",
+                "refuse",
+            )
+        ]
+    if region is None:
+        return []
     low, high = BODY_DIAMETER_MM[region]
     if low <= diameter <= high:
         return []

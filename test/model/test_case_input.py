@@ -13,6 +13,7 @@ from sctlab_model.body import body_mask
 from sctlab_model.bundle import SHIPPED_WEIGHTS, read_bundle
 from sctlab_model.case_input import MARGIN_MM, read_case, with_skin
 from sctlab_model.cases import Task, read_challenge
+from sctlab_model.errors import InputError
 from sctlab_model.gates import Policy
 from sctlab_model.io.reading import read_mask, read_volume
 from sctlab_model.predictions import CaseResult
@@ -51,3 +52,13 @@ def test_no_skin_is_left_out(task: Task) -> None:
     assert np.count_nonzero(tissue & ~mask.array) < 0.3 * np.count_nonzero(tissue & ~tight)
     assert np.count_nonzero(tissue & ~mask.array) < 0.02 * np.count_nonzero(tissue)
     assert any("one was computed" in w for w in result.warnings)
+
+
+def test_metres_of_a_body_are_refused_before_they_are_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = replace(read_challenge(CASES / Task.MRI), mask=None)
+    source = case.read_source()
+    wide = replace(source.geometry, spacing_xyz=tuple(10 * s for s in source.geometry.spacing_xyz))
+    monkeypatch.setattr(type(case), "read_source", lambda *_: replace(source, geometry=wide))
+    recipe = read_bundle(SHIPPED_WEIGHTS / "demo-mri").recipe
+    with pytest.raises(InputError, match=r"mm wide: is the spacing of .* really in mm"):
+        read_case(case, CaseResult(), recipe, Policy())

@@ -10,8 +10,8 @@ import pytest
 from scipy import ndimage
 
 from sctlab_model.body import body_mask
-from sctlab_model.cases import Task
-from sctlab_model.checks import check_mask, check_source, fit_mask
+from sctlab_model.cases import Region, Task
+from sctlab_model.checks import check_mask, check_region, check_source, fit_mask
 from sctlab_model.errors import InputError
 from sctlab_model.io.reading import read_volume
 from sctlab_model.volume import Geometry, Volume
@@ -163,3 +163,27 @@ def test_real_images(shared_data: Path, name: str, task: Task) -> None:
     assert check_mask(shifted(body, 0.15, 1), source, task)
     assert check_mask(shifted(body, 0.15, 2), source, task)
     assert check_mask(body.with_array(body.array[:, ::-1]), source, task)
+
+
+# --- size --------------------------------------------------------------------------------------------------------------------
+
+
+def _disc(diameter_mm: float, pitch: float) -> Volume:
+    y, x = np.ogrid[-49.5:50, -49.5:50]
+    disc = np.hypot(x, y) <= diameter_mm / pitch / 2
+    return Volume(np.broadcast_to(disc, (3, 100, 100)).copy(), Geometry((100, 100, 3), (pitch, pitch, 3.0)))
+
+
+@pytest.mark.parametrize("region", [None, *Region])
+@pytest.mark.parametrize("unit", [10.0, 0.1, 0.001])
+def test_a_spacing_that_is_not_in_mm_is_refused(region: Region | None, unit: float) -> None:
+    """An abdomen of 3 m was resampled to half a billion voxels and taken for one."""
+    (finding,) = check_region(_disc(300 * unit, 4 * unit), region)
+    assert finding.level == "refuse"
+    assert "spacing" in finding.text
+
+
+@pytest.mark.parametrize(("diameter", "pitch"), [(60, 1), (160, 2), (300, 4), (550, 6)])
+def test_every_body_has_a_size_that_bodies_have(diameter: float, pitch: float) -> None:
+    assert check_region(_disc(diameter, pitch), None) == []
+    assert all(f.level == "warn" for r in Region for f in check_region(_disc(diameter, pitch), r))
