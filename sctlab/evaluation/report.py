@@ -164,7 +164,7 @@ def _pictures(records: Sequence[CaseRecord], cases: Mapping[str, Case]) -> list[
                 {
                     "id": record.id,
                     "region": region,
-                    "rank": "best" if record in best else f"worst {worst.index(record) + 1}",
+                    "rank": f"rank {ranked.index(record) + 1} of {len(ranked)}, worst MAE first",
                     "scores": ", ".join(
                         f"{METRICS[k].title} {shown(record.metrics[k], METRICS[k])} {METRICS[k].unit}".strip()
                         for k in CHALLENGE
