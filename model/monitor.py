@@ -95,7 +95,8 @@ class ConsoleMonitor(Monitor):
         )
 
         console = Console(file=sys.stdout)
-        if not (console.is_terminal or console.is_jupyter):
+        # Rich believes FORCE_COLOR more than the file: a bar would fill the log with control characters.
+        if not (console.is_jupyter or (sys.stdout.isatty() and console.is_interactive)):
             self._log = _Log()
             return
         columns = (

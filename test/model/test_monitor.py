@@ -29,7 +29,8 @@ class _Clock:
 def test_a_log_file_hears_of_long_work_while_it_goes_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten cases of a minute each left a log empty until the last one was done."""
+    """Ten cases of a minute each left a log empty until the last one was done; with FORCE_COLOR a bar was drawn into it."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("sctlab_model.monitor.time", clock := _Clock())
     with ConsoleMonitor("simulate") as monitor:
         for done in range(101):
