@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sctlab_model.cases import Case
@@ -105,7 +106,8 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         raise writing_error(folder, error) from error
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system refuses this too, and would name the probe
+            probe.unlink(missing_ok=True)
 
 
 def refuse_replacing_inputs(cases: Sequence[Case], out: Path) -> None:

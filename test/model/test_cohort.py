@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -138,6 +139,19 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
     prepare_output([], tmp_path)
     check_writable(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".x.mha", "x.part.mha"]
+
+
+def test_a_read_only_file_system_is_named_by_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There even removing a file that is not there is refused, and that refusal named a hidden file of ours."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(InputError, match=r"Read-only file system") as refusal:
+        check_writable(tmp_path)
+    assert refusal.value.where == str(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="no SIGTERM here")
