@@ -71,7 +71,8 @@ def check_region(mask: Volume, region: Region | None) -> list[Finding]:
         pitch = " x ".join(f"{s:.3g}" for s in mask.geometry.spacing_xyz)
         return [
             Finding(
-                f"the body is about {diameter:{'.0f' if diameter >= 1 else '.1g'}} mm wide: is the spacing of {pitch} really in mm?",
+                f"the body is about {diameter:{'.0f' if diameter >= 1 else '.1g'}} mm wide: "
+                f"is the spacing of {pitch} really in mm, and the mask that of a body?",
                 "refuse",
             )
         ]
@@ -105,7 +106,8 @@ def fit_mask(mask: Volume, source: Volume) -> tuple[Volume, list[str]]:
             mask.name, found="a mask that doesn't overlap the image", expected="a mask of the same patient position"
         )
     was, now = ("x".join(map(str, v.geometry.size_xyz)) for v in (mask, source))
-    return fitted, [f"the mask lay on another grid ({was}, image {now}) and was resampled"]
+    grids = f"{was}, image {now}" if was != now else f"{was} as the image, but other places or axes"
+    return fitted, [f"the mask lay on another grid ({grids}) and was resampled"]
 
 
 def check_mask(mask: Volume, source: Volume, task: Task) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -127,10 +129,16 @@ def unreadable_name(path: Path) -> InputError | None:
     try:
         path.name.encode("utf-8")
     except UnicodeEncodeError:
-        shown = path.name.encode("utf-8", "backslashreplace").decode("utf-8")
-        parent = str(path.parent).encode("utf-8", "backslashreplace").decode("utf-8")
+        try:
+            shown = os.fsencode(path).decode("utf-8")
+        except UnicodeDecodeError:
+            shown = str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+            return InputError(shown, found="a file name that is not UTF-8", expected="another name", advice="rename it")
         return InputError(
-            f"{parent}/{shown}", found="a file name that is not UTF-8", expected="another name", advice="rename it"
+            shown,
+            found=f"a file name that {sys.getfilesystemencoding()}, the locale's encoding, has no letters for",
+            expected="a UTF-8 locale",
+            advice="set LC_ALL=C.UTF-8 or PYTHONUTF8=1",
         )
     return None
 

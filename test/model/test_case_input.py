@@ -13,6 +13,7 @@ from sctlab_model.body import body_mask
 from sctlab_model.bundle import SHIPPED_WEIGHTS, read_bundle
 from sctlab_model.case_input import MARGIN_MM, read_case, with_skin
 from sctlab_model.cases import Task, read_challenge
+from sctlab_model.checks import fit_mask
 from sctlab_model.errors import InputError
 from sctlab_model.gates import Policy
 from sctlab_model.io.reading import read_mask, read_volume
@@ -62,3 +63,28 @@ def test_metres_of_a_body_are_refused_before_they_are_prepared(monkeypatch: pyte
     recipe = read_bundle(SHIPPED_WEIGHTS / "demo-mri").recipe
     with pytest.raises(InputError, match=r"mm wide: is the spacing of .* really in mm"):
         read_case(case, CaseResult(), recipe, Policy())
+
+
+def test_millimetres_in_metres_are_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`nothing that could be a body; give a body mask` sent the user after a mask."""
+    case = replace(read_challenge(CASES / Task.MRI), mask=None)
+    source = case.read_source()
+    tiny = replace(source.geometry, spacing_xyz=tuple(s / 1000 for s in source.geometry.spacing_xyz))
+    monkeypatch.setattr(type(case), "read_source", lambda *_: replace(source, geometry=tiny))
+    recipe = read_bundle(SHIPPED_WEIGHTS / "demo-mri").recipe
+    with pytest.raises(InputError, match=r"could be a body.* mm wide: is its spacing in mm\?"):
+        read_case(case, CaseResult(), recipe, Policy())
+
+
+def test_a_mask_with_other_axes_is_not_called_another_size() -> None:
+    source = read_challenge(CASES / Task.MRI).read_source()
+    size, direction = np.array(source.geometry.size_xyz), np.array(source.geometry.axes)
+    direction[:, 0] *= -1
+    first = source.geometry.to_physical(np.array([[size[0] - 1, 0, 0]]))[0]
+    turned = replace(source.geometry, origin_xyz=tuple(first), direction=tuple(direction.ravel()))
+    marked = np.zeros(source.array.shape, bool)
+    marked[:, :, :9] = True
+    fitted, (note,) = fit_mask(Volume(marked, turned), source)
+    np.testing.assert_array_equal(fitted.array, marked[:, :, ::-1])
+    shape = "x".join(map(str, size))
+    assert note == f"the mask lay on another grid ({shape} as the image, but other places or axes) and was resampled"

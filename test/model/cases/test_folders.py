@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +120,23 @@ def test_single_files(tmp_path: Path) -> None:
         single_case(tmp_path / "b.nii", Task.MRI)
     with pytest.raises(InputError, match="no such file"):
         single_case(tmp_path / "a.nii", Task.MRI, tmp_path / "b.nii")
+
+
+def test_a_name_that_is_not_utf8_is_told_from_a_locale_that_is_not(tmp_path: Path) -> None:
+    """With LC_ALL=C and without Python's UTF-8 mode, `grün.mha` was called no UTF-8, to be renamed."""
+    program = (
+        "import sys; from pathlib import Path; from sctlab_model.cases import Task\n"
+        "from sctlab_model.cases.image import single_case\n"
+        "for name in sorted(Path(sys.argv[1]).iterdir()): print(ascii(str(single_case(name, Task.MRI).problem)))\n"
+    )
+    for name in ("grün.mha".encode(), b"z\xff.mha"):
+        Path(os.fsdecode(bytes(tmp_path) + b"/" + name)).touch()
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, env=environment, check=True)
+    green, other = ended.stdout.decode().splitlines()
+    assert "gr\\xfcn.mha: a file name that ascii, the locale's encoding, has no letters for" in green
+    assert "LC_ALL=C.UTF-8" in green
+    assert "not UTF-8; expected another name; rename it" in other
 
 
 @pytest.mark.parametrize(
