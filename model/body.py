@@ -41,7 +41,7 @@ _SOFT_TISSUE_HU, _AGREEMENT_HU = -30.0, 350.0
 _MAY_BE_TISSUE_HU, _BONE_SPREAD_HU, _BONE_SHARE = 150.0, 250.0, 0.35
 _AIR_PERCENT = 0.5  # of an image: few hold no air at all
 _COARSE_MM = 3.0
-_SMALLEST_MM = 45.0  # no image of a patient covers less
+SMALLEST_BODY_MM = 45.0  # a wrist: no image of a patient covers less
 _OFFSET_SHARE = 0.04  # of an MR's brightest: air of real ones lies below 0.025
 _EVEN_AIR = 0.1  # of the contrast to the body: the spread of an MR's air, between the quartiles of its blocks
 
@@ -89,7 +89,7 @@ def body_mask(volume: Volume, task: Task) -> Volume:
             found="nothing that could be a body",
             expected="an image of a patient",
             advice=f"the whole image is {width:.2g} mm wide: is its spacing in mm?"
-            if width < _SMALLEST_MM
+            if width < SMALLEST_BODY_MM
             else "give a body mask with --mask",
         )
     share = float(body[blocks.shown].mean())

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sctlab_model.body import body_mask
+from sctlab_model.body import SMALLEST_BODY_MM, body_mask
 from sctlab_model.cases import Region, Task
 from sctlab_model.errors import InputError
 from sctlab_model.gates import Finding
@@ -19,7 +19,7 @@ from sctlab_model.volume import Volume, resample, triple
 COVERED_AT_LEAST = 0.90
 OUTSIDE_AT_MOST = 0.25
 BODY_DIAMETER_MM = {Region.AB: (190, 560), Region.HN: (100, 400), Region.TH: (190, 560)}
-ANY_BODY_MM = (45.0, 900.0)  # from a wrist to more than the widest bore: beyond, the spacing is not in mm
+ANY_BODY_MM = (SMALLEST_BODY_MM, 900.0)  # from a wrist to more than the widest bore: beyond, the spacing is not in mm
 CHECKED_EVERY_MM, CHECKED_AT_LEAST = 8.0, 16  # slices between which a mask is not compared with the image
 FLIP_GAIN = 0.015  # of Dice; drawn masks of the same body differ by less between a side and its mirror image
 
