@@ -14,7 +14,17 @@ A neck in fat-suppressed T2 with another one as other patient, judged alone (`ve
     sctlab simulate TWO --task mri --cases 1 --spacing 4,4,4 --seed 6132 --centre M --regions HN
     python benchmarks/verdict_fresh.py judge TWO --rows benchmarks/verdict_necks.csv
 
-Each case gets two sound registrations, two with an error in one place, one with half the CT (right), three of the planted failures
+Errors of every size, as they are planted for the calibration, on more pairs (`verdict_fresh_wide.csv`):
+
+    sctlab simulate WIDE --task mri --cases 2 --spacing 4,4,4 --seed 9401 --centre F --regions AB,TH
+    sctlab simulate WIDE --task mri --cases 1 --spacing 4,4,4 --seed 9404 --centre J --regions HN
+    sctlab simulate WIDE --task mri --cases 1 --spacing 4,4,4 --seed 9403 --centre G --regions HN --body-variation 1 \
+        --from ../shared/data/head_labels/training_seg_02.nii.gz
+    sctlab simulate WIDE --task cbct --cases 1 --spacing 4,4,4 --seed 9402 --centre F
+    python benchmarks/verdict_fresh.py judge WIDE --data ../shared/data --seed 808 --all-sizes \
+        --rows benchmarks/verdict_fresh_wide.csv
+
+Without `--all-sizes` each case gets two sound registrations, two with an error in one place, one with half the CT (right), three of the planted failures
 in turn and two that a short registration optimised. `upper-leg` (two CTs) and the simulated patients are new to the calibration;
 `abdomen-2` was judged as a slab before; the deformations are new everywhere.
 """
@@ -42,6 +52,7 @@ from verdict_planting import (
     real,
     simulated,
     slices,
+    varied,
     visible_places,
     worst_place_mm,
 )
@@ -61,6 +72,8 @@ from sctlab_model.io.atomic import write_json
 from sctlab_model.volume import Volume, resample
 
 SEED = 707
+# Kinds that begin so; all others are gross failures.
+NOT_GROSS = ("sound", "local", "smooth", "shifted 8-", "turned 8-")
 CTS = ("upper-leg", "upper-leg-2", "abdomen-2")
 SLAB_MM = 40.0
 THIN = "abdomen-2"  # 40 mm: beyond what the calibration holds
@@ -70,7 +83,7 @@ FIELDS = ("pair", "kind", "gross", "error_mm", "worst_mm", "verdict", "failure_p
 
 
 def registrations(
-    pair: Pair, truth: Transform, others: list[Pair], places: np.ndarray, rng: np.random.Generator, number: int
+    pair: Pair, truth: Transform, places: np.ndarray, others: list[Pair], rng: np.random.Generator, number: int
 ) -> Iterator[Made]:
     """Kind, images and solution of every registration of a case; names of gross failures don't begin with sound or local."""
     grid = pair.fixed.geometry.resized((6.0, 6.0, 6.0))
@@ -151,7 +164,7 @@ def judged(pair: Pair, transform: Transform, error: np.ndarray | None) -> dict[s
 
 def judge(options: argparse.Namespace) -> None:
     """Judge every registration of every case; rows that are there are kept."""
-    sources = [*real(options.data, options.cts.split(","), SEED)] if options.data else []
+    sources = [*real(options.data, options.cts.split(","), options.seed)] if options.data else []
     sources += simulated(options.cohort)
     new = not options.rows.is_file()
     done = set() if new else {line["pair"] for line in csv.DictReader(options.rows.open(encoding="utf-8"))}
@@ -163,13 +176,9 @@ def judge(options: argparse.Namespace) -> None:
         def keep(
             name: str, kind: str, pair: Pair, solution: Transform, truth: Transform, edges: np.ndarray | None
         ) -> None:
-            row: dict[str, object] = {"pair": name, "kind": kind, "gross": not kind.startswith(("sound", "local"))}
+            row: dict[str, object] = {"pair": name, "kind": kind, "gross": not kind.startswith(NOT_GROSS)}
             error = None
-            if (
-                edges is not None
-                and pair.id == name
-                and kind.startswith(("sound", "local", "turned", "shifted", "scaled"))
-            ):
+            if edges is not None and pair.id == name and kind.startswith((*NOT_GROSS, "turned", "shifted", "scaled")):
                 grid = pair.fixed.geometry
                 fields = [displacement_field(t, grid).vectors for t in (solution, truth)]
                 error = np.sqrt(((fields[0] - fields[1]) ** 2).sum(0))
@@ -186,16 +195,17 @@ def judge(options: argparse.Namespace) -> None:
         for number, (pair, truth, _) in enumerate(sources):
             if pair.id in done:
                 continue
-            rng = np.random.default_rng([SEED, zlib.crc32(pair.id.encode())])
+            rng = np.random.default_rng([options.seed, zlib.crc32(pair.id.encode())])
             grid = pair.fixed.geometry
             aligned = apply_to_image(pair.moving, truth, grid, interpolation="linear", outside=pair.outside)
             counted = (pair.fixed_mask.array > 0) & field_of_view(pair.moving.geometry, truth, grid).array
             edges = tissue_edges(aligned, counted)
             places = visible_places(edges, counted, np.array(grid.spacing_xyz[::-1]))
             others = [p for p, *_ in sources if p.id.split("/")[0] != pair.id.split("/")[0]]
-            for kind, changed, solution in registrations(pair, truth, others, places, rng, number):
+            of_case = varied if options.all_sizes else registrations
+            for kind, changed, solution in of_case(pair, truth, places, others, rng, number):
                 keep(pair.id, kind, changed, solution, truth, edges)
-            if pair.id.startswith("abdomen-2"):
+            if not options.all_sizes and pair.id.startswith("abdomen-2"):
                 for kind, changed, solution in of_slab(pair, truth, rng):
                     keep(f"{pair.id}, 40 mm", kind, changed, solution, truth, None)
 
@@ -284,6 +294,10 @@ def main() -> None:
     step.add_argument("--data", type=Path, help="where the real CTs are; the cohort alone when left out")
     step.add_argument("--cts", default=",".join(CTS))
     step.add_argument("--rows", type=Path, required=True)
+    step.add_argument("--seed", type=int, default=SEED, help="of the real CTs' truths and of all that is planted")
+    step.add_argument(
+        "--all-sizes", action="store_true", help="plant as for the calibration, errors of every size among them"
+    )
     step.set_defaults(run=judge)
     step = steps.add_parser("report")
     step.add_argument("rows", type=Path)
