@@ -43,6 +43,8 @@ _AIR_PERCENT = 0.5  # of an image: few hold no air at all
 _COARSE_MM = 3.0
 SMALLEST_BODY_MM = 45.0  # a wrist: no image of a patient covers less
 _OFFSET_SHARE = 0.04  # of an MR's brightest: air of real ones lies below 0.025
+# Fluid alone may be bright (MR urography): so little of an image, beside a dim body so much larger, which is less even than noise.
+_FLUID_SHARE, _DIM_BODY, _UNEVEN_TISSUE, _SMOOTH_MM = 0.05, 4.0, 0.2, 6.0
 _EVEN_AIR = 0.1  # of the contrast to the body: the spread of an MR's air, between the quartiles of its blocks
 
 
@@ -216,13 +218,16 @@ def _in_mr(blocks: _Blocks, imaged: np.ndarray, filled_in: np.ndarray) -> tuple[
     The threshold lies between the air of what was imaged and its tissue, however much was filled in around. Where no air
     was imaged, what was filled in stands for it.
     """
-    body = _above(_mr_threshold(imaged), blocks)
+    threshold, dim = _mr_thresholds(imaged)
+    body = _above(threshold, blocks)
+    if dim is not None:
+        body = _around_fluid(body, _above(dim, blocks), threshold, blocks)
     if not filled_in.size:
         return body, False
     every = max(1, (imaged.size + filled_in.size) // 1_000_000)
     shown = imaged.ravel()[::every].astype(np.float32)
     fill = filled_in[::every].astype(np.float32).clip(0, None).clip(None, np.percentile(shown, _AIR_PERCENT))
-    all_body = _above(_mr_threshold(np.concatenate([shown, fill])), blocks)
+    all_body = _above(_mr_thresholds(np.concatenate([shown, fill]))[0], blocks)
     if body is None or all_body is None:
         return (all_body if body is None else body), False
     if all_body[blocks.shown].mean() < _AIR_LEFT or _leaves_air(body, blocks):
@@ -252,22 +257,35 @@ def _leaves_lung(body: np.ndarray, blocks: _Blocks) -> bool:
     return (_unevenness(blocks.means, dark, blocks.spacing) or 0.0) > _UNEVEN_HU
 
 
-def _mr_threshold(image: np.ndarray) -> float:
-    """Between noise and tissue: Otsu's threshold of the image's square root, squared.
+def _around_fluid(
+    fluid: np.ndarray | None, body: np.ndarray | None, threshold: float, blocks: _Blocks
+) -> np.ndarray | None:
+    """The dim body where fluid alone lies above the threshold; what lies above it where there is no such body."""
+    if fluid is None or body is None or body.sum() < _DIM_BODY * fluid.sum() or body[blocks.shown].mean() > _AIR_LEFT:
+        return fluid
+    smooth = ndimage.gaussian_filter(blocks.means, _SMOOTH_MM / blocks.spacing)[body & (blocks.means < threshold)]
+    return body if smooth.size and _spread(smooth) > _UNEVEN_TISSUE * float(np.median(smooth)) else fluid
+
+
+def _mr_thresholds(image: np.ndarray) -> tuple[float, float | None]:
+    """Between noise and tissue: Otsu's threshold of the image's square root, squared; where hardly anything lies above, that of the rest, too.
 
     The root compresses bright fat and coil flare, so that dim muscle falls on the body's side.
     """
     from skimage.filters import threshold_otsu
 
-    few = tuple(slice(None, None, 2 if image.size > 1_000_000 else 1) for _ in image.shape)
-    sample = image[few].astype(np.float32)
+    every = tuple(slice(None, None, 2 if image.size > 1_000_000 else 1) for _ in image.shape)
+    sample = image[every].astype(np.float32)
     low, high = (float(v) for v in np.percentile(sample, (_AIR_PERCENT, 99)))
     # Magnitude images begin at zero. A standardised one (much of it negative) or one with an offset begins elsewhere.
     base = low if (sample < 0).mean() > 0.05 or low > _OFFSET_SHARE * high else 0.0
     roots = np.sqrt(np.clip(sample - base, 0, max(high - base, 0)))
     if roots.max() <= roots.min():
-        return high
-    return base + float(threshold_otsu(roots, nbins=128) ** 2) * 0.6
+        return high, None
+    cut = float(threshold_otsu(roots, nbins=128))
+    rest = roots[roots <= cut]
+    few = rest.size > (1 - _FLUID_SHARE) * roots.size and rest.max() > rest.min()
+    return base + cut**2 * 0.6, base + float(threshold_otsu(rest, nbins=128) ** 2) * 0.6 if few else None
 
 
 def _scale_offset(means: np.ndarray) -> float:

@@ -51,6 +51,40 @@ def test_the_scale_of_an_mr_does_not_matter(mr: Volume, scale: float) -> None:
     assert dice(found.array, body_mask(mr, Task.MRI).array) > 0.999
 
 
+def magnitude_image(rng: np.random.Generator, signal: np.ndarray, noise: float) -> Volume:
+    """An MR of 2x2x3 mm [z, y, x] whose noise is Rician."""
+    real, imaginary = rng.normal(0, noise, (2, *signal.shape))
+    return Volume(np.hypot(signal + real, imaginary).astype(np.float32), Geometry(signal.shape[::-1], (2.0, 2.0, 3.0)))
+
+
+def ellipse(shape: tuple[int, int, int], half_axes_yx: tuple[float, float], low: int = 0) -> np.ndarray:
+    """A cylinder [z, y, x] from slice `low` on, about the middle of every slice."""
+    z, y, x = np.indices(shape)
+    middle = [(n - 1) / 2 for n in shape[1:]]
+    inside = ((y - middle[0]) / half_axes_yx[0]) ** 2 + ((x - middle[1]) / half_axes_yx[1]) ** 2 <= 1
+    return inside & (z >= low)
+
+
+@pytest.mark.parametrize("fluid", [200.0, 400.0, 4000.0])
+def test_fluid_far_brighter_than_all_else_is_not_the_body(fluid: float) -> None:
+    """A heavily T2-weighted image (MR urography): the bladder alone lay above the threshold, and the patient was called air."""
+    rng = np.random.default_rng(3)
+    shape = (30, 110, 150)
+    body, muscles, gut = ellipse(shape, (40, 62)), ellipse(shape, (28, 48)), ellipse(shape, (8, 12))
+    bladder = ellipse(shape, (15, 20), low=20)
+    signal = np.select([bladder, gut, muscles, body], [fluid, 85.0, 30.0, 22.0])
+    assert dice(body_mask(magnitude_image(rng, signal, 3.0), Task.MRI).array, body) > 0.9
+
+
+def test_a_limb_in_noise_stays_a_limb() -> None:
+    """Little of the image is bright, as above, but what lies around is even noise."""
+    rng = np.random.default_rng(4)
+    shape = (30, 150, 150)
+    limb = ellipse(shape, (15, 16))
+    assert limb.mean() < 0.04
+    assert dice(body_mask(magnitude_image(rng, np.where(limb, 300.0, 0.0), 12.0), Task.MRI).array, limb) > 0.9
+
+
 def test_fine_grids_give_the_same_body(cbct: Volume, outline: Volume) -> None:
     fine = Volume(
         cbct.array.repeat(4, 1).repeat(4, 2), replace(cbct.geometry, size_xyz=(240, 192, 10), spacing_xyz=(1.5, 1.5, 6))
