@@ -5,6 +5,7 @@
     python benchmarks/anatomy.py --data SHARED_DATA --network anatomy --cases hn_ct_openkbp_109     # test data only
 
     python benchmarks/anatomy.py --look IMAGE…      # region and sides, as predictions and registrations are checked
+    python benchmarks/anatomy.py --dense CT…        # how much of what is as dense as cortex is called bone, without labels
 
 A case may only be named for a network that has not seen it in training (its `anatomy.json`).
 `--drawn N` adds N drawn bodies of each region as CT and as MR, of seeds that training did not use; organs that only one
@@ -27,10 +28,11 @@ from sctlab.simulation.anatomy.build import build_phantom, default_grid
 from sctlab.simulation.contrast import draw_contrast
 from sctlab_model.anatomy.classes import BONES, CLASSES, IGNORE, INDEX, NAMES, to_classes
 from sctlab_model.anatomy.judge import look_at
-from sctlab_model.anatomy.network import HU_BELOW, SPACING_MM, read_network
+from sctlab_model.anatomy.network import HU_BELOW, SPACING_MM, AnatomyNetwork, read_network
 from sctlab_model.anatomy.segmenter import see_anatomy
 from sctlab_model.anatomy.shipped import load_network
-from sctlab_model.cases import Region
+from sctlab_model.body import body_mask
+from sctlab_model.cases import Region, Task
 from sctlab_model.io.reading import read_volume
 from sctlab_model.volume import Geometry, Volume, resample
 
@@ -118,6 +120,18 @@ def bone_by_intensity(image: Volume, truth: np.ndarray) -> tuple[float, float]:
     return float(bones[hard].mean()), float(2 * (oracle & bones).sum() / (oracle.sum() + bones.sum()))
 
 
+def dense_is_bone(ct: Volume, network: AnatomyNetwork) -> tuple[float, float]:
+    """What a CT's own values say of the bones that the network sees in it.
+
+    Returns:
+        Which share of the body's voxels above 300 HU is called bone (calcium, teeth, metal and contrast medium are among them), and
+        which share of what is called bone lies below 0 HU (fatty marrow does).
+    """
+    found = np.isin(to_classes(see_anatomy(ct, network).labels.array), BONES)
+    body = body_mask(ct, Task.CBCT).array
+    return float(found[body & (ct.array > 300)].mean()), float((ct.array[found & body] < 0).mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="Folder with the real images.")
@@ -126,6 +140,7 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, default=0)
     parser.add_argument("--out", type=Path, help="Folder for pictures.")
     parser.add_argument("--look", type=Path, nargs="*", default=[], help="Images, or DICOM folders of a CT.")
+    parser.add_argument("--dense", type=Path, nargs="*", default=[], help="CTs, or DICOM folders of one.")
     options = parser.parse_args()
     network = read_network(options.network) if Path(options.network).is_file() else load_network(options.network)
     for path in options.look:
@@ -135,6 +150,13 @@ def main() -> None:
         (seen, exchanged), (_, other) = look_at(image, network), look_at(mirrored, network)
         shares = ", ".join(f"{r} {seen.share(r):.3f}" for r in Region)
         print(f"{path}: {shares}; mirrored: {exchanged}, its mirror image: {other}", flush=True)
+    for path in options.dense:
+        ct = read_dicom_series(path) if path.is_dir() else read_volume(path)
+        dense, soft = dense_is_bone(ct, network)
+        print(
+            f"{path}: {dense:.2f} of what lies above 300 HU is called bone, {soft:.2f} of what is called bone lies below 0",
+            flush=True,
+        )
     if not options.cases and not options.drawn:
         return
     rows: dict[str, list[dict[str, float]]] = {}

@@ -79,6 +79,14 @@ BONES = tuple(
         "sacrum", "spine", "humeri", "shoulder_girdle", "femora", "hips", "skull", "mandible", "ribs", "sternum",
     )
 )  # fmt: skip
+# What no contrast medium makes as dense as bone: the others are bones, hold blood or its filtrate, or can be filled with a medium.
+SOFT = tuple(
+    INDEX[name]
+    for name in (
+        "liver", "pancreas", "lungs", "esophagus", "airway", "prostate", "spinal_cord", "gluteal_muscles", "back_muscles",
+        "iliopsoas", "brain", "outer_fat", "inner_fat", "other_soft_tissue", "gas",
+    )
+)  # fmt: skip
 _PRIVATE = {"mandible": 91}  # to `total` the mandible is skull
 
 

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from sctlab_model.anatomy.classes import FILE_IDS
+from sctlab_model.anatomy.classes import FILE_IDS, SOFT
 from sctlab_model.anatomy.network import HU_BELOW, PIECES, SPACING_MM, AnatomyNetwork, looking, normalised
 from sctlab_model.anatomy.shipped import NETWORK, load_network
 from sctlab_model.cases import Region
@@ -18,6 +18,7 @@ from sctlab_model.resampling import anti_aliased
 from sctlab_model.volume import AIR_HU, Geometry, Volume, resample
 
 SHORTEST_MM, LONGEST_MM = 15.0, 3000.0  # along an axis
+SOFT_BELOW_HU = 200.0  # over 3 mm, with a contrast medium, too: liver reaches 150
 _FINE = 0.7  # grids finer than this share of 3 mm get interpolated chances instead of the nearest label
 
 
@@ -52,7 +53,7 @@ class Anatomy:
 
 
 def see_anatomy(image: Volume, network: AnatomyNetwork | None = None) -> Anatomy:
-    """Labels, regions and volumes of a CT, CBCT, MR or sCT.
+    """Labels, regions and volumes of a CT, CBCT, MR or sCT; nothing of a class of `SOFT` is above `SOFT_BELOW_HU` in HU.
 
     Args:
         image: HU, or MR magnitudes; any grid and orientation.
@@ -67,13 +68,17 @@ def see_anatomy(image: Volume, network: AnatomyNetwork | None = None) -> Anatomy
     network = network or load_network(NETWORK)
     coarse = on_three_mm(image)
     chances, regions = _chances(coarse, network)
+    in_hu = bool(coarse.array.min() < HU_BELOW)
+    if in_hu:
+        # A rib is thinner than the network's blocks of 6 mm, and HU say what it isn't: the likeliest of the others is it.
+        chances[np.ix_(SOFT)] *= coarse.array <= SOFT_BELOW_HU
     labels = _labels_on(image.geometry, chances, coarse.geometry)
     counts = np.bincount(chances.argmax(0).ravel(), minlength=len(FILE_IDS))
     return Anatomy(
         Volume(FILE_IDS[labels], image.geometry, image.name),
         regions,
         counts * coarse.geometry.voxel_volume_mm3 / 1000,
-        bool(coarse.array.min() < HU_BELOW),
+        in_hu,
     )
 
 

@@ -187,6 +187,24 @@ def test_it_says_how_intensities_were_taken(tiny: AnatomyNetwork, air: float, in
     assert see_anatomy(Volume(array, Geometry((20, 20, 12), (3.0, 3.0, 3.0))), tiny).in_hu == in_hu
 
 
+@pytest.mark.parametrize(("air", "spacing"), [(-1000.0, 3.0), (-1000.0, 1.5), (0.0, 3.0)])
+def test_what_is_as_dense_as_bone_in_hu_is_no_soft_tissue(air: float, spacing: float) -> None:
+    """A rib is thinner than the network's blocks: where HU are given, they have a say. An MR's intensities have none."""
+    torch.manual_seed(0)
+    network = AnatomyNetwork(TINY).eval()
+    with torch.no_grad():  # a network that takes everything for soft tissue, and next for a rib
+        network.classes.bias[c.INDEX["other_soft_tissue"]] += 50
+        network.classes.bias[c.INDEX["ribs"]] += 40
+    array = np.full((24, 36, 36), air, np.float32)
+    array[:, 6:30, 6:30] = 60
+    array[8:16, 12:20, 12:20] = 700
+    image = Volume(array, Geometry((36, 36, 24), (spacing,) * 3))
+    labels = c.to_classes(see_anatomy(image, network).labels.array)
+    inside = labels[10:14, 14:18, 14:18]
+    assert (inside == c.INDEX["ribs" if air < 0 else "other_soft_tissue"]).all()
+    assert (labels[:, 24:28, 24:28] == c.INDEX["other_soft_tissue"]).all()
+
+
 def test_a_spacing_in_other_units_does_not_fill_the_memory(tiny: AnatomyNetwork) -> None:
     array = np.random.default_rng(0).random((12, 20, 20), dtype=np.float32)
     with pytest.raises(InputError, match=r"6000 mm along an axis.*is the spacing in millimetres"):
