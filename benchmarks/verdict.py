@@ -12,13 +12,15 @@
     python benchmarks/verdict.py question views --rows added.jsonl
     python benchmarks/verdict.py gather --calibration added.jsonl --out benchmarks/verdict_rows_added.csv
     python benchmarks/verdict.py cross --all --about benchmarks/verdict_rows_added.csv --out benchmarks/verdict_added.json
+    python benchmarks/verdict.py cross --all --about benchmarks/verdict_rows_wide.csv --out benchmarks/verdict_wide.json
     python benchmarks/verdict.py cross --all --out benchmarks/verdict_cross.json   # each anatomy by a model of the others
     python benchmarks/verdict.py fit --all --out sctlab/registration/judge/calibration.json    # what is shipped, but for its
     python benchmarks/verdict_places.py fit benchmarks/verdict_places.csv                      # model of one place
 
 `verdict_rows.csv` and `verdict_rows_later.csv`, what is shipped, were planted in other turns by revision a6d671c; the first lines of this file
 there hold their commands. They lack the signals of `judge/refit.py` and `judge/exchanged.py`, which the added rows have.
-`verdict_planting.py` says what is planted.
+`verdict_rows_wide.csv` was planted and asked as the added rows, real CTs with seed 81, W (`--task mri --cases 4 --seed 8101`, `--task cbct --cases 3 --seed 8102`)
+with 82; it, too, has only some of what was planted. `verdict_planting.py` says what is planted.
 """
 
 from __future__ import annotations
