@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from sctlab.pictures import CT_WINDOW, Layer, centre_index, save_planes
-from sctlab_model.anatomy.classes import FILE_IDS, NAMES, merge_total
+from sctlab_model.anatomy.classes import FILE_IDS, NAMES, merge_total, to_classes
 from sctlab_model.anatomy.segmenter import Anatomy, NoContrastError, see_anatomy
 from sctlab_model.anatomy.shipped import NETWORK, load_network
 from sctlab_model.io.paths import split_suffix
@@ -51,9 +51,7 @@ class AnatomySegmenter:
 def save_picture(image: Volume, seen: Anatomy, path: Path) -> Path:
     """Three planes of the image, and of its labels with their names; `<stem>.png` beside `path`."""
     body = seen.labels.with_array(np.isin(seen.labels.array, FILE_IDS[1:]).astype(np.uint8))
-    class_of = np.zeros(256, np.uint8)
-    class_of[list(FILE_IDS)] = np.arange(len(FILE_IDS))
-    shown = seen.labels.with_array(class_of[seen.labels.array])
+    shown = seen.labels.with_array(to_classes(seen.labels.array))
     names = tuple(name.replace("_", " ") for name in NAMES)
     layers = [
         Layer("image", image, CT_WINDOW if seen.in_hu else None, unit="HU" if seen.in_hu else ""),
