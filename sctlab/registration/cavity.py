@@ -134,9 +134,11 @@ def of_version_1(ct: Volume, labels: Volume) -> bool:
 
 def _around_organs(classes: np.ndarray, coarse: Volume) -> Volume | None:
     """What organs fill and enclose, from a class map [z, y, x] on the grid of a CT; None below a litre of organs or cavity."""
-    organs = ndimage.binary_opening(np.isin(classes, _indices(ORGANS)))
-    if organs.sum() * VOXEL_MM**3 < LITRE_MM3:
+    seen = np.isin(classes, _indices(ORGANS))
+    if seen.sum() * VOXEL_MM**3 < LITRE_MM3:
         return None
+    # Specks are none; an organ that the image's ends cut goes on there.
+    organs = ndimage.binary_opening(np.pad(seen, 1, mode="edge"))[(slice(1, -1),) * 3]
     bone = coarse.array > BONE_HU
     soft = _closed(organs) & ~np.isin(classes, _indices(WALL)) & ~(bone & ~organs)
     cavity = _largest(ndimage.gaussian_filter(_largest(soft).astype(np.float32), 1.0, mode="nearest") > 0.5)

@@ -173,5 +173,5 @@ def test_a_real_cavity_agrees_with_its_organs_labels(shared_data: Path) -> None:
     assert found is not None
     label = resample(labels, found.geometry, interpolation="nearest", outside=0).array
     organs, wall = np.isin(label, (1, 2, 3, 5, 6, 7, 18, 19, 20)), np.isin(label, (*range(25, 51), *range(86, 117)))
-    assert found.array[organs].mean() > 0.92  # 0.928 here, 0.934 on a grid shifted by half a millimetre
+    assert found.array[organs].mean() > 0.92  # 0.940 here, 0.933 to 0.947 on grids shifted by 0.5 to 1.5 mm
     assert found.array[wall].mean() < 0.07
